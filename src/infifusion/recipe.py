@@ -1,0 +1,476 @@
+"""Every field of a recipe, with its documentation. A recipe names everything that a run does.
+
+`Recipe.from_mapping` validates one YAML file; `Recipe.resolve` writes out what `each: true`
+abbreviates and returns a `Plan`: plain lists of what each stage makes, in order.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from infifusion.errors import RecipeError
+from infifusion.registry import nearest
+from infifusion.strict import Strict, override, read_yaml
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+STAGES = ("prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
+RESERVED = ("pivot",)
+
+
+class Model(Strict):
+    """A pivot or a source: what `from_pretrained` needs."""
+
+    model: str
+    """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer, where it is not the model's own."""
+    dtype: Dtype = "auto"
+    """Arithmetic of the teacher pass; auto is bfloat16 on a GPU and float32 on a CPU."""
+    chat_template: str | None = None
+    """A Jinja chat template in place of the tokenizer's; the plain template where both lack."""
+    attn_implementation: str | None = None
+    """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
+    device_map: str | None = None
+    """Passed to from_pretrained in the teacher pass, e.g. auto."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you trust its author."""
+
+
+class DataSource(Strict):
+    """One file or hub data set of training examples."""
+
+    path: str
+    """A local .jsonl, .json or .parquet file, relative to the recipe file, or a hub name."""
+    name: str | None = None
+    """Configuration of a hub data set."""
+    split: str = "train"
+    """Split of a hub data set."""
+    domain: str
+    """Label of these examples in tables and plots."""
+    prompt: str | None = "prompt"
+    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
+    response: str | None = "response"
+    """Field that holds the response, or a template over fields."""
+    messages: str | None = None
+    """Field that holds a list of {role, content}; the last one, an assistant's, is the response.
+    In place of prompt and response."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take at most this many examples, chosen by the recipe's seed."""
+
+
+class Data(Strict):
+    """What is learnt from, and what is kept apart."""
+
+    train: list[DataSource] = Field(min_length=1)
+    """Examples that the sources and the pivot see."""
+    held_out: list[DataSource] = []
+    """Examples scored in bits per byte and never trained on."""
+    validation_share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of `train`, per domain, kept out of training for choices such as tau0: validate."""
+    max_length: int = Field(default=2048, ge=8)
+    """Longest rendered conversation in tokens, for the pivot and every source. Longer examples
+    are left out and counted, never cut."""
+    plain_template: str = "{prompt}{response}"
+    """How a conversation looks to a model whose tokenizer has no chat template; the end-of-text
+    token follows. Must end in {response}."""
+    decontaminate: list[DataSource] = []
+    """Evaluation sets: training examples that share an n-gram with their prompt or response are
+    left out and counted."""
+    decontaminate_ngram: int = Field(default=13, ge=3)
+    """Length in words of the n-grams compared."""
+
+    @field_validator("plain_template")
+    @classmethod
+    def _ends_in_response(cls, value: str) -> str:
+        if not value.endswith("{response}") or value.count("{prompt}") != 1:
+            raise ValueError("expected '{prompt}', then '{response}' at the very end")
+        return value
+
+
+class Teach(Strict):
+    """The teacher pass."""
+
+    top_k: int = Field(default=10, ge=1, le=1024)
+    """Entries kept per position (K)."""
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens in a forward pass, padding included."""
+    head_rows: int = Field(default=1024, ge=1)
+    """Positions that go through the language-model head at once."""
+    shard_examples: int = Field(default=512, ge=1)
+    """Examples per shard of the cache: what an interruption can cost."""
+
+
+class Fuse(Strict):
+    """One fused target: which sources, combined how."""
+
+    function: str = "uncertainty"
+    """A fusion function (`infifusion list`), or module:function."""
+    params: dict[str, Any] = {}
+    """Its own parameters."""
+    sources: list[str] | None = None
+    """Sources that take part; all of them by default."""
+    each: bool = False
+    """Make one target per source, called NAME-SOURCE, in place of one over all of them."""
+    gate: Literal["none", "bits_per_byte"] = "none"
+    """bits_per_byte: on a response where a source is not better than the pivot in bits per byte,
+    it does not teach."""
+    pivot_as_source: bool = False
+    """The frozen pivot takes part as one more source."""
+    keep: int | None = Field(default=None, ge=1)
+    """Entries kept in a target row; 2 K by default."""
+
+
+class Lora(Strict):
+    """Low-rank adapters through peft; the adapter is merged into the saved model."""
+
+    r: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: str | list[str] = "all-linear"
+
+
+class Distill(Strict):
+    """One training run of the pivot."""
+
+    target: str | None = None
+    """Name of a fused target; none for plain supervised fine-tuning."""
+    each: bool = False
+    """One run per member of a target that was made with `each`, called NAME-SOURCE."""
+    loss: str = "kl"
+    """A loss (`infifusion list`), or module:function."""
+    params: dict[str, Any] = {}
+    """The loss's own parameters, such as temperature."""
+    gold_weight: float = Field(default=0.1, ge=0, le=1)
+    """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
+    start: str = "pivot"
+    """Model that training starts from: pivot, the name of another run, or `previous` (with
+    `each`: the run before it, a chain in place of a star)."""
+    lora: Lora | None = None
+    """Train low-rank adapters in place of all weights."""
+    training: dict[str, Any] = {}
+    """transformers.TrainingArguments of this run, over those of the recipe."""
+    loss_rows: int = Field(default=1024, ge=1)
+    """Positions that go through the language-model head at once in the loss."""
+
+
+class Merge(Strict):
+    """One merge of distilled pivots."""
+
+    method: str = "rsaf"
+    """A merge method (`infifusion list`), or module:function."""
+    models: list[str] = Field(min_length=1)
+    """Names of runs in `distill`; the name of a run with `each` stands for all its members."""
+    params: dict[str, Any] = {}
+    """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
+    dtype: Dtype | None = None
+    """dtype of the written weights; the pivot's by default."""
+
+
+class Evaluate(Strict):
+    """What is scored, on what."""
+
+    tasks: list[str] = []
+    """Tasks (`infifusion list`). bits_per_byte over data.held_out is always computed."""
+    models: list[str] | None = None
+    """Models to score by name; by default the pivot, every source, runs and merges, except the
+    members of an `each`, which are scored in bits per byte only."""
+    data: str | None = None
+    """Folder with the tasks' files; the hub by default."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items per task; all by default."""
+    batch_size: int = Field(default=64, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest generation; each task's own default otherwise."""
+    compare: list[list[str]] = []
+    """Pairs of models [a, b] to compare item by item; by default the pivot with every fused model,
+    and SFT with every fused model."""
+    unsafe_code: bool = False
+    """Run generated code without a sandbox where the kernel offers none."""
+    tasks_from: str | None = None
+    """module:TABLE with further tasks, such as infifusion.demo.tasks:TASKS."""
+
+
+class Recipe(Strict):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Name of the run; its folder is runs/NAME by default."""
+    seed: int = Field(default=0, ge=0)
+    """Decides every random choice of the run."""
+    pivot: Model
+    """The model that is trained."""
+    sources: dict[str, Model] = Field(min_length=1)
+    """The models learnt from, by name."""
+    data: Data
+    teach: Teach = Teach()
+    fuse: dict[str, Fuse] = {}
+    """Fused targets by name."""
+    training: dict[str, Any] = {}
+    """transformers.TrainingArguments for every run in `distill`."""
+    distill: dict[str, Distill] = {}
+    """Training runs by name."""
+    merge: dict[str, Merge] = {}
+    """Merges by name."""
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        problems = list(_name_problems(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def resolve(self) -> Plan:
+        """The recipe with every `each` written out."""
+        return Plan.of(self)
+
+
+class FuseTarget(Strict):
+    """One target to be fused: every field decided."""
+
+    name: str
+    sources: list[str]
+    function: str
+    params: dict[str, Any]
+    gate: str
+    pivot_as_source: bool
+    keep: int
+
+
+class TrainingRun(Strict):
+    """One training run: every field decided."""
+
+    name: str
+    group: str
+    target: str | None
+    loss: str
+    params: dict[str, Any]
+    gold_weight: float
+    start: str
+    lora: Lora | None
+    training: dict[str, Any]
+    loss_rows: int
+
+
+class MergeRun(Strict):
+    """One merge: every field decided."""
+
+    name: str
+    method: str
+    models: list[str]
+    params: dict[str, Any]
+    dtype: str | None
+
+
+class Plan(Strict):
+    """What each stage makes, in order."""
+
+    targets: list[FuseTarget]
+    runs: list[TrainingRun]
+    merges: list[MergeRun]
+    scored: list[str]
+    """Models that answer the tasks."""
+    compared: list[tuple[str, str]]
+    teach_pivot: bool
+    """Whether the pivot's own beliefs are needed (gate, pivot_as_source)."""
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Plan:
+        """Write out `each`, defaults of `keep`, `models` and `compare`."""
+        targets: list[FuseTarget] = []
+        members: dict[str, list[str]] = {}
+        for name, fuse in recipe.fuse.items():
+            sources = fuse.sources if fuse.sources is not None else list(recipe.sources)
+            parts = {f"{name}-{s}": [s] for s in sources} if fuse.each else {name: sources}
+            members[name] = list(parts)
+            for part, part_sources in parts.items():
+                targets.append(
+                    FuseTarget(
+                        name=part,
+                        sources=part_sources,
+                        function=fuse.function,
+                        params=fuse.params,
+                        gate=fuse.gate,
+                        pivot_as_source=fuse.pivot_as_source,
+                        keep=fuse.keep or 2 * recipe.teach.top_k,
+                    )
+                )
+        runs: list[TrainingRun] = []
+        group: dict[str, list[str]] = {}
+        for name, distill in recipe.distill.items():
+            parts = {name: distill.target}
+            if distill.each and distill.target is not None:
+                parts = {
+                    name + target.removeprefix(distill.target): target
+                    for target in members[distill.target]
+                }
+            group[name] = list(parts)
+            previous = "pivot"
+            for part, target in parts.items():
+                runs.append(
+                    TrainingRun(
+                        name=part,
+                        group=name,
+                        target=target,
+                        loss="cross_entropy" if target is None else distill.loss,
+                        params={} if target is None else distill.params,
+                        gold_weight=1.0 if target is None else distill.gold_weight,
+                        start=previous if distill.start == "previous" else distill.start,
+                        lora=distill.lora,
+                        training={**recipe.training, **distill.training},
+                        loss_rows=distill.loss_rows,
+                    )
+                )
+                previous = part
+        merges = [
+            MergeRun(
+                name=name,
+                method=merge.method,
+                models=[part for model in merge.models for part in group.get(model, [model])],
+                params=merge.params,
+                dtype=merge.dtype,
+            )
+            for name, merge in recipe.merge.items()
+        ]
+        single = [run.name for run in runs if run.name == run.group]
+        fused = [run.name for run in runs if run.name == run.group and run.target is not None]
+        fused += list(recipe.merge)
+        tuned = [run.name for run in runs if run.target is None]
+        scored = recipe.evaluate.models or [
+            "pivot",
+            *(f"source:{source}" for source in recipe.sources),
+            *single,
+            *recipe.merge,
+        ]
+        compared = [(a, b) for a, b in recipe.evaluate.compare] or [
+            *(("pivot", name) for name in [*tuned, *fused]),
+            *((base, name) for base in tuned for name in fused),
+        ]
+        return cls(
+            targets=targets,
+            runs=runs,
+            merges=merges,
+            scored=scored,
+            compared=[(a, b) for a, b in compared if a in scored and b in scored],
+            teach_pivot=any(t.gate != "none" or t.pivot_as_source for t in targets),
+        )
+
+
+def load_recipe(path: Path, assignments: Iterable[str] = ()) -> Recipe:
+    """Read, override, validate; relative paths become absolute, from the recipe's folder."""
+    values = override(read_yaml(path), list(assignments))
+    recipe = Recipe.from_mapping(values, where=str(path))
+    return anchor(recipe, path.parent.resolve())
+
+
+def anchor(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every local path that exists under `folder` made absolute."""
+
+    def place(text: str | None) -> str | None:
+        if text is None or Path(text).is_absolute():
+            return text
+        candidate = folder / Path(text).expanduser()
+        return str(candidate) if candidate.exists() or text.startswith((".", "~")) else text
+
+    def place_model(model: Model) -> Model:
+        return model.model_copy(
+            update={"model": place(model.model), "tokenizer": place(model.tokenizer)}
+        )
+
+    def place_data(sources: list[DataSource]) -> list[DataSource]:
+        return [s.model_copy(update={"path": place(s.path)}) for s in sources]
+
+    data = recipe.data.model_copy(
+        update={
+            "train": place_data(recipe.data.train),
+            "held_out": place_data(recipe.data.held_out),
+            "decontaminate": place_data(recipe.data.decontaminate),
+        }
+    )
+    return recipe.model_copy(
+        update={
+            "pivot": place_model(recipe.pivot),
+            "sources": {name: place_model(model) for name, model in recipe.sources.items()},
+            "data": data,
+            "evaluate": recipe.evaluate.model_copy(update={"data": place(recipe.evaluate.data)}),
+        }
+    )
+
+
+def as_json(config: Strict) -> dict[str, Any]:
+    """A configuration as plain JSON values, for manifests."""
+    return json.loads(config.model_dump_json())
+
+
+def _name_problems(recipe: Recipe) -> Iterable[str]:
+    """Every cross-reference in the recipe that does not fit, as a sentence."""
+    names = [*recipe.distill, *recipe.merge]
+    for name in names:
+        if name in RESERVED or names.count(name) > 1:
+            yield f"'{name}' names two models; give each run and merge a name of its own"
+    for name in [*names, *recipe.fuse, *recipe.sources]:
+        if not name or any(c in name for c in "/\\:") or name.startswith("."):
+            yield f"'{name}' cannot name a folder; use letters, digits, '-' and '_'"
+    for name, fuse in recipe.fuse.items():
+        for source in fuse.sources or []:
+            if source not in recipe.sources:
+                hint = nearest(source, recipe.sources)
+                yield f"fuse.{name}.sources: there is no source '{source}'.{hint}"
+    for name, distill in recipe.distill.items():
+        if distill.target is None:
+            if "loss" in distill.model_fields_set and distill.loss != "cross_entropy":
+                yield f"distill.{name}: the loss '{distill.loss}' needs a target"
+            if distill.each:
+                yield f"distill.{name}.each: needs a target that was made with each"
+        elif distill.target not in recipe.fuse:
+            hint = nearest(distill.target, recipe.fuse)
+            yield f"distill.{name}.target: there is no fused target '{distill.target}'.{hint}"
+        elif recipe.fuse[distill.target].each != distill.each:
+            yield f"distill.{name}.each and fuse.{distill.target}.each must be the same"
+        if distill.start == "previous" and not distill.each:
+            yield f"distill.{name}.start: previous needs each: true"
+        earlier = list(recipe.distill)[: list(recipe.distill).index(name)]
+        earlier = [run for run in earlier if not recipe.distill[run].each]
+        if distill.start not in ("pivot", "previous", *earlier):
+            yield (
+                f"distill.{name}.start: '{distill.start}' is not pivot, previous or an earlier run "
+                f"({', '.join(earlier) or 'there is none'})"
+            )
+    for name, merge in recipe.merge.items():
+        for model in merge.models:
+            if model not in recipe.distill:
+                hint = nearest(model, recipe.distill)
+                yield f"merge.{name}.models: there is no run '{model}' in distill.{hint}"
+        if merge.params.get("tau0") == "validate" and recipe.data.validation_share == 0:
+            yield f"merge.{name}.params.tau0: validate needs data.validation_share above 0"
+    known = {"pivot", *(f"source:{s}" for s in recipe.sources), *names}
+    groups = {name for name, distill in recipe.distill.items() if distill.each}
+    known -= groups
+    known |= {
+        f"{name}-{s}"
+        for name in groups
+        if recipe.distill[name].target in recipe.fuse
+        for s in (recipe.fuse[recipe.distill[name].target or ""].sources or recipe.sources)
+    }
+    for model in [*(recipe.evaluate.models or []), *(m for p in recipe.evaluate.compare for m in p)]:
+        if model not in known:
+            hint = nearest(model, known)
+            yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"
+    if any(len(pair) != 2 for pair in recipe.evaluate.compare):
+        yield "evaluate.compare: expected pairs [a, b]"
+
+
+def require_stage(name: str) -> str:
+    """The stage's name; RecipeError when there is none."""
+    if name not in STAGES:
+        raise RecipeError(
+            f"There is no stage '{name}'.{nearest(name, STAGES)} Stages: {', '.join(STAGES)}."
+        )
+    return name

@@ -1,0 +1,113 @@
+"""Where and how we run: rank, device, dtype, seed, logging, progress."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+Item = TypeVar("Item")
+
+log = logging.getLogger("infifusion")
+console = Console(stderr=True)
+
+
+def set_up_logging(verbose: bool = False) -> None:
+    """Our messages to standard error; other libraries' only when they are warnings."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [handler]
+    log.propagate = False
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def quiet_libraries() -> None:
+    """Hide the progress bars and notices of libraries that run inside a stage."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+
+
+def rank() -> int:
+    """This process's number under torchrun or accelerate; 0 otherwise."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world_size() -> int:
+    """How many processes torchrun or accelerate started; 1 otherwise."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def pick_device() -> str:
+    """`cuda:<local rank>`, `mps` or `cpu`, whichever is the best that torch can use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def pick_dtype(name: str, device: str) -> torch.dtype:
+    """A torch dtype by name; `auto` is bfloat16 on an accelerator and float32 on a CPU."""
+    import torch
+
+    if name == "auto":
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, NumPy and torch."""
+    import numpy
+    import torch
+
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int) -> Iterator[Progress]:
+    """A rich progress bar on standard error; nothing when that is not a terminal.
+
+    Call `progress.advance(progress.task_ids[0], n)` on what it yields.
+    """
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    quiet = rank() != 0 or not console.is_terminal
+    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
+        progress.add_task(title, total=total)
+        yield progress
+
+
+def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+    """Iterate with a progress bar."""
+    with progress_bar(title, total) as progress:
+        for item in items:
+            yield item
+            progress.advance(progress.task_ids[0])

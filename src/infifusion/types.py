@@ -1,0 +1,128 @@
+"""The nouns that stages hand to one another.
+
+Axes: N examples, B batch, T pivot positions (of all examples of a chunk, end to end),
+U source positions (likewise), S sources, K kept entries of a distribution.
+A *position* is named by the token it predicts: the row of a response token holds what a model
+believed just before that token. The last row of an example predicts the end of the turn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training conversation: what is asked, and the response that is learnt."""
+
+    id: str
+    domain: str
+    prompt: tuple[Message, ...]
+    response: str
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """Every example as one tokenizer sees it, flat, end to end.
+
+    ids_L:      int32, token ids of all examples, L tokens in all.
+    offset_N1:  int64, example n owns ids_L[offset_N1[n] : offset_N1[n + 1]].
+    first_N:    int32, index inside the example of its first response token. The row of that token
+                is predicted from the token before it; the last token of the example is the end of
+                the turn.
+    start_R:    int32, per response token (rows of all examples, end to end): the byte of the
+                response at which the token starts. The end of the turn starts at the length of
+                the response in bytes.
+    row_N1:     int64, example n owns start_R[row_N1[n] : row_N1[n + 1]].
+    """
+
+    ids_L: NDArray[np.int32]
+    offset_N1: NDArray[np.int64]
+    first_N: NDArray[np.int32]
+    start_R: NDArray[np.int32]
+    row_N1: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.first_N)
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """What one source believed at each of its U response positions, flat over examples.
+
+    ids_UK:      int32, its K most probable token ids, most probable first.
+    logprob_UK:  float16, their log-probabilities (nats).
+    gold_U:      float32, log-probability of the token that is there.
+    entropy_U:   float32, entropy over the full vocabulary (nats).
+    lse_U:       float32, log-sum-exp of the logits.
+    mean_U, std_U: float32, mean and population standard deviation of the logits over the full
+                 vocabulary.
+    """
+
+    ids_UK: NDArray[np.int32]
+    logprob_UK: NDArray[np.float16]
+    gold_U: NDArray[np.float32]
+    entropy_U: NDArray[np.float32]
+    lse_U: NDArray[np.float32]
+    mean_U: NDArray[np.float32]
+    std_U: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """S sources' beliefs at the T positions of the pivot, in the pivot's vocabulary.
+
+    ids_STK:     int32, pivot ids; -1 in unused places. An id stands at most once in a row.
+    prob_STK:    float32, their probabilities; 0 in unused places. With tail_ST each aligned row
+                 sums to 1.
+    tail_ST:     float32, the probability of everything else.
+    aligned_ST:  bool, whether the source has a position that predicts from the same byte.
+    entropy_ST:  float32, the source's own full-vocabulary entropy (nats), before alignment.
+    top_ST:      float32, the source's own largest probability, before alignment.
+    zscore_STK:  float32, the source's K largest logits, standardised over its full vocabulary,
+                 descending: (logit - mean) / std.
+    bits_SN:     float32, bits per byte of the source on the response of each example.
+    evidence_ST: float32, sum of the source's gold log-probabilities (nats) over its tokens that
+                 end at or before the position's byte, each discounted by forgetting^(age in
+                 bytes).
+    example_T:   int64, which example a position belongs to.
+    """
+
+    ids_STK: NDArray[np.int32]
+    prob_STK: NDArray[np.float32]
+    tail_ST: NDArray[np.float32]
+    aligned_ST: NDArray[np.bool_]
+    entropy_ST: NDArray[np.float32]
+    top_ST: NDArray[np.float32]
+    zscore_STK: NDArray[np.float32]
+    bits_SN: NDArray[np.float32]
+    evidence_ST: NDArray[np.float32]
+    example_T: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the pivot is to believe at its T positions.
+
+    ids_TK:     int32, pivot ids; -1 in unused places, which come last.
+    prob_TK:    float32, their probabilities, descending; the rest to 1 is the tail.
+    weight_ST:  float32, what each source contributed; columns sum to 1, or to 0 where no source
+                teaches: those positions train on the gold token alone.
+    zscore_TK:  float32, the sources' standardised top logits, mixed with the same weights.
+    """
+
+    ids_TK: NDArray[np.int32]
+    prob_TK: NDArray[np.float32]
+    weight_ST: NDArray[np.float32]
+    zscore_TK: NDArray[np.float32]
