@@ -1,0 +1,49 @@
+"""Boundary alignment: which source position predicts from the same byte as a pivot position.
+
+Axes: T pivot positions, U source positions, both flat over the same N examples; row_N1 says
+which positions belong to which example.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+# A response is shorter than 4 GiB, so example number and byte fit one sorted int64 key.
+BYTES_PER_EXAMPLE = np.int64(1) << 32
+
+
+def keys(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One ascending int64 per position: example number and start byte together."""
+    return example_of(row_N1) * BYTES_PER_EXAMPLE + start_R
+
+
+def example_of(row_N1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The example that each position belongs to: [R]."""
+    return np.repeat(np.arange(len(row_N1) - 1, dtype=np.int64), np.diff(row_N1))
+
+
+def end_keys(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The key of the byte at which each position's token ends.
+
+    A token ends where the next one starts. The end of the turn, the last position of an example,
+    ends one past the response, in every tokenizer alike.
+    """
+    key_R = keys(start_R, row_N1)
+    end_R = np.empty_like(key_R)
+    end_R[:-1] = key_R[1:]
+    last = row_N1[1:][np.diff(row_N1) > 0] - 1
+    end_R[last] = key_R[last] + 1
+    return end_R
+
+
+def match(key_T: NDArray[np.int64], key_U: NDArray[np.int64]) -> NDArray[np.int64]:
+    """For each of T keys the index of the equal one among the U ascending keys, or -1: [T].
+
+    Where several positions share a byte (tokens of zero width) the first one is taken.
+    """
+    if len(key_U) == 0:
+        return np.full(len(key_T), -1, dtype=np.int64)
+    index_T = np.searchsorted(key_U, key_T)
+    index_T[index_T == len(key_U)] = 0
+    return np.where(key_U[index_T] == key_T, index_T, -1)

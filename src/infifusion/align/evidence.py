@@ -1,0 +1,61 @@
+"""How well a source has predicted the response so far, in nats, comparable across tokenizers."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def running_evidence(
+    gold_U: NDArray[np.float32],
+    start_U: NDArray[np.int32],
+    row_N1: NDArray[np.int64],
+    *,
+    forgetting: float,
+) -> NDArray[np.float32]:
+    """Discounted log-probability of the response before each source position: [U].
+
+    With g_r the gold log-probability of token r, which ends at byte e_r, the value at a position
+    that starts at byte b is
+
+        sum over r with e_r <= b of forgetting ** (b - e_r) * g_r
+
+    0 at the first position of an example. Log-probabilities of a text add up to the same quantity
+    however it is cut into tokens, so sources with different tokenizers can be compared.
+
+    Tokens tile the response, so a token ends where the next one starts. One pass over the longest
+    example, vectorised over examples.
+    """
+    length_N = np.diff(row_N1)
+    evidence_U = np.zeros(len(gold_U), dtype=np.float64)
+    running_N = np.zeros(len(length_N), dtype=np.float64)
+    order = np.argsort(-length_N, kind="stable")
+    first = row_N1[:-1][order]
+    lengths = length_N[order]
+    for step in range(1, int(lengths.max(initial=0))):
+        active = int(np.searchsorted(-lengths, -step, side="left"))
+        here = first[:active] + step
+        gap = (start_U[here] - start_U[here - 1]).astype(np.float64)
+        running_N[:active] = forgetting**gap * running_N[:active] + gold_U[here - 1]
+        evidence_U[here] = running_N[:active]
+    return evidence_U.astype(np.float32)
+
+
+def bits_per_byte(
+    gold_U: NDArray[np.float32], start_U: NDArray[np.int32], row_N1: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Bits per byte of each response: [N].
+
+    Minus the sum of log2 p over the response's tokens (the end of the turn apart), over the bytes
+    those tokens cover. NaN for an example without response bytes.
+    """
+    total = np.concatenate([[0.0], np.cumsum(gold_U, dtype=np.float64)])
+    last_N = np.maximum(row_N1[1:] - 1, row_N1[:-1])
+    nats_N = total[last_N] - total[row_N1[:-1]]
+    bytes_N = np.zeros(len(last_N))
+    some = np.diff(row_N1) > 0
+    bytes_N[some] = start_U[last_N[some]] - start_U[row_N1[:-1][some]]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return (-nats_N / math.log(2) / bytes_N).astype(np.float32)

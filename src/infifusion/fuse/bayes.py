@@ -1,0 +1,38 @@
+"""Causal posterior of a mixture of sources: one that was wrong on this text loses its vote."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from infifusion.fuse.mixture import mix, normalise
+from infifusion.strict import Strict
+from infifusion.types import Aligned, Target
+
+
+class Params(Strict):
+    """Parameters of `bayes`."""
+
+    forgetting: float = Field(default=0.99, gt=0, le=1)
+    """Factor per byte by which old evidence fades; 1 never forgets."""
+    prior: list[float] | None = None
+    """Prior weight of each source, in the target's order of sources; equal by default."""
+
+
+def bayes(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+    """w_s proportional to prior_s * exp(sum of forgetting^age * log p_s(earlier tokens)).
+
+    The sum runs over the source's tokens that end at or before the position's byte, age in
+    bytes; log-probabilities of the same bytes are comparable across tokenizers. At the first
+    position the weights are the prior. Ours, beyond the paper. Raises ValueError when the prior
+    does not fit the number of sources.
+    """
+    sources = len(beliefs.aligned_ST)
+    prior_S = np.ones(sources) if params.prior is None else np.asarray(params.prior, dtype=float)
+    if len(prior_S) != sources or (prior_S <= 0).any():
+        raise ValueError(
+            f"bayes: expected {sources} positive prior weights, one per source "
+            f"(pivot_as_source counts as the last); found {params.prior}."
+        )
+    score_ST = beliefs.evidence_ST + np.log(prior_S)[:, None]
+    return mix(beliefs, normalise(score_ST, beliefs.aligned_ST), keep=keep)

@@ -1,0 +1,23 @@
+"""MinCE of FuseLLM: the source that predicts the response best takes the whole sequence."""
+
+from __future__ import annotations
+
+from infifusion.fuse.mixture import choose, mix
+from infifusion.strict import Strict
+from infifusion.types import Aligned, Target
+
+
+class Params(Strict):
+    """`min_ce` has no parameters."""
+
+
+def min_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+    """P = P_s of the source with the lowest cross-entropy on the gold response.
+
+    Cross-entropy is compared in bits per byte, because per token it would favour the finer
+    tokenizer. At a position where the best source is not aligned, the best aligned one teaches.
+    Source: FuseLLM, arXiv 2401.10491 v2, section 3.2. It looks at the gold response: with wrong
+    labels it may punish the source that knows better.
+    """
+    score_ST = -beliefs.bits_SN[:, beliefs.example_T]
+    return mix(beliefs, choose(score_ST, beliefs.aligned_ST), keep=keep)

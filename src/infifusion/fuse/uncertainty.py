@@ -1,0 +1,48 @@
+"""Uncertainty weighting (UDF): a sure source weighs more, token by token. Our reconstruction."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from infifusion.fuse.by_example import mean_by_example
+from infifusion.fuse.mixture import mix, normalise
+from infifusion.strict import Strict
+from infifusion.types import Aligned, Target
+
+
+class Params(Strict):
+    """Parameters of `uncertainty` and `uncertainty_logit`."""
+
+    kappa: float = Field(default=1.0, gt=0)
+    """Temperature of the weights in nats: small, and the surest source takes all."""
+    form: Literal["softmax", "inverse"] = "softmax"
+    """softmax: exp(-u / kappa); inverse: 1 / (u + eps)."""
+    eps: float = Field(default=0.05, gt=0)
+    """Nats added to the entropy in the inverse form."""
+    over: Literal["token", "sequence"] = "token"
+    """sequence: u is the mean entropy over the source's aligned positions of the response."""
+
+
+def uncertainty(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+    """P = sum_s w_s P_s, w_s proportional to exp(-entropy_s / kappa) where s is aligned.
+
+    entropy_s is the full-vocabulary entropy (nats) of the source's own distribution at the
+    position, before alignment. Source: InfiFusion, arXiv 2501.02795 v1, "uncertainty-based
+    distribution fusion"; the paper's formula is not public to us, so this is our reconstruction.
+    Equal entropies give the mean; one source is the identity; an unaligned source has weight 0.
+    """
+    return mix(beliefs, weights(beliefs, params), keep=keep)
+
+
+def weights(beliefs: Aligned, params: Params) -> NDArray[np.float32]:
+    """The weights alone: [S, T]."""
+    entropy_ST = beliefs.entropy_ST
+    if params.over == "sequence":
+        entropy_ST = mean_by_example(entropy_ST, beliefs.aligned_ST, beliefs.example_T)
+    if params.form == "inverse":
+        return normalise(-np.log(entropy_ST + params.eps), beliefs.aligned_ST)
+    return normalise(-entropy_ST / params.kappa, beliefs.aligned_ST)
