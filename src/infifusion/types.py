@@ -8,6 +8,7 @@ believed just before that token. The last row of an example predicts the end of 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -93,9 +94,9 @@ class Aligned:
     zscore_STK:  float32, the source's K largest logits, standardised over its full vocabulary,
                  descending: (logit - mean) / std.
     bits_SN:     float32, bits per byte of the source on the response of each example.
-    evidence_ST: float32, sum of the source's gold log-probabilities (nats) over its tokens that
-                 end at or before the position's byte, each discounted by forgetting^(age in
-                 bytes).
+    evidence:    forgetting -> float32 [S, T], the sum of the source's gold log-probabilities
+                 (nats) over its tokens that end at or before the position's byte, each discounted
+                 by forgetting^(age in bytes).
     example_T:   int64, which example a position belongs to.
     """
 
@@ -107,7 +108,7 @@ class Aligned:
     top_ST: NDArray[np.float32]
     zscore_STK: NDArray[np.float32]
     bits_SN: NDArray[np.float32]
-    evidence_ST: NDArray[np.float32]
+    evidence: Callable[[float], NDArray[np.float32]]
     example_T: NDArray[np.int64]
 
 

@@ -46,10 +46,14 @@ class VocabularyMap:
         return {name: counts[name] / total if total else 0.0 for name in names}
 
 
-def identity_map(size: int) -> VocabularyMap:
-    """Every id stands for itself: two models with one tokenizer."""
-    how_V = np.full(size, How.SAME_BYTES, dtype=np.uint8)
-    return VocabularyMap(np.arange(size, dtype=np.int32), how_V)
+def identity_map(size: int, *, known: int) -> VocabularyMap:
+    """Every id stands for itself: two models with one tokenizer of `known` tokens.
+
+    Ids from `known` to `size`, the padding of the source's head, are not mapped.
+    """
+    ids_V = np.arange(size, dtype=np.int32)
+    how_V = np.where(ids_V < known, How.SAME_BYTES, How.EMPTY).astype(np.uint8)
+    return VocabularyMap(np.where(ids_V < known, ids_V, -1).astype(np.int32), how_V)
 
 
 def vocabulary_map(

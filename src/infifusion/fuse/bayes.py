@@ -34,5 +34,5 @@ def bayes(beliefs: Aligned, params: Params, *, keep: int) -> Target:
             f"bayes: expected {sources} positive prior weights, one per source "
             f"(pivot_as_source counts as the last); found {params.prior}."
         )
-    score_ST = beliefs.evidence_ST + np.log(prior_S)[:, None]
+    score_ST = beliefs.evidence(params.forgetting) + np.log(prior_S)[:, None]
     return mix(beliefs, normalise(score_ST, beliefs.aligned_ST), keep=keep)

@@ -1,0 +1,224 @@
+"""The command line: parse, validate, then import the stage that does the work."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from infifusion import __version__
+from infifusion.errors import InfiFusionError
+
+app = typer.Typer(
+    name="infifusion",
+    help="Fuse several LLMs of any architecture and tokenizer into one.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    with _exit_statuses():
+        app()
+
+
+@contextmanager
+def _exit_statuses() -> Iterator[None]:
+    """2 when the input is at fault, 130 on Ctrl-C, 1 for anything else."""
+    try:
+        yield
+    except InfiFusionError as error:
+        typer.echo(f"Error: {error}", err=True)
+        sys.exit(error.exit_status)
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Run the same command again: it goes on where it was.", err=True)
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def version_or_help(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Nothing but --version."""
+    if version:
+        typer.echo(f"infifusion {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    assignments: Assignments = None,
+) -> None:
+    """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
+    from infifusion.recipe import load_recipe, require_stage
+
+    loaded = load_recipe(recipe, assignments or [])
+    last = require_stage(until) if until else "report"
+    from infifusion.stages.run import run_recipe
+
+    run_recipe(
+        loaded,
+        run_dir or Path("runs") / loaded.name,
+        until=last,
+        recipe_file=recipe,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+    )
+
+
+@app.command()
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+) -> None:
+    """Train three tiny specialists and a weak pivot, fuse them, evaluate, report. Offline."""
+    from infifusion.demo import make_suite
+    from infifusion.recipe import load_recipe
+    from infifusion.stages.run import run_recipe
+
+    recipe = make_suite(run_dir / "suite", seed=seed)
+    run_recipe(
+        load_recipe(recipe),
+        run_dir,
+        until="report",
+        recipe_file=recipe,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+    )
+
+
+@app.command()
+def check(recipe: RecipePath, assignments: Assignments = None) -> None:
+    """Say what a recipe would do, and everything that is wrong with it, without running it."""
+    from infifusion.recipe import load_recipe
+
+    loaded = load_recipe(recipe, assignments or [])
+    from infifusion.stages.check import check_recipe
+
+    typer.echo(check_recipe(loaded))
+    typer.echo(f"Nothing is wrong. Next: infifusion run {recipe}")
+
+
+@app.command()
+def merge(
+    merge_file: Annotated[Path, typer.Argument(metavar="MERGE.yaml", help="The merge.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="New folder of the result.")],
+    base: Annotated[
+        str | None, typer.Option(help="Base model, in place of the file's base_model.")
+    ] = None,
+) -> None:
+    """Merge the weights of models that share an architecture."""
+    from infifusion.stages.merge import merge_file as run_merge_file
+
+    details = run_merge_file(merge_file, out, base_override=base)
+    typer.echo(f"Merged {len(details['models'])} models by {details['method']} into {out}.")
+
+
+@app.command()
+def align(
+    source: Annotated[str, typer.Option(help="Tokenizer folder of the source.")],
+    pivot: Annotated[str, typer.Option(help="Tokenizer folder of the pivot.")],
+    text: Annotated[Path, typer.Option(help="A text file, or JSONL.")],
+    field: Annotated[
+        str | None, typer.Option(help="Field of a JSONL file that holds the text.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well two tokenizers fit, before any GPU is paid."""
+    from infifusion.stages.align import align_tokenizers, align_table
+
+    result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _show(align_table(result))
+
+
+@app.command()
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or hub names.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the per-item results.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated at once.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest generation; each task's own by default.")
+    ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated code without a sandbox.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score models on tasks, and compare the first with each of the others item by item."""
+    from infifusion.stages.evaluate import evaluate_models, scores_table
+
+    result = evaluate_models(
+        models,
+        tasks=[task.strip() for task in tasks.split(",") if task.strip()],
+        data=data,
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        unsafe_code=unsafe_code,
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        _show(scores_table(result))
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+) -> None:
+    """Write the report of a run again: index.html and summary.json."""
+    from infifusion.report.page import write_report
+
+    page = write_report(run_dir)
+    typer.echo(f"Report: {page}")
+
+
+@app.command(name="list")
+def list_methods(as_json: AsJson = False) -> None:
+    """Every fusion function, loss, merge method and task, one line each."""
+    from infifusion.stages.catalogue import catalogue
+
+    table = catalogue()
+    if as_json:
+        typer.echo(json.dumps(table))
+        return
+    for kind, entries in table.items():
+        typer.echo(f"\n{kind}")
+        for name, entry in entries.items():
+            typer.echo(f"  {name:<20} {entry['line']}")
+            typer.echo(f"  {'':<20} {entry['file']}")
+
+
+def _show(table: Any) -> None:
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,1 @@
+"""Examples in: data sets read, fields mapped, conversations rendered, overlap counted."""

@@ -1,0 +1,165 @@
+"""Reading data sets: local JSONL, JSON or Parquet, or the hub; fields mapped, nothing guessed."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import DataError
+from infifusion.recipe import DataSource
+from infifusion.registry import nearest
+from infifusion.types import Example, Message
+
+LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+Record = dict[str, Any]
+
+
+def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]:
+    """All examples of one source, and how many had an empty response (left out).
+
+    Raises DataError that names the file and the line or row for anything that does not fit.
+    """
+    records = list(read_records(source))
+    if not records:
+        raise DataError(f"{source.path} holds no examples. Check the file, or the hub's split.")
+    examples, empty = [], 0
+    for place, record in enumerate(records):
+        example = _to_example(source, record, place)
+        if example.response.strip():
+            examples.append(example)
+        else:
+            empty += 1
+    if source.limit is not None and source.limit < len(examples):
+        chosen = random.Random(f"{seed}:{source.path}").sample(range(len(examples)), source.limit)
+        examples = [examples[index] for index in sorted(chosen)]
+    return examples, empty
+
+
+def read_records(source: DataSource) -> Iterator[Record]:
+    """The records of a file or hub data set, in order."""
+    path = Path(source.path)
+    if path.suffix in LOCAL_SUFFIXES or path.exists():
+        if not path.is_file():
+            raise DataError(f"There is no data file {path}. Give the path of a .jsonl or .parquet.")
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path)
+        elif path.suffix == ".json":
+            yield from _read_json_list(path)
+        else:
+            yield from _read_jsonl(path)
+    else:
+        yield from _read_hub(source)
+
+
+def template_fields(text: str | None, record: Record, where: str) -> str:
+    """A field by name, or a template over fields such as 'Q: {question}'."""
+    if text is None:
+        raise DataError(f"{where}: neither prompt and response nor messages are given.")
+    if "{" not in text:
+        value = _field(record, text, where)
+        if not isinstance(value, str):
+            raise DataError(
+                f"{where}: the field '{text}' holds a {type(value).__name__}; expected text."
+            )
+        return value
+    try:
+        return text.format_map(record)
+    except KeyError as error:
+        _field(record, error.args[0], where)
+        raise
+    except (ValueError, IndexError, AttributeError) as error:
+        raise DataError(
+            f"{where}: the template {text!r} cannot be filled in: {error}. Write a literal brace "
+            "as {{ or }}."
+        ) from None
+
+
+def _field(record: Record, name: str, where: str) -> Any:
+    if name not in record:
+        raise DataError(
+            f"{where}: there is no field '{name}'.{nearest(name, record)} "
+            f"Fields: {', '.join(record)}."
+        )
+    return record[name]
+
+
+def _to_example(source: DataSource, record: Record, place: int) -> Example:
+    where = f"{source.path}, example {place + 1}"
+    if source.messages is None:
+        prompt = [Message(role="user", content=template_fields(source.prompt, record, where))]
+        response = template_fields(source.response, record, where)
+    else:
+        *prompt, last = _messages(_field(record, source.messages, where), where)
+        if last["role"] != "assistant":
+            raise DataError(f"{where}: the last message is by '{last['role']}', not assistant.")
+        response = last["content"]
+    identity = record.get("id") or record.get("task_id") or record.get("unique_id")
+    name = str(identity) if identity is not None else f"{Path(source.path).stem}-{place}"
+    return Example(f"{source.domain}/{name}", source.domain, tuple(prompt), response)
+
+
+def _messages(value: Any, where: str) -> list[Message]:
+    fits = isinstance(value, list) and len(value) >= 2
+    fits = fits and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
+        for m in value
+    )
+    if not fits:
+        raise DataError(
+            f"{where}: expected a list of two or more messages, each with the texts 'role' and "
+            "'content'."
+        )
+    return [Message(role=m["role"], content=m["content"]) for m in value]
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, UnicodeDecodeError) as error:
+                raise DataError(f"{path}, line {number} is not JSON in UTF-8: {error}.") from None
+            if not isinstance(record, dict):
+                raise DataError(f"{path}, line {number}: expected a JSON object.")
+            yield record
+
+
+def _read_json_list(path: Path) -> Iterator[Record]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} is not JSON in UTF-8: {error}.") from None
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise DataError(f"{path}: expected a JSON list of objects (or use .jsonl, one a line).")
+    yield from records
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(f"{path} is not a Parquet file: {error}.") from None
+    yield from table.to_pylist()
+
+
+def _read_hub(source: DataSource) -> Iterator[Record]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(source.path, source.name, split=source.split)
+    except Exception as error:  # the hub client raises many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"{source.path!r} is neither a local {', '.join(LOCAL_SUFFIXES)} file nor a data set "
+            f"that the hub gives: {reason}. Paths are relative to the recipe file."
+        ) from error
+    for record in data:
+        yield dict(record)

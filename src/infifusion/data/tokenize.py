@@ -1,0 +1,98 @@
+"""Rendered conversations as token ids with byte positions, for one tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from infifusion.data.render import Conversation
+from infifusion.data.tokenizers import encode, end_of_text, leading_ids
+from infifusion.errors import TokenizerError
+from infifusion.types import Rendered
+
+# ids and text of one conversation -> byte at which each token starts, and the text's length.
+ByteStarts = Callable[[list[int], str], NDArray[np.int64]]
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """One conversation: ids up to and including the end of the turn; index of the first response
+    token; start bytes of the response tokens and of the end of the turn; `straddles` when a token
+    covers both the last bytes of the prompt and the first of the response (it counts as prompt)."""
+
+    ids: list[int]
+    first: int
+    starts: list[int]
+    straddles: bool
+
+
+def tokenize(
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: list[Conversation],
+    byte_starts: ByteStarts,
+    *,
+    templated: bool,
+    names: list[str],
+) -> list[Tokenized]:
+    """Tokenize whole conversations and find the response tokens by their bytes.
+
+    `byte_starts` (align.byte_spans) tiles the text. templated says that a chat template wrote the
+    text, so that nothing is put before it. The token after the response is the end of the turn;
+    where the text ends with the response it is the tokenizer's end of text. Raises TokenizerError
+    naming the example whose text is not tiled.
+    """
+    before = [] if templated else leading_ids(tokenizer)
+    all_ids = encode(tokenizer, [one.text for one in conversations])
+    done = []
+    for conversation, ids, name in zip(conversations, all_ids, names, strict=True):
+        try:
+            starts = byte_starts(ids, conversation.text)
+        except TokenizerError as error:
+            raise TokenizerError(f"{tokenizer.name_or_path}, {name}: {error}") from None
+        first = int(np.searchsorted(starts[:-1], conversation.start))
+        last = int(np.searchsorted(starts[:-1], conversation.end))
+        if last <= first:
+            raise TokenizerError(
+                f"{tokenizer.name_or_path}, {name}: no token starts inside the response. Use a "
+                "prompt or template that ends where a token ends, for instance in a new line."
+            )
+        end = ids[last] if last < len(ids) else end_of_text(tokenizer, tokenizer.name_or_path)
+        offset = conversation.start - conversation.lead
+        done.append(
+            Tokenized(
+                ids=[*before, *ids[:last], end],
+                first=len(before) + first,
+                starts=[*(starts[first:last] - offset).tolist(), conversation.length],
+                straddles=int(starts[first]) > conversation.start,
+            )
+        )
+    return done
+
+
+def as_rendered(tokenized: list[Tokenized]) -> Rendered:
+    """Lay the examples end to end."""
+    lengths = [len(one.ids) for one in tokenized]
+    rows = [len(one.starts) for one in tokenized]
+    return Rendered(
+        ids_L=np.concatenate([np.asarray(one.ids, dtype=np.int32) for one in tokenized])
+        if tokenized
+        else np.zeros(0, dtype=np.int32),
+        offset_N1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        first_N=np.asarray([one.first for one in tokenized], dtype=np.int32),
+        start_R=np.concatenate([np.asarray(one.starts, dtype=np.int32) for one in tokenized])
+        if tokenized
+        else np.zeros(0, dtype=np.int32),
+        row_N1=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+    )
+
+
+def gold_ids(rendered: Rendered) -> NDArray[np.int32]:
+    """The token of each response row: [R]."""
+    lengths = np.diff(rendered.row_N1)
+    begin = rendered.offset_N1[:-1] + rendered.first_N
+    within = np.arange(len(rendered.start_R)) - np.repeat(rendered.row_N1[:-1], lengths)
+    return rendered.ids_L[np.repeat(begin, lengths) + within]

@@ -1,0 +1,119 @@
+"""Loading tokenizers, and what we need to know of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import tokenizers
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from infifusion.artifacts import sha256_of_text
+from infifusion.errors import TokenizerError
+from infifusion.runtime import log
+
+# Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
+PROBES = ("Hello  world\n\n x", "  two  blanks\tand a tab\r\n", "12345 + 67 = ?", "naïve café 日本語 🙂")
+
+
+def load_tokenizer(
+    model: str, *, revision: str | None = None, trust_remote_code: bool = False
+) -> PreTrainedTokenizerBase:
+    """A fast tokenizer from a folder or the hub, that does what its tokenizer.json says.
+
+    transformers picks a class for some folders that tokenizes differently from their
+    tokenizer.json; then the file is read as it is. Raises TokenizerError when there is no such
+    folder or model, or no fast tokenizer in it.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            model, revision=revision, trust_remote_code=trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds here, all about the input
+        raise TokenizerError(
+            f"No tokenizer could be loaded from {model!r}: {_first_line(error)}. Expected a folder "
+            "with tokenizer.json and tokenizer_config.json, or the name of a model on the hub."
+        ) from error
+    if not tokenizer.is_fast:
+        raise TokenizerError(
+            f"The tokenizer of {model!r} is a {type(tokenizer).__name__}, which has no fast "
+            "version (tokenizer.json): its bytes cannot be known. Convert it with "
+            "transformers.convert_slow_tokenizer, save it beside the model and try again."
+        )
+    return _as_its_file_says(tokenizer, model)
+
+
+def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:
+    """Compare with tokenizer.json read by the tokenizers library alone; prefer the file."""
+    file = Path(model) / "tokenizer.json"
+    if not file.exists():
+        return tokenizer
+    reference = tokenizers.Tokenizer.from_file(str(file))
+
+    def agrees(candidate: PreTrainedTokenizerBase) -> bool:
+        return all(
+            candidate(text, add_special_tokens=False)["input_ids"]
+            == reference.encode(text, add_special_tokens=False).ids
+            for text in PROBES
+        )
+
+    if agrees(tokenizer):
+        return tokenizer
+    plain = PreTrainedTokenizerFast.from_pretrained(model)
+    if not agrees(plain):
+        raise TokenizerError(
+            f"The tokenizer of {model!r} tokenizes differently from its tokenizer.json, whichever "
+            "way transformers loads it. Save it again with the transformers version it was made "
+            "with, or remove custom settings from its tokenizer_config.json."
+        )
+    log.info(
+        "%s: %s tokenizes differently from tokenizer.json; the file is used as it is.",
+        model,
+        type(tokenizer).__name__,
+    )
+    return plain
+
+
+def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """The parsed tokenizer.json, without its momentary truncation and padding settings."""
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    return {**values, "truncation": None, "padding": None}
+
+
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of what decides its tokens: two tokenizers with one identity are the same."""
+    values = tokenizer_json(tokenizer)
+    return sha256_of_text(json.dumps(values, sort_keys=True), str(tokenizer.eos_token_id))
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
+    """Token ids of texts, nothing added, nothing cut."""
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    return [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
+
+
+def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens that the tokenizer itself puts before a plain text (a beginning of text)."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for place in range(len(full) - len(bare) + 1):
+        if full[place : place + len(bare)] == bare:
+            return full[:place]
+    return []
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase, model: str) -> int:
+    """The id that ends a plain text; TokenizerError where there is none."""
+    if tokenizer.eos_token_id is None:
+        raise TokenizerError(
+            f"The tokenizer of {model!r} has neither a chat template nor an end-of-text token, so "
+            "a response has no end. Set eos_token in its tokenizer_config.json."
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0].rstrip(".")

@@ -1,0 +1,46 @@
+"""What there is to choose from: the tables of every folder, one line each."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import infifusion
+from infifusion.evals.tasks import TASKS
+from infifusion.fuse import FUSION_FUNCTIONS
+from infifusion.losses import LOSSES
+from infifusion.merge import METHODS
+from infifusion.registry import first_line
+
+Catalogue = dict[str, dict[str, dict[str, str]]]
+
+
+def catalogue() -> Catalogue:
+    """Kind -> name -> its one line and its file."""
+    functions = {
+        "fusion functions": FUSION_FUNCTIONS,
+        "losses": LOSSES,
+        "merge methods": METHODS,
+    }
+    table: Catalogue = {
+        kind: {
+            name: {"line": first_line(inspect.getmodule(function)), "file": _file(function)}
+            for name, function in entries.items()
+        }
+        for kind, entries in functions.items()
+    }
+    table["tasks"] = {
+        name: {"line": task.description, "file": "src/infifusion/evals/tasks.py"}
+        for name, task in TASKS.items()
+    }
+    table["tasks"]["bits_per_byte"] = {
+        "line": "Bits per byte of reference responses, comparable across tokenizers.",
+        "file": "src/infifusion/stages/bits.py",
+    }
+    return table
+
+
+def _file(function: Any) -> str:
+    root = Path(infifusion.__file__).parents[1]
+    return "src/" + str(Path(inspect.getfile(function)).relative_to(root))

@@ -1,0 +1,103 @@
+"""teach: one pass of one model over the training examples; its beliefs go to the cache."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infifusion.align.evidence import bits_per_byte
+from infifusion.artifacts import State, close_stage, open_stage, read_manifest
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.recipe import Model, Recipe
+from infifusion.runtime import log, progress_bar
+from infifusion.stages.folders import PIVOT, RunFolder
+from infifusion.stages.identity import model_identity
+from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
+from infifusion.teacher.forward import Teacher, believe, make_teacher
+from infifusion.teacher.load import load_model
+from infifusion.types import Rendered
+
+
+def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
+    """Cache the beliefs of the source `name` (or of the pivot) on the training examples.
+
+    A pass that was stopped goes on with its first missing shard; a finished one is skipped without
+    loading the model.
+    """
+    model = recipe.pivot if name == PIVOT else recipe.sources[name]
+    out = folder.teach(name)
+    prepared = read_manifest(folder.prepare, made_by="prepare")
+    rendered_path = folder.rendered(name, "train")
+    fingerprint = {
+        "model": model_identity(model),
+        "rendered": prepared["files"][str(rendered_path.relative_to(folder.prepare))],
+        "top_k": recipe.teach.top_k,
+        "shard_examples": recipe.teach.shard_examples,
+    }
+    if open_stage(out, fingerprint) is State.DONE:
+        return
+    started = time.monotonic()
+    rendered = load_rendered(rendered_path)
+    examples = load_examples(folder.examples("train"))
+    names = [example.id for example in examples]
+    size = recipe.teach.shard_examples
+    shards = range((len(rendered) + size - 1) // size)
+    missing = [shard for shard in shards if not shard_path(out, shard).exists()]
+    if missing:
+        teacher = teacher_of(model, recipe)
+        total = sum(
+            int(rendered.offset_N1[min((s + 1) * size, len(rendered))] - rendered.offset_N1[s * size])
+            for s in missing
+        )
+        with progress_bar(f"teach {name} (tokens)", total) as progress:
+            for shard in missing:
+                begin, end = shard * size, min((shard + 1) * size, len(rendered))
+                for tokens, beliefs in believe(teacher, rendered, begin, end, names=names):
+                    progress.advance(progress.task_ids[0], tokens)
+                    if beliefs is not None:
+                        write_shard(out, shard, beliefs)
+    domains = np.array([example.domain for example in examples])
+    counts = _counts(out, rendered, size, domains)
+    close_stage(
+        out,
+        fingerprint,
+        counts={**counts, "shards": len(shards)},
+        seconds=time.monotonic() - started,
+        files=[shard_path(out, shard) for shard in shards],
+    )
+    bits = ", ".join(f"{domain} {value:.2f}" for domain, value in counts["bits_per_byte"].items())
+    log.info("teach %s: %d positions; bits per byte: %s", name, counts["positions"], bits)
+
+
+def teacher_of(model: Model, recipe: Recipe) -> Teacher:
+    """The model, loaded and ready for its pass."""
+    return make_teacher(
+        load_model(model),
+        top_k=recipe.teach.top_k,
+        batch_tokens=recipe.teach.batch_tokens,
+        head_rows=recipe.teach.head_rows,
+    )
+
+
+def _counts(out: Path, rendered: Rendered, shard_examples: int, domains: np.ndarray) -> dict[str, Any]:
+    reader = BeliefReader(out, rendered.row_N1, shard_examples)
+    entropy_N, bits_N = [], []
+    for begin in range(0, len(rendered), shard_examples):
+        end = min(begin + shard_examples, len(rendered))
+        beliefs = reader.examples(begin, end)
+        row_N1 = rendered.row_N1[begin : end + 1] - rendered.row_N1[begin]
+        start_U = rendered.start_R[rendered.row_N1[begin] : rendered.row_N1[end]]
+        entropy_N.append(np.add.reduceat(beliefs.entropy_U, row_N1[:-1]) / np.diff(row_N1))
+        bits_N.append(bits_per_byte(beliefs.gold_U, start_U, row_N1))
+    entropy_N, bits_N = np.concatenate(entropy_N), np.concatenate(bits_N)
+    kinds = sorted(set(domains.tolist()))
+    return {
+        "examples": len(rendered),
+        "tokens": len(rendered.ids_L),
+        "positions": len(rendered.start_R),
+        "mean_entropy": {d: round(float(entropy_N[domains == d].mean()), 4) for d in kinds},
+        "bits_per_byte": {d: round(float(bits_N[domains == d].mean()), 4) for d in kinds},
+    }

@@ -1,0 +1,166 @@
+"""One source over some examples: what it believed at every response position.
+
+Hidden states go through the head in chunks, so a full [B, T, V] float32 tensor never exists.
+Axes: B batch, L tokens (padding included), U response positions, C positions of a chunk,
+K kept entries, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import PreTrainedModel
+
+from infifusion.errors import CheckpointError, NumericsError
+from infifusion.lm_head import LanguageModelHead, check_head, split_head
+from infifusion.types import Beliefs, Rendered
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model ready for its pass: its body and its head apart."""
+
+    model: PreTrainedModel
+    head: LanguageModelHead
+    top_k: int
+    batch_tokens: int
+    head_rows: int
+
+
+def make_teacher(
+    model: PreTrainedModel, *, top_k: int, batch_tokens: int, head_rows: int
+) -> Teacher:
+    """Split the model, and check on a few tokens that the halves give its own logits."""
+    head = split_head(model)
+    size = model.config.get_text_config().vocab_size
+    if top_k > size:
+        raise CheckpointError(
+            f"teach.top_k is {top_k}, but the model has {size} vocabulary entries. Set a smaller K."
+        )
+    probe = torch.arange(8, device=model.device).remainder(size)[None]
+    check_head(model, head, probe, torch.ones_like(probe))
+    return Teacher(model, head, top_k, batch_tokens, head_rows)
+
+
+@torch.inference_mode()
+def believe(
+    teacher: Teacher, rendered: Rendered, begin: int, end: int, *, names: list[str]
+) -> Iterator[tuple[int, Beliefs | None]]:
+    """Run examples [begin, end); yield (tokens done, None) per batch and (0, Beliefs) at the end.
+
+    Batches hold examples of like length. Row u of the result predicts response token u from the
+    tokens before it; rows are in the order of the examples. Raises NumericsError naming the
+    example when logits are NaN or Inf, CheckpointError when a token id is outside the embedding.
+    """
+    largest = int(
+        rendered.ids_L[rendered.offset_N1[begin] : rendered.offset_N1[end]].max(initial=-1)
+    )
+    embeddings = teacher.model.get_input_embeddings().weight.shape[0]
+    if largest >= embeddings:
+        raise CheckpointError(
+            f"The tokenizer gives the id {largest}, but the model embeds only {embeddings} tokens: "
+            "they do not belong together. Name the right tokenizer in the recipe."
+        )
+    first_row = int(rendered.row_N1[begin])
+    rows = int(rendered.row_N1[end]) - first_row
+    out = _empty(rows, teacher.top_k)
+    for batch in batches(rendered, begin, end, teacher.batch_tokens):
+        hidden_UH, gold_U, row_U = _forward(teacher, rendered, batch)
+        for start in range(0, len(row_U), teacher.head_rows):
+            chunk = slice(start, start + teacher.head_rows)
+            logits_CV = teacher.head.logits(hidden_UH[chunk])
+            row_C = row_U[chunk] - first_row
+            _fill(out, row_C, logits_CV, gold_U[chunk], teacher.top_k)
+            if not np.isfinite(out.lse_U[row_C]).all():
+                bad = int(row_C[~np.isfinite(out.lse_U[row_C])][0]) + first_row
+                example = int(np.searchsorted(rendered.row_N1, bad, side="right")) - 1
+                raise NumericsError(
+                    f"The logits are NaN or Inf in example {names[example]}, response token "
+                    f"{bad - int(rendered.row_N1[example])}. Set dtype: float32 (or bfloat16 in "
+                    "place of float16) for this model in the recipe, or check its weights."
+                )
+        yield int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()), None
+    yield 0, out
+
+
+def batches(
+    rendered: Rendered, begin: int, end: int, batch_tokens: int
+) -> Iterator[NDArray[np.int64]]:
+    """Example numbers in batches of at most `batch_tokens` padded tokens, longest first."""
+    length_N = np.diff(rendered.offset_N1)[begin:end]
+    order = begin + np.argsort(-length_N, kind="stable")
+    start = 0
+    while start < len(order):
+        longest = int(rendered.offset_N1[order[start] + 1] - rendered.offset_N1[order[start]])
+        size = max(1, batch_tokens // longest)
+        yield order[start : start + size]
+        start += size
+
+
+def _forward(
+    teacher: Teacher, rendered: Rendered, batch: NDArray[np.int64]
+) -> tuple[torch.Tensor, torch.Tensor, NDArray[np.int64]]:
+    """Hidden states that predict each response token of the batch, those tokens, their rows."""
+    begin = rendered.offset_N1[batch]
+    length_B = rendered.offset_N1[batch + 1] - begin
+    ids_BL = np.zeros((len(batch), int(length_B.max())), dtype=np.int64)
+    mask_BL = np.arange(ids_BL.shape[1])[None] < length_B[:, None]
+    ids_BL[mask_BL] = np.concatenate(
+        [rendered.ids_L[b : b + n] for b, n in zip(begin, length_B, strict=True)]
+    )
+    device = teacher.model.device
+    ids = torch.from_numpy(ids_BL).to(device)
+    hidden_BLH = teacher.head.hidden(ids, torch.from_numpy(mask_BL).long().to(device))
+    first_B = rendered.first_N[batch].astype(np.int64)[:, None]
+    place_BL = np.arange(ids_BL.shape[1])[None]
+    # The last token of an example is predicted, and predicts nothing.
+    predicts_BL = (place_BL >= first_B - 1) & (place_BL < length_B[:, None] - 1)
+    gold_BL = (place_BL >= first_B) & mask_BL
+    rows = [np.arange(rendered.row_N1[n], rendered.row_N1[n + 1]) for n in batch]
+    return (
+        hidden_BLH[torch.from_numpy(predicts_BL).to(device)],
+        ids[torch.from_numpy(gold_BL).to(device)],
+        np.concatenate(rows),
+    )
+
+
+def _fill(
+    out: Beliefs,
+    row_C: NDArray[np.int64],
+    logits_CV: torch.Tensor,
+    gold_C: torch.Tensor,
+    top_k: int,
+) -> None:
+    lse_C = logits_CV.logsumexp(dim=1)
+    top_CK, ids_CK = logits_CV.topk(top_k, dim=1)
+    gold_logit_C = logits_CV.gather(1, gold_C[:, None])[:, 0]
+    std_C, mean_C = torch.std_mean(logits_CV, dim=1, correction=0)
+    # -inf logits (masked entries) have probability 0 and add nothing to the entropy.
+    prob_CV = (logits_CV - lse_C[:, None]).exp_()
+    entropy_C = lse_C - prob_CV.mul_(logits_CV).nan_to_num_(0.0).sum(dim=1)
+    out.ids_UK[row_C] = ids_CK.int().cpu().numpy()
+    out.logprob_UK[row_C] = (top_CK - lse_C[:, None]).half().cpu().numpy()
+    out.gold_U[row_C] = (gold_logit_C - lse_C).cpu().numpy()
+    out.entropy_U[row_C] = entropy_C.clamp_min(0).cpu().numpy()
+    out.lse_U[row_C] = lse_C.cpu().numpy()
+    out.mean_U[row_C] = mean_C.cpu().numpy()
+    out.std_U[row_C] = std_C.cpu().numpy()
+
+
+def _empty(rows: int, top_k: int) -> Beliefs:
+    def scalar() -> NDArray[np.float32]:
+        return np.zeros(rows, dtype=np.float32)
+
+    return Beliefs(
+        ids_UK=np.zeros((rows, top_k), dtype=np.int32),
+        logprob_UK=np.zeros((rows, top_k), dtype=np.float16),
+        gold_U=scalar(),
+        entropy_U=scalar(),
+        lse_U=scalar(),
+        mean_U=scalar(),
+        std_U=scalar(),
+    )

@@ -1,0 +1,65 @@
+"""Loading the model of a teacher pass."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from infifusion.errors import CheckpointError
+from infifusion.recipe import Model
+from infifusion.runtime import pick_device, pick_dtype
+
+
+def load_model(model: Model) -> PreTrainedModel:
+    """`AutoModelForCausalLM.from_pretrained`, in evaluation mode, on the best device.
+
+    Only safetensors are read, never pickles. Raises CheckpointError with the reason, in
+    particular when weights are missing and would be left at random values.
+    """
+    device = pick_device()
+    if Path(model.model).is_dir() and not (Path(model.model) / "config.json").exists():
+        raise CheckpointError(f"The folder {model.model} holds no config.json: not a model folder.")
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(
+            model.model,
+            revision=model.revision,
+            dtype=pick_dtype(model.dtype, device),
+            trust_remote_code=model.trust_remote_code,
+            attn_implementation=model.attn_implementation,
+            device_map=model.device_map,
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"No model could be loaded from {model.model!r}: {type(error).__name__}: {reason}. "
+            "Expected a folder with config.json and safetensors weights of a causal language "
+            "model, or the name of one on the hub."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{model.model} lacks {len(missing)} of the weights its config.json asks for, such as "
+            f"{missing[0]}; they would stay random. Is the config.json of another model?"
+        )
+    if model.device_map is None:
+        loaded.to(device)
+    loaded.eval()
+    bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
+    if bad is not None:
+        raise CheckpointError(
+            f"{model.model}: the tensor {bad} holds NaN or Inf. The checkpoint is damaged; take an "
+            "earlier one."
+        )
+    return loaded
+
+
+def vocabulary_size(model: Model) -> int:
+    """Width of the model's head: at least the tokenizer's size, often padded beyond it."""
+    config = AutoConfig.from_pretrained(
+        model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    return int(config.get_text_config().vocab_size)
