@@ -6,23 +6,20 @@ import random
 import time
 from collections import Counter
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infifusion.align.byte_spans import byte_starts, token_table
 from infifusion.artifacts import State, close_stage, open_stage, sha256_of
 from infifusion.data.examples import read_examples
 from infifusion.data.overlap import without_duplicates, without_overlap
-from infifusion.data.render import render
 from infifusion.data.store import write_examples, write_rendered
-from infifusion.data.tokenize import Tokenized, as_rendered, tokenize
-from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
-from infifusion.errors import DataError, TokenizerError
-from infifusion.recipe import DataSource, Model, Recipe, as_json
-from infifusion.runtime import log, track
+from infifusion.data.tokenize import as_rendered
+from infifusion.errors import DataError
+from infifusion.recipe import DataSource, Recipe, as_json
+from infifusion.runtime import log
 from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
 from infifusion.stages.identity import tokenizer_of
+from infifusion.stages.rendering import tokenize_examples
 from infifusion.types import Example
 
 
@@ -45,7 +42,12 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     files = []
     for split, examples in splits.items():
         rendered = {
-            name: _tokenize(name, model, recipe, examples, split)
+            name: tokenize_examples(
+                model,
+                examples,
+                plain_template=recipe.data.plain_template,
+                title=f"prepare {name} {split}",
+            )
             for name, model in models.items()
         }
         fits = [True] * len(examples)
@@ -156,43 +158,6 @@ def _split_validation(
         ids = [example.id for example in examples if example.domain == domain]
         apart |= set(random.Random(f"{seed}:{domain}").sample(ids, round(share * len(ids))))
     return [e for e in examples if e.id not in apart], [e for e in examples if e.id in apart]
-
-
-def _tokenize(
-    name: str, model: Model, recipe: Recipe, examples: list[Example], split: str
-) -> list[Tokenized]:
-    tokenizer = load_tokenizer(
-        model.tokenizer or model.model,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
-    try:
-        table = token_table(tokenizer_json(tokenizer))
-    except TokenizerError as error:
-        raise TokenizerError(f"{tokenizer.name_or_path}: {error}") from None
-    templated = bool(model.chat_template or tokenizer.chat_template)
-    done: list[Tokenized] = []
-    size = 256
-    starts = range(0, len(examples), size)
-    for start in track(starts, f"prepare {name} {split}", len(starts)):
-        some = examples[start : start + size]
-        conversations = [
-            render(
-                tokenizer,
-                example,
-                chat_template=model.chat_template,
-                plain_template=recipe.data.plain_template,
-            )
-            for example in some
-        ]
-        done += tokenize(
-            tokenizer,
-            conversations,
-            partial(byte_starts, table),
-            templated=templated,
-            names=[example.id for example in some],
-        )
-    return done
 
 
 def _in_words(counts: dict[str, Any]) -> str:

@@ -1,0 +1,29 @@
+"""Forward KL from the target to the student, over the kept ids and one tail bucket."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from infifusion.losses.sparse import SparseTarget, divergence, log_student, log_target, soften
+from infifusion.strict import Strict
+
+
+class Params(Strict):
+    """Parameters of `kl` and `reverse_kl`."""
+
+    temperature: float = Field(default=1.0, gt=0)
+    """Both sides are softened by it; the loss is multiplied by its square (Hinton et al.,
+    arXiv 1503.02531) so that gradients keep their size."""
+
+
+def kl(logits_RV: torch.Tensor, target: SparseTarget, params: Params) -> torch.Tensor:
+    """KL(P || Q) = sum_A P log(P / Q) + P_tail log(P_tail / Q_tail) at every position: [R], nats.
+
+    A is the kept ids of the target; both tails are floored at 1e-6 and both sides renormalised, so
+    the loss is 0 when Q equals P on A and never negative. At a temperature T other than 1 the
+    buckets of the target are softened as P^(1/T), the student over its full vocabulary.
+    """
+    log_p = soften(log_target(target), params.temperature)
+    log_q = log_student(logits_RV, target, temperature=params.temperature)
+    return divergence(log_p, log_q) * params.temperature**2

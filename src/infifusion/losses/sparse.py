@@ -1,0 +1,87 @@
+"""The target of a loss: K kept probabilities per position and one bucket for everything else.
+
+Axes: R positions, K kept entries, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+TAIL_FLOOR = 1e-6
+"""Both tails are at least this: a stored top-K often rounds to exactly 1, and log 0 must not
+appear. METHOD, "Distillation loss"."""
+
+
+@dataclass(frozen=True)
+class SparseTarget:
+    """What R positions are to believe.
+
+    ids_RK:    int64, -1 in unused places.
+    prob_RK:   float32, probabilities of those ids; what is missing to 1 is the tail.
+    zscore_RK: float32, standardised top logits of the sources, descending.
+    gold_R:    int64, the token that is there.
+    """
+
+    ids_RK: torch.Tensor
+    prob_RK: torch.Tensor
+    zscore_RK: torch.Tensor
+    gold_R: torch.Tensor
+
+
+def log_target(target: SparseTarget) -> torch.Tensor:
+    """Log-probabilities over K kept ids and the tail: [R, K + 1]; -inf in unused places.
+
+    The kept probabilities and the floored tail are renormalised, so every row sums to 1.
+    """
+    used_RK = target.ids_RK >= 0
+    prob_RK = torch.where(used_RK, target.prob_RK, 0)
+    tail_R = (1 - prob_RK.sum(dim=1)).clamp_min(TAIL_FLOOR)
+    all_RK = torch.cat([prob_RK, tail_R[:, None]], dim=1)
+    return (all_RK / all_RK.sum(dim=1, keepdim=True)).log()
+
+
+def log_student(
+    logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """The student's log-probabilities over the same K ids and the tail: [R, K + 1].
+
+    The tail is 1 - sum over kept ids of Q, in log space by log1mexp, floored and renormalised like
+    the target's; -inf in unused places. With every id of the vocabulary kept the tail is the floor
+    on both sides.
+    """
+    log_RV = torch.log_softmax(logits_RV / temperature, dim=1)
+    used_RK = target.ids_RK >= 0
+    kept_RK = log_RV.gather(1, target.ids_RK.clamp_min(0)).masked_fill(~used_RK, -torch.inf)
+    # At -1e-7 the tail is 1e-7, below the floor; the clamp keeps log1mexp's gradient finite.
+    log_mass_R = kept_RK.logsumexp(dim=1).clamp_max(-1e-7)
+    floor = torch.log(torch.tensor(TAIL_FLOOR, device=logits_RV.device))
+    log_tail_R = torch.maximum(log1mexp(log_mass_R), floor)
+    all_RK = torch.cat([kept_RK, log_tail_R[:, None]], dim=1)
+    return all_RK - all_RK.logsumexp(dim=1, keepdim=True)
+
+
+def log1mexp(x: torch.Tensor) -> torch.Tensor:
+    """log(1 - exp(x)) for x < 0, exact at both ends.
+
+    Maechler, "Accurately computing log(1 - exp(-|a|))", 2012: log(-expm1(x)) above -ln 2,
+    log1p(-exp(x)) below.
+    """
+    near = x > -0.6931471805599453
+    safe_near = torch.where(near, x, -1.0)
+    safe_far = torch.where(near, -1.0, x)
+    return torch.where(near, (-safe_near.expm1()).log(), (-safe_far.exp()).log1p())
+
+
+def soften(log_RK: torch.Tensor, temperature: float) -> torch.Tensor:
+    """A distribution over the buckets at a temperature: renormalised log_RK / temperature."""
+    return log_RK if temperature == 1.0 else torch.log_softmax(log_RK / temperature, dim=1)
+
+
+def divergence(log_a_RK: torch.Tensor, log_b_RK: torch.Tensor) -> torch.Tensor:
+    """sum over buckets of a (log a - log b): [R], nats; buckets with a = 0 add nothing."""
+    used_RK = torch.isfinite(log_a_RK)
+    a_RK = torch.where(used_RK, log_a_RK, 0)
+    b_RK = torch.where(used_RK, log_b_RK, 0)
+    return torch.where(used_RK, a_RK.exp() * (a_RK - b_RK), 0).sum(dim=1)

@@ -1,0 +1,133 @@
+"""check: everything that can be known to be wrong before anything runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
+from infifusion.align.byte_spans import token_table
+from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
+from infifusion.fuse import FUSION_FUNCTIONS
+from infifusion.fuse import PARAMS as FUSE_PARAMS
+from infifusion.losses import LOSSES
+from infifusion.losses import PARAMS as LOSS_PARAMS
+from infifusion.recipe import Model, Plan, Recipe
+from infifusion.stages.evaluate import task_table
+from infifusion.stages.merge import check_merge
+from infifusion.stages.named import function_and_params
+from infifusion.train.arguments import check_arguments
+
+DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
+
+
+def check_recipe(recipe: Recipe) -> str:
+    """What the recipe would make, in words; RecipeError that lists every problem found."""
+    plan = recipe.resolve()
+    problems = [*_model_problems(recipe), *_data_problems(recipe), *_name_problems(recipe, plan)]
+    if problems:
+        listed = "\n".join(f"  {problem}" for problem in problems)
+        raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
+    return _in_words(recipe, plan)
+
+
+def _model_problems(recipe: Recipe) -> list[str]:
+    models = {"pivot": recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
+    return [
+        f"{where}: {problem}" for where, m in models.items() for problem in _problems_of(m)
+    ]
+
+
+def _problems_of(model: Model) -> list[str]:
+    try:
+        folder = Path(model.model)
+        looks_local = folder.is_absolute() or model.model.startswith((".", "~"))
+        if not folder.is_dir() and looks_local:
+            raise CheckpointError(
+                f"there is no model folder {folder}. Give the path of a folder with config.json "
+                "and safetensors weights (relative to the recipe file), or a hub name."
+            )
+        if folder.is_dir() and not (folder / "config.json").exists():
+            raise CheckpointError(f"the folder {folder} holds no config.json.")
+        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+            raise CheckpointError(
+                f"the folder {folder} holds no .safetensors weights. Pickled weights are not read; "
+                "save the model again with save_pretrained."
+            )
+        tokenizer = load_tokenizer(
+            model.tokenizer or model.model,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+        )
+        token_table(tokenizer_json(tokenizer))
+    except InfiFusionError as error:
+        return [str(error)]
+    return []
+
+
+def _data_problems(recipe: Recipe) -> list[str]:
+    problems = []
+    data = recipe.data
+    for source in [*data.train, *data.held_out, *data.decontaminate]:
+        path = Path(source.path)
+        if path.suffix in DATA_SUFFIXES and not path.is_file():
+            problems.append(str(DataError(f"data: there is no file {path}.")))
+    if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
+        problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
+    return problems
+
+
+def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
+    problems = []
+
+    def attempt(work: object, *arguments: object, **keywords: object) -> None:
+        try:
+            work(*arguments, **keywords)  # type: ignore[operator]
+        except InfiFusionError as error:
+            problems.append(str(error))
+
+    for target in plan.targets:
+        attempt(
+            function_and_params,
+            FUSION_FUNCTIONS,
+            FUSE_PARAMS,
+            target.function,
+            target.params,
+            kind="fusion function",
+            where=f"fuse.{target.name}",
+        )
+    for run in plan.runs:
+        attempt(
+            function_and_params,
+            LOSSES,
+            LOSS_PARAMS,
+            run.loss,
+            run.params,
+            kind="loss",
+            where=f"distill.{run.name}",
+        )
+        attempt(check_arguments, run.training, where=f"distill.{run.name}.training")
+    for merge in plan.merges:
+        attempt(check_merge, merge)
+    attempt(task_table, recipe)
+    return list(dict.fromkeys(problems))
+
+
+def _in_words(recipe: Recipe, plan: Plan) -> str:
+    lines = [
+        f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
+        f"  teach     {', '.join([*recipe.sources, *(['pivot'] if plan.teach_pivot else [])])}",
+    ]
+    lines += [
+        f"  fuse      {t.name}: {t.function} of {', '.join(t.sources)}"
+        + (f", gate {t.gate}" if t.gate != "none" else "")
+        for t in plan.targets
+    ]
+    lines += [
+        f"  distill   {r.name}: {r.loss}, gold weight {r.gold_weight}"
+        + (f", target {r.target}" if r.target else "")
+        for r in plan.runs
+    ]
+    lines += [f"  merge     {m.name}: {m.method} of {', '.join(m.models)}" for m in plan.merges]
+    tasks = ", ".join(recipe.evaluate.tasks) or "bits per byte only"
+    lines += [f"  evaluate  {', '.join(plan.scored)}: {tasks}"]
+    return "\n".join(lines)

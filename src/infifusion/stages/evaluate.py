@@ -1,0 +1,266 @@
+"""evaluate: bits per byte and tasks for every model, then paired comparisons."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from infifusion.artifacts import State, close_stage, open_stage, read_json, sha256_of, write_json
+from infifusion.data.examples import read_examples
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.tokenize import as_rendered
+from infifusion.errors import RecipeError
+from infifusion.evals.harness import evaluate_model
+from infifusion.evals.statistics import compare
+from infifusion.evals.tasks import TASKS, Task
+from infifusion.recipe import DataSource, Model, Plan, Recipe, as_json
+from infifusion.registry import look_up, nearest
+from infifusion.runtime import log
+from infifusion.stages.bits import bits_per_byte_by_domain
+from infifusion.stages.folders import PIVOT, RunFolder, model_paths
+from infifusion.stages.identity import model_identity
+from infifusion.stages.rendering import tokenize_examples
+from infifusion.types import Example
+
+BITS = "bits_per_byte"
+
+
+def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
+    """Score one model of the run: bits per byte on the held-out data, and the tasks."""
+    model = _model_called(recipe, folder, name)
+    tasks = recipe.evaluate.tasks if name in plan.scored else []
+    out = folder.evaluate(name)
+    held_out = load_examples(folder.examples("held_out"))
+    rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
+    rendered_path = folder.rendered(rendering, "held_out")
+    table = task_table(recipe)
+    fingerprint = {
+        "model": model_identity(model),
+        "held_out": sha256_of(rendered_path),
+        "tasks": {task: _task_files(table[task], recipe.evaluate.data) for task in tasks},
+        "settings": {
+            key: value
+            for key, value in as_json(recipe.evaluate).items()
+            if key in ("limit", "max_new_tokens", "batch_size", "unsafe_code")
+        },
+    }
+    if open_stage(out, fingerprint) is State.DONE:
+        return
+    started = time.monotonic()
+    scores: dict[str, Any] = {}
+    if tasks:
+        scores = evaluate_model(
+            Path(model.model) if Path(model.model).exists() else model.model,
+            tasks=tasks,
+            data=Path(recipe.evaluate.data) if recipe.evaluate.data else None,
+            out=out,
+            limit=recipe.evaluate.limit,
+            batch_size=recipe.evaluate.batch_size,
+            max_new_tokens=recipe.evaluate.max_new_tokens,
+            extra_tasks={task: table[task] for task in tasks if task not in TASKS},
+            unsafe_code=recipe.evaluate.unsafe_code,
+        )
+    bits: dict[str, float] = {}
+    if held_out:
+        bits = bits_per_byte_by_domain(
+            model,
+            load_rendered(rendered_path),
+            [example.domain for example in held_out],
+            names=[example.id for example in held_out],
+            title=f"bits per byte of {name}",
+        )
+    seconds = time.monotonic() - started
+    result = {"path": model.model, "scores": scores, BITS: bits, "seconds": round(seconds, 1)}
+    write_json(out / "scores.json", result)
+    files = [out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)]
+    counts = {"held_out": len(held_out), "tasks": tasks}
+    close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
+    log.info("evaluate %s: %s", name, _in_words(result))
+
+
+def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
+    """Write evaluate/comparisons.json: every pair of the plan on every task, item by item."""
+    comparisons = [
+        {
+            "a": a,
+            "b": b,
+            "task": task,
+            **compare(
+                read_items(folder.evaluate(a) / f"{task}.jsonl"),
+                read_items(folder.evaluate(b) / f"{task}.jsonl"),
+            ),
+        }
+        for a, b in plan.compared
+        for task in tasks
+    ]
+    write_json(folder.root / "evaluate" / "comparisons.json", {"comparisons": comparisons})
+
+
+def task_table(recipe: Recipe) -> dict[str, Task]:
+    """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
+    table = dict(TASKS)
+    if recipe.evaluate.tasks_from:
+        table |= look_up({}, recipe.evaluate.tasks_from, kind="table of tasks")
+    for task in recipe.evaluate.tasks:
+        _require_task(task, table)
+    return table
+
+
+def evaluate_models(
+    models: list[str],
+    *,
+    tasks: list[str],
+    data: Path | None,
+    limit: int | None,
+    out: Path | None,
+    batch_size: int,
+    max_new_tokens: int | None,
+    unsafe_code: bool,
+) -> dict[str, Any]:
+    """`infifusion evaluate`: scores of each model, and the first compared with each other one."""
+    generated = [task for task in tasks if task != BITS]
+    for task in generated:
+        _require_task(task, TASKS)
+    names = _distinct_names(models)
+    result: dict[str, Any] = {"models": {}, "comparisons": []}
+    folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))
+    try:
+        for name, path in names.items():
+            place = folder / name
+            place.mkdir(parents=True, exist_ok=True)
+            scores = (
+                evaluate_model(
+                    Path(path) if Path(path).exists() else path,
+                    tasks=generated,
+                    data=data,
+                    out=place,
+                    limit=limit,
+                    batch_size=batch_size,
+                    max_new_tokens=max_new_tokens,
+                    unsafe_code=unsafe_code,
+                )
+                if generated
+                else {}
+            )
+            bits = _bits_of_tasks(Model(model=path), data, limit) if BITS in tasks else {}
+            result["models"][name] = {"path": path, "scores": scores, BITS: bits}
+            write_json(place / "scores.json", result["models"][name])
+        first, *others = names
+        for other in others:
+            for task in generated:
+                pair = [read_items(folder / n / f"{task}.jsonl") for n in (first, other)]
+                result["comparisons"].append(
+                    {"a": first, "b": other, "task": task, **compare(*pair)}
+                )
+    finally:
+        if out is None:
+            shutil.rmtree(folder, ignore_errors=True)
+    return result
+
+
+def scores_table(result: dict[str, Any]) -> Table:
+    """What `infifusion evaluate` prints for a person."""
+    table = Table()
+    tasks = sorted({t for m in result["models"].values() for t in m["scores"]})
+    domains = sorted({d for m in result["models"].values() for d in m[BITS]})
+    table.add_column("model")
+    for task in tasks:
+        table.add_column(f"{task} (accuracy %, 95 % interval)", justify="right")
+    for domain in domains:
+        table.add_column(f"{domain} (bits per byte)", justify="right")
+    for name, model in result["models"].items():
+        cells = []
+        for task in tasks:
+            score = model["scores"][task]
+            low, high = score["ci95"]
+            cells.append(f"{100 * score['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})")
+        cells += [f"{model[BITS][domain]:.4f}" for domain in domains]
+        table.add_row(name, *cells)
+    return table
+
+
+def read_items(path: Path) -> list[dict[str, Any]]:
+    """The per-item results of one task."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
+
+
+def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[str, float]:
+    """Bits per byte of the reference responses of every task whose file is in `data`."""
+    if data is None:
+        raise RecipeError("bits_per_byte reads the tasks' own files: give their folder by --data.")
+    sources = [
+        DataSource(
+            path=str(data / task.file),
+            domain=name,
+            prompt=task.prompt_template,
+            response=task.response_field,
+            limit=limit,
+        )
+        for name, task in TASKS.items()
+        if task.response_field and (data / task.file).exists()
+    ]
+    if not sources:
+        expected = ", ".join(t.file for t in TASKS.values() if t.response_field)
+        raise RecipeError(f"bits_per_byte: {data} holds none of {expected}.")
+    examples: list[Example] = []
+    for source in sources:
+        examples += read_examples(source, seed=0)[0]
+    tokenized = tokenize_examples(
+        model, examples, plain_template="{prompt}{response}", title=f"tokenize for {model.model}"
+    )
+    return bits_per_byte_by_domain(
+        model,
+        as_rendered(tokenized),
+        [example.domain for example in examples],
+        names=[example.id for example in examples],
+        title=f"bits per byte of {model.model}",
+    )
+
+
+def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
+    """The model of that name; a trained or merged one is the pivot with other weights."""
+    if name.startswith("source:"):
+        return recipe.sources[name.removeprefix("source:")]
+    if name == PIVOT:
+        return recipe.pivot
+    path = model_paths(recipe, folder)[name]
+    return recipe.pivot.model_copy(update={"model": path, "tokenizer": None, "revision": None})
+
+
+def _task_files(task: Task, data: str | None) -> dict[str, str]:
+    path = Path(data or "") / task.file
+    return {task.file: sha256_of(path) if data and path.is_file() else "hub"}
+
+
+def _require_task(name: str, table: dict[str, Task]) -> None:
+    if name not in table:
+        known = ", ".join([*sorted(table), BITS])
+        raise RecipeError(f"There is no task '{name}'.{nearest(name, table)} Known: {known}.")
+
+
+def _distinct_names(models: list[str]) -> dict[str, str]:
+    """Short names for folders: the last part of the path, or the whole where that repeats."""
+    short = [Path(model).name or model for model in models]
+    if len(set(short)) < len(short):
+        short = [model.strip("/").replace("/", "__") for model in models]
+    if len(set(short)) < len(short):
+        raise RecipeError("One model is named twice; name each model once.")
+    return dict(zip(short, models, strict=True))
+
+
+def _in_words(result: dict[str, Any]) -> str:
+    parts = [f"{task} {100 * s['accuracy']:.1f} %" for task, s in result["scores"].items()]
+    parts += [f"{domain} {value:.3f} bits per byte" for domain, value in result[BITS].items()]
+    return ", ".join(parts)
+
+
+def read_scores(folder: RunFolder, name: str) -> dict[str, Any]:
+    """scores.json of one model."""
+    return read_json(folder.evaluate(name) / "scores.json")
