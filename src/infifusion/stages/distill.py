@@ -1,0 +1,91 @@
+"""distill: one training run of the pivot, on a fused target or on the gold tokens alone."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+
+from infifusion.artifacts import State, close_stage, open_stage, write_json
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.tokenizers import load_tokenizer
+from infifusion.losses import LOSSES, PARAMS
+from infifusion.losses.sparse import SparseTarget
+from infifusion.recipe import Recipe, TrainingRun, as_json
+from infifusion.runtime import log, rank
+from infifusion.stages.folders import PIVOT, RunFolder
+from infifusion.stages.fuse import load_target
+from infifusion.stages.identity import model_identity, stage_identity
+from infifusion.stages.named import function_and_params
+from infifusion.train.run import Job, train
+
+
+def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
+    """Write distill/<run>/model and history.json. All processes of torchrun take part."""
+    out = folder.distill(run.name)
+    pivot = recipe.pivot
+    started_from = None if run.start == PIVOT else folder.distill(run.start)
+    fingerprint = {
+        "run": as_json(run),
+        "pivot": model_identity(pivot),
+        "prepare": stage_identity(folder.prepare),
+        "target": stage_identity(folder.fuse(run.target)) if run.target else None,
+        "start": stage_identity(started_from) if started_from else None,
+        "seed": recipe.seed,
+    }
+    if open_stage(out, fingerprint) is State.DONE:
+        return
+    started = time.monotonic()
+    function, params = function_and_params(
+        LOSSES, PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
+    )
+
+    def position_loss(
+        logits_CV: torch.Tensor,
+        ids_CK: torch.Tensor,
+        prob_CK: torch.Tensor,
+        zscore_CK: torch.Tensor,
+        gold_C: torch.Tensor,
+    ) -> torch.Tensor:
+        return function(logits_CV, SparseTarget(ids_CK, prob_CK, zscore_CK, gold_C), params)
+
+    tokenizer = load_tokenizer(
+        pivot.tokenizer or pivot.model,
+        revision=pivot.revision,
+        trust_remote_code=pivot.trust_remote_code,
+    )
+    if pivot.chat_template is not None:
+        tokenizer.chat_template = pivot.chat_template
+    examples = load_examples(folder.examples("train"))
+    history = train(
+        Job(
+            title=f"distill {run.name}",
+            model=str(started_from / "model") if started_from else pivot.model,
+            tokenizer=tokenizer,
+            rendered=load_rendered(folder.rendered(PIVOT, "train")),
+            target=load_target(folder.fuse(run.target)) if run.target else None,
+            loss=position_loss if run.target else None,
+            gold_weight=run.gold_weight,
+            loss_rows=run.loss_rows,
+            training=run.training,
+            lora=run.lora,
+            seed=recipe.seed,
+            revision=pivot.revision if started_from is None else None,
+            trust_remote_code=pivot.trust_remote_code,
+            attn_implementation=pivot.attn_implementation,
+        ),
+        out,
+        name_of=lambda n: examples[n].id,
+    )
+    if rank() != 0:
+        return
+    write_json(out / "history.json", history)
+    close_stage(
+        out,
+        fingerprint,
+        counts={key: value for key, value in history.items() if key not in ("log", "seconds")},
+        seconds=time.monotonic() - started,
+        files=[*(out / "model").iterdir(), out / "history.json"],
+    )
+    last = history["log"][-1]["loss"] if history["log"] else float("nan")
+    log.info("distill %s: %d steps, last loss %.4f", run.name, history["steps"], last)

@@ -1,0 +1,1 @@
+"""Training the pivot: transformers.Trainer with our loss."""

@@ -1,0 +1,84 @@
+"""What a recipe's `training:` may say: every field of transformers.TrainingArguments but ours."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainingArguments
+
+from infifusion.errors import RecipeError
+from infifusion.registry import nearest
+
+# Ours, because the stage decides them.
+OWN = {
+    "output_dir": "the stage writes to its own folder of the run",
+    "remove_unused_columns": "the loss needs every column",
+    "seed": "the recipe's seed is used",
+    "do_train": "the stage always trains",
+    "do_eval": "`evaluate` scores the model",
+    "eval_strategy": "`evaluate` scores the model",
+    "resume_from_checkpoint": "an interrupted run goes on by itself",
+    "push_to_hub": "upload the finished folder with `hf upload`",
+    "label_smoothing_factor": "the loss is the recipe's",
+}
+
+# Where the recipe is silent. The rest is TrainingArguments' own.
+DEFAULTS: dict[str, Any] = {
+    "per_device_train_batch_size": 8,
+    "learning_rate": 2e-5,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 0.03,
+    "max_grad_norm": 1.0,
+    "num_train_epochs": 1,
+    "logging_steps": 10,
+    "save_strategy": "steps",
+    "save_steps": 500,
+    "save_total_limit": 1,
+    "report_to": "none",
+}
+
+
+def check_arguments(values: dict[str, Any], *, where: str) -> None:
+    """RecipeError that lists every unknown or reserved key; `where` is the recipe key."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
+    problems = []
+    for name in values:
+        if name in OWN:
+            problems.append(f"'{name}' cannot be set here: {OWN[name]}")
+        elif name not in known:
+            problems.append(
+                f"transformers.TrainingArguments has no field '{name}'.{nearest(name, known)}"
+            )
+    if problems:
+        raise RecipeError(f"{where}: " + "; ".join(problems))
+
+
+def make_arguments(
+    values: dict[str, Any], *, out: Path, seed: int, bf16_by_default: bool
+) -> TrainingArguments:
+    """TrainingArguments of one run: the recipe's values over ours.
+
+    Raises RecipeError with transformers' own words when a value does not fit.
+    """
+    check_arguments(values, where="training")
+    on_cpu = not torch.cuda.is_available()
+    settings = {
+        **DEFAULTS,
+        "use_cpu": on_cpu,
+        "bf16": bf16_by_default and not on_cpu,
+        "dataloader_pin_memory": not on_cpu,
+        **values,
+        "output_dir": str(out),
+        "seed": seed,
+        "remove_unused_columns": False,
+        "eval_strategy": "no",
+        "disable_tqdm": True,
+        "logging_nan_inf_filter": False,
+    }
+    try:
+        return TrainingArguments(**settings)
+    except (ValueError, TypeError, ImportError) as error:
+        raise RecipeError(f"training: transformers does not accept this: {error}") from error
