@@ -24,6 +24,8 @@ class Conversations(Dataset[dict[str, Any]]):
         return len(self._rendered)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):  # ends a plain `for`, as samplers write it
+            raise IndexError(index)
         begin, end = self._rendered.offset_N1[index : index + 2]
         return {"input_ids": self._rendered.ids_L[begin:end], "example": index}
 

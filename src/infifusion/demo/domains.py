@@ -1,0 +1,250 @@
+"""Three synthetic domains with checkable answers, in the style of GSM8K, MATH and HumanEval.
+
+A problem's *key* is its kind and all its numbers or operations, without names, objects and variable
+letters. Keys are split by hash into training, validation and test, so no test problem differs from
+a training problem only in its surface.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from typing import Literal
+
+Split = Literal["train", "validation", "test"]
+
+NAMES = ("Ben", "Ana", "Tom", "Eva", "Max", "Lea", "Sam", "Ida")
+OBJECTS = ("coins", "books", "cards", "pens", "cups", "nuts", "keys", "hats")
+LETTERS = ("x", "y", "t", "n")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. answer is what the checker compares: a number, a term, or code."""
+
+    domain: str
+    key: str
+    prompt: str
+    response: str
+    answer: str
+
+
+def split_of(key: str) -> Split:
+    """By md5 of the key: one fifth test, one fifth validation, the rest training."""
+    kind = int(hashlib.md5(key.encode()).hexdigest(), 16) % 5
+    return {0: "test", 1: "validation"}.get(kind, "train")  # type: ignore[return-value]
+
+
+def problems(
+    domain: str, split: Split, count: int, *, seed: int, noise: float = 0.0
+) -> list[Problem]:
+    """`count` problems of one split, by seed; keys are used evenly before they repeat.
+
+    noise is the share whose solution has one number or operation changed and goes on consistently:
+    a wrong label, as real data has.
+    """
+    keys = [key for key in KEYS[domain]() if split_of(_text_of(domain, key)) == split]
+    draw = random.Random(f"{seed}:{domain}:{split}")
+    wrong = random.Random(f"{seed}:{domain}:{split}:noise")
+    order: list[tuple] = []
+    made = []
+    while len(made) < count:
+        if not order:
+            order = draw.sample(keys, len(keys))
+        key = order.pop()
+        other = _wrong_key(domain, key, wrong) if wrong.random() < noise else key
+        made.append(MAKE[domain](key, other, _text_of(domain, key), draw))
+    return made
+
+
+def _text_of(domain: str, key: tuple) -> str:
+    return f"{domain}:" + ":".join(str(part) for part in key)
+
+
+def _wrong_key(domain: str, key: tuple, draw: random.Random) -> tuple:
+    """The same kind of problem with one part changed: what a wrong solution solves."""
+    same_kind = [k for k in KEYS[domain]() if k[0] == key[0] and len(k) == len(key)]
+    near = [k for k in same_kind if sum(a != b for a, b in zip(k, key, strict=True)) == 1]
+    return draw.choice(near)
+
+
+# word: two steps of arithmetic in a little story -------------------------------------------------
+
+
+def _word_keys() -> list[tuple]:
+    numbers = range(1, 7)
+    keys: list[tuple] = []
+    for a, b, c in product(numbers, repeat=3):
+        if c <= a + b:
+            keys.append(("buy", a, b, c))
+        keys.append(("boxes", a, b, c))
+        if c < a * b:
+            keys.append(("bags", a, b, c))
+        keys.append(("days", a, b, c))
+    return keys
+
+
+def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
+    name, thing = draw.choice(NAMES), draw.choice(OBJECTS)
+    kind, a, b, c = key
+    prompt = {
+        "buy": f"{name} has {a} {thing}. {name} buys {b} more and gives away {c}. "
+        f"How many {thing} are left?\n",
+        "boxes": f"{name} has {a} boxes of {b} {thing} and finds {c} more. "
+        f"How many {thing} are there?\n",
+        "bags": f"{name} fills {a} bags with {b} {thing} each and then loses {c}. "
+        f"How many {thing} are left?\n",
+        "days": f"{name} gets {a} {thing} today, {b} the next day and {c} after that. "
+        f"How many {thing} in all?\n",
+    }[kind]
+    _, a, b, c = solved
+    first, sign, second = {
+        "buy": (f"{a}+{b}", "-", a + b),
+        "boxes": (f"{a}*{b}", "+", a * b),
+        "bags": (f"{a}*{b}", "-", a * b),
+        "days": (f"{a}+{b}", "+", a + b),
+    }[kind]
+    total = second + c if sign == "+" else second - c
+    response = f"{first}={second}. {second}{sign}{c}={total}. #### {total}"
+    return Problem("word", text, prompt, response, str(total))
+
+
+# sym: small algebra ------------------------------------------------------------------------------
+
+
+def _sym_keys() -> list[tuple]:
+    keys: list[tuple] = []
+    for a, b, x in product(range(2, 7), range(1, 7), range(1, 7)):
+        keys.append(("solve", a, b, x))
+        keys.append(("value", a, b, x))
+    for a, b, c in product(range(1, 8), repeat=3):
+        if c < a + b:
+            keys.append(("simplify", a, b, c))
+    for a, b in product(range(1, 20), range(1, 10)):
+        keys.append(("add", a, b, 0))
+        if b < a:
+            keys.append(("subtract", a, b, 0))
+    return keys
+
+
+def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
+    letter = draw.choice(LETTERS)
+    kind, a, b, c = key
+    prompt = {
+        "solve": f"Find {letter} such that {a}{letter} + {b} = {a * c + b}.\n",
+        "value": f"Evaluate {a}{letter} + {b} at {letter} = {c}.\n",
+        "simplify": f"Simplify {a}{letter} + {b}{letter} - {c}{letter}.\n",
+        "add": f"Compute {a} + {b}.\n",
+        "subtract": f"Compute {a} - {b}.\n",
+    }[kind]
+    _, a, b, c = solved
+    steps, answer = {
+        "solve": (f"{a}{letter} = {a * c + b} - {b} = {a * c}, {letter} = {a * c}/{a} = {c}", c),
+        "value": (f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}", a * c + b),
+        "simplify": (
+            f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}",
+            f"{a + b - c}{letter}",
+        ),
+        "add": (f"{a} + {b} = {a + b}", a + b),
+        "subtract": (f"{a} - {b} = {a - b}", a - b),
+    }[kind]
+    return Problem("sym", text, prompt, f"{steps}. \\boxed{{{answer}}}", str(answer))
+
+
+# code: the body of a one-line function -----------------------------------------------------------
+
+OPERATIONS = {
+    "add": ("add {n}", "+ {n}"),
+    "subtract": ("subtract {n}", "- {n}"),
+    "times": ("multiply by {n}", "* {n}"),
+    "floor": ("floor divide by {n}", "// {n}"),
+    "mod": ("take the remainder modulo {n}", "% {n}"),
+}
+MAPS = {
+    "double": ("doubled", "v * 2"),
+    "square": ("squared", "v * v"),
+    "next": ("increased by 1", "v + 1"),
+    "negative": ("negated", "-v"),
+    "same": ("unchanged", "v"),
+}
+FILTERS = {
+    "even": ("even", "v % 2 == 0"),
+    "odd": ("odd", "v % 2 == 1"),
+    "positive": ("positive", "v > 0"),
+    "small": ("below 10", "v < 10"),
+    "large": ("above 3", "v > 3"),
+}
+FOLDS = {
+    "sum": ("the sum of", "sum([{inner}])"),
+    "count": ("the number of", "len([{inner}])"),
+    "sorted": ("the sorted list of", "sorted([{inner}])"),
+    "list": ("the list of", "[{inner}]"),
+}
+
+
+def _code_keys() -> list[tuple]:
+    keys: list[tuple] = []
+    for first, second in product(OPERATIONS, repeat=2):
+        if first != second:
+            keys += [("chain", first, second, n, m) for n, m in product(range(2, 10), repeat=2)]
+    keys += [("fold", *parts) for parts in product(FOLDS, MAPS, FILTERS)] * 6
+    return keys
+
+
+def _code(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
+    argument = draw.choice(("k", "m", "a", "z"))
+    if key[0] == "chain":
+        _, first, second, n, m = key
+        ask = (
+            f"Take {argument}, {OPERATIONS[first][0].format(n=n)}, "
+            f"then {OPERATIONS[second][0].format(n=m)}."
+        )
+        body = _chain_body(argument, *solved[1:])
+    else:
+        _, fold, change, keep = key
+        ask = (
+            f"Return {FOLDS[fold][0]} the {FILTERS[keep][0]} values of {argument}, "
+            f"{MAPS[change][0]}."
+        )
+        _, fold, change, keep = solved
+        inner = f"{MAPS[change][1]} for v in {argument} if {FILTERS[keep][1]}"
+        body = FOLDS[fold][1].format(inner=inner)
+    prompt = f'def f({argument}):\n    """{ask}"""\n    return'
+    return Problem("code", text, prompt, f" {body}", body)
+
+
+def _chain_body(argument: str, first: str, second: str, n: int, m: int) -> str:
+    """The expression; the first operation in brackets where precedence would change it."""
+    inner = f"{argument} {OPERATIONS[first][1].format(n=n)}"
+    if first in ("add", "subtract") and second in ("times", "floor", "mod"):
+        inner = f"({inner})"
+    return f"{inner} {OPERATIONS[second][1].format(n=m)}"
+
+
+def code_test(problem: Problem) -> str:
+    """Python that raises unless the function `f` gives the reference's values and types."""
+    argument = problem.prompt[len("def f(") : problem.prompt.index(")")]
+    inputs = "range(0, 60, 7)" if ":chain:" in problem.key else "_lists"
+    return (
+        "_lists = [[], [1, 2, 3, 4, 5], [-3, 0, 12, 7], [10, 9, -2, 4, 4], [3]]\n"
+        f"_reference = lambda {argument}: {problem.answer}\n"
+        f"for _value in {inputs}:\n"
+        "    _found, _wanted = f(_value), _reference(_value)\n"
+        "    assert type(_found) is type(_wanted) and _found == _wanted\n"
+    )
+
+
+KEYS: dict[str, Callable[[], list[tuple]]] = {
+    "word": _word_keys,
+    "sym": _sym_keys,
+    "code": _code_keys,
+}
+MAKE: dict[str, Callable[[tuple, tuple, str, random.Random], Problem]] = {
+    "word": _word,
+    "sym": _sym,
+    "code": _code,
+}
+DOMAINS = tuple(KEYS)

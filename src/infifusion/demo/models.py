@@ -1,0 +1,128 @@
+"""The demo's models: what each is made of, what it is trained on, for how long."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+)
+
+from infifusion.demo.tokenizers import byte_level, sentencepiece_like
+
+CONTEXT = 256
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One model. counts are training problems per domain; a source sees 85 % of its own domain
+    and a little of the others, so that it is sane elsewhere (docs/log.md)."""
+
+    make: Callable[[int], PretrainedConfig]
+    tokenizer: Callable[..., PreTrainedTokenizerFast]
+    vocabulary: int
+    counts: dict[str, int]
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+def _llama(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
+    return lambda vocabulary: LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=CONTEXT,
+        rope_theta=1000.0,
+        tie_word_embeddings=True,
+    )
+
+
+def _qwen2(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
+    return lambda vocabulary: Qwen2Config(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=CONTEXT,
+        rope_theta=1000.0,
+        tie_word_embeddings=True,
+    )
+
+
+def _gpt2(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
+    return lambda vocabulary: GPT2Config(
+        vocab_size=vocabulary,
+        n_embd=width,
+        n_inner=feed_forward,
+        n_layer=layers,
+        n_head=4,
+        n_positions=CONTEXT,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+    )
+
+
+SOURCES = {
+    "word": Settings(
+        make=_llama(112, 3, 288),
+        tokenizer=byte_level,
+        vocabulary=420,
+        counts={"word": 8000, "sym": 700, "code": 700},
+        steps=400,
+        batch=32,
+        learning_rate=3e-3,
+    ),
+    "sym": Settings(
+        make=_gpt2(96, 4, 288),
+        tokenizer=sentencepiece_like,
+        vocabulary=400,
+        counts={"word": 700, "sym": 8000, "code": 700},
+        steps=600,
+        batch=32,
+        learning_rate=3e-3,
+    ),
+    "code": Settings(
+        make=_qwen2(80, 3, 224),
+        tokenizer=byte_level,
+        vocabulary=460,
+        counts={"word": 700, "sym": 700, "code": 8000},
+        steps=400,
+        batch=32,
+        learning_rate=3e-3,
+    ),
+}
+
+PIVOT = Settings(
+    make=_llama(96, 3, 256),
+    tokenizer=byte_level,
+    vocabulary=520,
+    counts={"word": 1000, "sym": 1000, "code": 400},
+    steps=220,
+    batch=32,
+    learning_rate=3e-3,
+)
+
+
+def new_model(settings: Settings, tokenizer: PreTrainedTokenizerFast, seed: int) -> PreTrainedModel:
+    """The model with random weights, its special ids those of its tokenizer."""
+    torch.manual_seed(seed)
+    config = settings.make(len(tokenizer))
+    config.bos_token_id = tokenizer.bos_token_id
+    config.eos_token_id = tokenizer.eos_token_id
+    config.pad_token_id = tokenizer.pad_token_id
+    return AutoModelForCausalLM.from_config(config)
