@@ -1,0 +1,1 @@
+"""The report of a run: JSON in, one HTML page, one summary and model cards out. No torch."""

@@ -1,0 +1,130 @@
+"""Everything the report needs of a run folder, read once, in the recipe's order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from infifusion.artifacts import MANIFEST, Json, read_json
+from infifusion.errors import ArtifactError
+from infifusion.recipe import STAGES
+
+PIVOT = "pivot"
+GROUPED = STAGES[1:-1]
+"""Stages that write one folder per model, target, run or merge."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """The JSON of a run; what a run does not have is an empty mapping."""
+
+    folder: Path
+    resolved: Json
+    """resolved.json: recipe, plan, command, versions."""
+    manifests: dict[str, Json]
+    """`prepare`, `teach/NAME`, ... -> manifest.json."""
+    weights: dict[str, Json]
+    """Target -> fuse/TARGET/weights.json."""
+    histories: dict[str, Json]
+    """Training run -> distill/RUN/history.json."""
+    merges: dict[str, Json]
+    """Merge -> merge/MERGE/merge_details.json."""
+    scores: dict[str, Json]
+    """Model -> evaluate/MODEL/scores.json."""
+    comparisons: list[Json]
+
+    @property
+    def plan(self) -> Json:
+        return self.resolved.get("plan", {})
+
+    @property
+    def counts(self) -> dict[str, Json]:
+        """Stage -> what its manifest counted."""
+        return {stage: manifest.get("counts", {}) for stage, manifest in self.manifests.items()}
+
+    def items(self, model: str, task: str) -> list[Json]:
+        """The answers of one model to one task; empty where they were not kept."""
+        path = self.folder / "evaluate" / folder_name(model) / f"{task}.jsonl"
+        return list(read_json_lines(path)) if path.exists() else []
+
+
+def read_run(run_dir: Path) -> Run:
+    """Read a run folder, finished or not.
+
+    Raises ArtifactError when it is no run folder or when a file in it is damaged.
+    """
+    settings = run_dir / "resolved.json"
+    if not settings.exists() and not any((run_dir / stage).is_dir() for stage in STAGES[:-1]):
+        raise ArtifactError(
+            f"{run_dir} is not a run folder: expected resolved.json, or a folder of a stage "
+            f"({', '.join(STAGES[:-1])}). Give the folder that `infifusion run` wrote."
+        )
+    resolved = read_json(settings) if settings.exists() else {}
+    comparisons = run_dir / "evaluate" / "comparisons.json"
+    return Run(
+        folder=run_dir,
+        resolved=resolved,
+        manifests=_manifests(run_dir, resolved),
+        weights=_read_each(run_dir, resolved, "fuse", "weights.json"),
+        histories=_read_each(run_dir, resolved, "distill", "history.json"),
+        merges=_read_each(run_dir, resolved, "merge", "merge_details.json"),
+        scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
+        comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],
+    )
+
+
+def folder_name(model: str) -> str:
+    """The folder of a model under evaluate/."""
+    return model.replace(":", "__")
+
+
+def model_name(folder: str) -> str:
+    """The model of a folder under evaluate/: only sources have a colon in their names."""
+    return folder.replace("__", ":", 1) if folder.startswith("source__") else folder
+
+
+def read_json_lines(path: Path) -> Iterator[Json]:
+    """The objects of a JSONL file; ArtifactError names the line that is damaged."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise ArtifactError(
+                    f"{path}, line {number}, is damaged ({error}). Delete {path.parent} and run "
+                    "the recipe again."
+                ) from None
+
+
+def _manifests(run_dir: Path, resolved: Json) -> dict[str, Json]:
+    found = {}
+    if (run_dir / "prepare" / MANIFEST).exists():
+        found["prepare"] = read_json(run_dir / "prepare" / MANIFEST)
+    for stage in GROUPED:
+        for name, manifest in _read_each(run_dir, resolved, stage, MANIFEST).items():
+            found[f"{stage}/{name}"] = manifest
+    return found
+
+
+def _read_each(run_dir: Path, resolved: Json, stage: str, file: str) -> dict[str, Json]:
+    """NAME -> the file of that name in STAGE/NAME, in the plan's order, then by name."""
+    paths = {
+        model_name(path.parent.name) if stage == "evaluate" else path.parent.name: path
+        for path in sorted((run_dir / stage).glob(f"*/{file}"))
+    }
+    order = [name for name in _planned(resolved, stage) if name in paths]
+    return {name: read_json(paths[name]) for name in dict.fromkeys([*order, *paths])}
+
+
+def _planned(resolved: Json, stage: str) -> Iterable[str]:
+    """Names in the order in which the recipe makes them."""
+    plan, sources = resolved.get("plan", {}), resolved.get("recipe", {}).get("sources", {})
+    named = {
+        "fuse": [target["name"] for target in plan.get("targets", [])],
+        "distill": [run["name"] for run in plan.get("runs", [])],
+        "merge": [merge["name"] for merge in plan.get("merges", [])],
+        "teach": list(sources),
+    }
+    return named.get(stage, plan.get("scored", []))

@@ -1,0 +1,60 @@
+"""The table of results, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from infifusion.artifacts import Json
+from infifusion.report.summary import domains_of, tasks_of
+
+MISSING = "–"
+CAPTION = "Accuracy in % ± half of the 95 % Wilson interval. Bits per byte: lower is better."
+
+
+def console_table(summary: Json) -> Table:
+    """One row per model: accuracy of every task, bits per byte of every domain."""
+    header, rows = _cells(summary)
+    table = Table(caption=CAPTION, title_justify="left", caption_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(Text(name), justify="right" if number else "left", no_wrap=number == 0)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def markdown_table(summary: Json) -> str:
+    """The same table as GitHub Markdown, with a final line break."""
+    header, rows = _cells(summary)
+    rule = ["---", *("---:" for _ in header[1:])]
+    lines = [header, rule, *rows]
+    return "".join(f"| {' | '.join(map(_escaped, line))} |\n" for line in lines)
+
+
+def _cells(summary: Json) -> tuple[list[str], list[list[str]]]:
+    tasks, domains = tasks_of(summary), domains_of(summary)
+    header = ["model", *(f"{t} (%)" for t in tasks), *(f"{d} (bits/byte)" for d in domains)]
+    rows = [
+        [
+            name,
+            *(_accuracy(model["scores"].get(task)) for task in tasks),
+            *(_bits(model["bits_per_byte"].get(domain)) for domain in domains),
+        ]
+        for name, model in summary["models"].items()
+    ]
+    return header, rows
+
+
+def _accuracy(score: Json | None) -> str:
+    if score is None:
+        return MISSING
+    low, high = score["ci95"]
+    return f"{100 * score['accuracy']:.1f} ± {50 * (high - low):.1f}"
+
+
+def _bits(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.3f}"
+
+
+def _escaped(cell: str) -> str:
+    return cell.replace("|", "\\|").replace("\n", " ")
