@@ -1,0 +1,1 @@
+"""Evaluation: lm-evaluation-harness with our task files, the code sandbox, paired statistics."""

@@ -1,0 +1,132 @@
+"""Greedy generation for lm-eval: nothing is cut without being counted.
+
+lm-eval's own loop cuts a long prompt on the left and does not say whether an answer ended or ran
+out of tokens. This one keeps its model loading and its batched generate, and replaces the loop.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from infifusion.errors import NumericsError
+from infifusion.evals.scoring import Output
+from infifusion.runtime import progress_bar
+
+CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
+
+
+class RefuseNaN(LogitsProcessor):
+    """NaN logits have an argmax, and so would give an answer."""
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        if torch.isnan(scores).any():
+            raise NumericsError(
+                "The model's logits hold NaN during generation. Check its weights (`infifusion "
+                "check`), or evaluate in float32."
+            )
+        return scores
+
+
+class GreedyLM(HFLM):
+    """An HFLM that generates greedily and remembers how each output ended.
+
+    `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.
+    """
+
+    def __init__(self, pretrained: str, **options: Any) -> None:
+        super().__init__(pretrained=pretrained, backend="causal", **options)
+        self.outputs: dict[tuple[str, str], Output] = {}
+        config = self.model.generation_config
+        ends = config.eos_token_id if config is not None else None
+        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
+        own = self.tokenizer.eos_token_id
+        self.end_ids = sorted({*listed, *([] if own is None else [own])})
+        # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
+        self.model.generation_config = GenerationConfig(
+            eos_token_id=self.end_ids or None, pad_token_id=self.tokenizer.pad_token_id
+        )
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """One text per request, in order; the prompt is never cut.
+
+        A prompt that leaves no room for one token gives an empty output, marked too_long.
+        Requests are batched, longest first, with those that may generate equally many tokens, so
+        that no item has less room because of its neighbours.
+        """
+        keys = [(r.args[0], json.dumps(r.args[1], sort_keys=True)) for r in requests]
+        groups: dict[tuple[str, int], list[tuple[list[int], tuple[str, str]]]] = defaultdict(list)
+        for key in dict.fromkeys(keys):
+            if key in self.outputs:
+                continue
+            prompt_ids = self._encode(key[0])
+            room = min(json.loads(key[1])["max_gen_toks"], self.max_length - len(prompt_ids))
+            if room < 1:
+                self.outputs[key] = Output("", too_long=True)
+            else:
+                groups[(key[1], room)].append((prompt_ids, key))
+        total = sum(len(group) for group in groups.values())
+        with progress_bar("generate", total) as progress:
+            for (settings, room), group in groups.items():
+                group.sort(key=lambda entry: -len(entry[0]))
+                stops = json.loads(settings)["until"]
+                for start in range(0, len(group), int(self.batch_size)):
+                    batch = group[start : start + int(self.batch_size)]
+                    found = self._generate([ids for ids, _ in batch], room, stops)
+                    self.outputs |= zip((key for _, key in batch), found, strict=True)
+                    progress.advance(progress.task_ids[0], len(batch))
+        return [self.outputs[key].text for key in keys]
+
+    def _encode(self, prompt: str) -> list[int]:
+        ids = list(self.tok_encode(prompt))
+        ends = self.tokenizer.eos_token or "\0"
+        # Some tokenizers close every text with the end token; a prompt goes on.
+        while len(ids) > 1 and ids[-1] in self.end_ids and not prompt.endswith(ends):
+            ids.pop()
+        return ids
+
+    def _generate(
+        self, prompts: Sequence[list[int]], room: int, stops: Sequence[str]
+    ) -> list[Output]:
+        width = max(len(ids) for ids in prompts)
+        pad = self.tokenizer.pad_token_id
+        padded_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
+        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
+        ids_BT = self._model_generate(
+            context=padded_BT.to(self.device),
+            attention_mask=mask_BT.to(self.device),
+            max_length=width + room,
+            stop=list(stops),
+            do_sample=False,
+            logits_processor=LogitsProcessorList([RefuseNaN()]),
+        )
+        rows = ids_BT[:, width:].tolist()
+        return [
+            self._output(prompt, row, room, stops)
+            for prompt, row in zip(prompts, rows, strict=True)
+        ]
+
+    def _output(self, prompt: list[int], row: list[int], room: int, stops: Sequence[str]) -> Output:
+        end = next((at for at, token in enumerate(row) if token in self.end_ids), None)
+        text = self._decode_after(prompt, row if end is None else row[:end])
+        places = [text.find(stop) for stop in stops if stop in text]
+        if places:
+            return Output(text[: min(places)])
+        return Output(text, truncated=end is None and len(row) >= room)
+
+    def _decode_after(self, prompt: list[int], row: list[int]) -> str:
+        """The text that `row` adds to the prompt, leading blanks included.
+
+        SentencePiece tokenizers drop the blank in front of the first token of what they decode;
+        an answer that starts with an indented line of code needs it.
+        """
+        tail = prompt[-CONTEXT_TOKENS:]
+        before, whole = self.tok_decode(tail), self.tok_decode(tail + row)
+        return whole[len(before) :] if whole.startswith(before) else self.tok_decode(row)

@@ -1,0 +1,171 @@
+"""Our tasks as lm-evaluation-harness tasks: its YAML, completed for this run, and loaded.
+
+Only the tasks asked for are indexed (`include_defaults=False`): reading the 10,000 task files of
+lm-eval would take longer than a small evaluation.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Any
+
+from lm_eval.tasks import TaskManager
+
+from infifusion.errors import DataError
+from infifusion.evals.tasks.task import Task
+
+
+def load_lm_tasks(
+    tasks: Sequence[Task],
+    folder: Path,
+    *,
+    data: Path | None,
+    chat: bool,
+    max_new_tokens: int | None,
+) -> dict[str, dict[str, Any]]:
+    """Task name -> lm-eval name -> lm-eval task; several of the latter for a hub set with subsets.
+
+    Writes the completed YAML files into `folder`. Raises DataError for a file that is missing, is
+    not JSON lines or lacks the field of the answer.
+    """
+    names: dict[str, dict[str, str]] = {}
+    (folder / "base").mkdir(parents=True)
+    (folder / "tasks").mkdir()
+    for task in tasks:
+        sources = _sources(task, data)
+        names[task.name] = {}
+        for subset, source in sources.items():
+            name = f"{task.name}@{subset}" if len(sources) > 1 else task.name
+            overlay = {
+                "task": name,
+                "include": str(_base(task, folder / "base")),
+                **source,
+                "generation_kwargs": {
+                    # A chat model ends its turn; the stops of few-shot prompts would cut it short.
+                    "until": [] if chat else list(task.stop),
+                    "do_sample": False,
+                    "max_gen_toks": max_new_tokens or task.max_new_tokens,
+                },
+            }
+            if chat and task.chat_prompt is not None:
+                overlay["doc_to_text"] = jinja(task.chat_prompt)
+            # JSON is YAML.
+            (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(overlay), encoding="utf-8")
+            names[task.name][name] = subset
+    manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
+    loaded = _load(manager, [name for group in names.values() for name in group])
+    for lm_task in loaded.values():
+        lm_task.override_metric(metric_name="bypass")  # outputs are judged by scoring.py
+        lm_task.set_fewshot_seed(seed=0)
+    return {task: {name: loaded[name] for name in group} for task, group in names.items()}
+
+
+def read_docs(task: Task, data: Path) -> list[dict[str, Any]]:
+    """The items of a task's file under `data`; DataError when they do not fit."""
+    path = data / task.file
+    docs = read_lines(path, task)
+    for number, doc in enumerate(docs, start=1):
+        if task.gold_field not in doc:
+            raise DataError(
+                f"{path}, line {number}: the task {task.name} expects a field "
+                f"'{task.gold_field}'. Fields: {', '.join(doc)}."
+            )
+    return docs
+
+
+def read_lines(path: Path, task: Task) -> list[dict[str, Any]]:
+    """The objects of a JSON lines file; DataError names the line that is none."""
+    if not path.is_file():
+        raise DataError(
+            f"There is no {path}: the task {task.name} reads it from the folder given as --data "
+            "(evaluate.data). Put it there, or leave --data out to read the hub."
+        )
+    docs = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            doc = json.loads(line)
+        except ValueError as error:
+            raise DataError(f"{path}, line {number} is not JSON: {error}.") from None
+        if not isinstance(doc, dict):
+            raise DataError(f"{path}, line {number}: expected a JSON object.")
+        docs.append(doc)
+    if not docs:
+        raise DataError(f"{path} holds no items; the task {task.name} needs some.")
+    return docs
+
+
+def jinja(template: str) -> str:
+    """A field's name, or a template over {fields}, in lm-eval's template language."""
+    if "{" not in template:
+        return "{{" + template + "}}"
+    parts = []
+    for text, name, _, _ in Formatter().parse(template):
+        parts.append("{{ " + json.dumps(text) + " }}" if text else "")
+        parts.append("{{" + name + "}}" if name else "")
+    return "".join(parts)
+
+
+def _sources(task: Task, data: Path | None) -> dict[str, dict[str, Any]]:
+    """Subset -> the dataset keys of its YAML."""
+    if data is None:
+        if task.hub is None:
+            raise DataError(
+                f"The task {task.name} is not on the hub; give the folder with {task.file} by "
+                "--data (evaluate.data)."
+            )
+        return {
+            subset: {"dataset_path": task.hub, "dataset_name": subset, "test_split": task.split}
+            for subset in task.subsets
+        }
+    read_docs(task, data)
+    files = {"test": str((data / task.file).resolve())}
+    if task.few_shot_file is not None:
+        read_lines(data / task.few_shot_file, task)
+        files["train"] = str((data / task.few_shot_file).resolve())
+    source = {
+        "dataset_path": "json",
+        "dataset_name": None,
+        "dataset_kwargs": {"data_files": files},
+        "test_split": "test",
+    }
+    return {task.name: source}
+
+
+def _base(task: Task, folder: Path) -> Path:
+    """The task's YAML without its data: ours, or one made from its prompt template."""
+    path = folder / f"{task.name}.yaml"
+    if task.config is not None:
+        spec = importlib.util.find_spec("lm_eval")
+        assert spec is not None and spec.origin is not None
+        packaged = str(Path(spec.origin).parent / "tasks")
+        text = task.config.read_text(encoding="utf-8").replace("$LM_EVAL_TASKS", packaged)
+    else:
+        text = json.dumps(
+            {
+                "output_type": "generate_until",
+                "doc_to_text": jinja(task.prompt_template),
+                "doc_to_target": "{{" + task.gold_field + "}}",
+                "num_fewshot": 0,
+                "metric_list": [{"metric": "exact_match"}],
+                "metadata": {"version": 1.0},
+            }
+        )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _load(manager: TaskManager, names: list[str]) -> dict[str, Any]:
+    try:
+        return dict(manager.load(names)["tasks"])
+    except Exception as error:  # datasets and the hub raise many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"The items of {', '.join(names)} cannot be loaded: {type(error).__name__}: {reason}. "
+            "Without a connection to the hub, give a folder with the tasks' files by --data."
+        ) from error

@@ -1,0 +1,203 @@
+"""Run generated Python without trusting it.
+
+The promise, enforced by the kernel (rlimits, Landlock, seccomp, no_new_privs), without root and
+without packages: the program cannot write a file, read one outside Python's own library, open a
+socket, start a process or a thread, signal another process, or use more than its share of time and
+memory. Its environment is empty, its output goes nowhere, and it is killed when its time is over.
+Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so.
+
+A program passes only when its test ran to the end and the child answered with this run's nonce:
+leaving with exit status 0 proves nothing. A program that searches its own process for the nonce
+could forge the answer; the sandbox protects the machine, not the score of a model that cheats.
+"""
+
+from __future__ import annotations
+
+import functools
+import marshal
+import math
+import os
+import platform
+import secrets
+import select
+import signal
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from infifusion.errors import SandboxError
+from infifusion.evals.seccomp import seccomp_filter
+
+TIMEOUT = 10.0  # seconds of wall clock; HumanEval's reference solutions need well under one
+MEMORY = 1 << 30  # bytes of address space
+ANSWER_LIMIT = 4096  # bytes of the verdict pipe that are read
+CHILD = Path(__file__).with_name("sandbox_child.py")
+PROBE = """
+import os, socket
+for forbidden in (
+    lambda: open("/etc/passwd"),
+    lambda: open("written-by-the-probe", "w"),
+    lambda: socket.socket(),
+    lambda: os.fork(),
+    lambda: os.kill(os.getppid(), 0),
+):
+    try:
+        forbidden()
+    except PermissionError:
+        continue
+    raise SystemExit("not enforced")
+"""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the test ran to its end, and if not, why."""
+
+    passed: bool
+    reason: str
+
+
+def check_program(
+    program: str, test: str, *, timeout: float = TIMEOUT, unsafe_code: bool = False
+) -> Verdict:
+    """Run `program`, then `test` in the same namespace; passed when neither raises.
+
+    `timeout` is wall-clock seconds for both. Raises SandboxError when the kernel cannot enforce
+    the sandbox and `unsafe_code` is False; with it, only limits of time and memory hold.
+    """
+    if not unsafe_code:
+        require_sandbox()
+    return _run(program, test, timeout=timeout, enforce=not unsafe_code)
+
+
+def require_sandbox() -> None:
+    """Raise SandboxError, with what to do, unless the sandbox is enforced here."""
+    enforceable, reason = available()
+    if not enforceable:
+        raise SandboxError(
+            f"Generated code cannot be sandboxed here: {reason}. Expected Linux 5.13 or later "
+            "with Landlock and seccomp, on x86_64 or aarch64. Evaluate code tasks on such a "
+            "machine, or pass --unsafe-code to run generated code unprotected."
+        )
+
+
+@functools.cache
+def available() -> tuple[bool, str]:
+    """Whether the sandbox is enforced here, found out by trying what it must forbid."""
+    if sys.platform != "linux":
+        return False, f"{sys.platform} has neither Landlock nor seccomp"
+    try:
+        verdict = _run(PROBE, "", timeout=30.0, enforce=True)
+    except SandboxError as error:
+        return False, str(error)
+    return verdict.passed, verdict.reason
+
+
+def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
+    nonce = secrets.token_hex(16).encode()
+    payload = marshal.dumps(
+        {
+            "program": program.encode("utf-8", "replace"),
+            "test": test.encode("utf-8", "replace"),
+            "nonce": nonce,
+            "enforce": enforce,
+            "limits": {
+                "RLIMIT_CPU": math.ceil(timeout) + 1,
+                "RLIMIT_AS": MEMORY,
+                "RLIMIT_FSIZE": 0,
+                "RLIMIT_NOFILE": 32,
+                "RLIMIT_CORE": 0,
+            },
+            "readable": _readable(),
+            "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
+        }
+    )
+    reading, writing = os.pipe()
+    with tempfile.TemporaryDirectory(prefix="infifusion-sandbox-") as folder:
+        try:
+            deadline = time.monotonic() + timeout
+            process = subprocess.Popen(
+                [sys.executable, "-I", "-S", str(CHILD), str(writing)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=folder,
+                env={},
+                pass_fds=(writing,),
+                start_new_session=True,
+            )
+            os.close(writing)
+            writing = -1
+            try:
+                _feed(process, payload)
+                answer, late = _read_answer(reading, deadline)
+            finally:
+                _kill(process)
+        finally:
+            os.close(reading)
+            if writing >= 0:
+                os.close(writing)
+    if late:
+        return Verdict(False, f"timeout: more than {timeout:g} s")
+    kind, said = answer[:1], answer[1:]
+    if kind == b"P" and secrets.compare_digest(said, nonce):
+        return Verdict(True, "passed")
+    if kind == b"R":
+        raise SandboxError(
+            f"The kernel does not enforce the sandbox: {said.decode('utf-8', 'replace')}"
+        )
+    if kind == b"F":
+        return Verdict(False, said.decode("utf-8", "replace"))
+    return Verdict(False, "ended without a verdict (it left, crashed or was killed)")
+
+
+def _feed(process: subprocess.Popen[bytes], payload: bytes) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(payload)
+        process.stdin.close()
+    except BrokenPipeError:
+        pass  # the child is gone; it leaves no verdict, which is a failure
+
+
+def _read_answer(reading: int, deadline: float) -> tuple[bytes, bool]:
+    """What the child wrote until it closed the pipe or wrote too much; True when it was late."""
+    answer = b""
+    while len(answer) <= ANSWER_LIMIT:
+        left = deadline - time.monotonic()
+        if left <= 0 or not select.select([reading], [], [], left)[0]:
+            return answer, True
+        piece = os.read(reading, ANSWER_LIMIT)
+        if not piece:
+            break
+        answer += piece
+    return answer, False
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    """End the child and, where it could start any (unsafe_code), the processes it started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except ProcessLookupError:
+        pass
+    process.wait()
+
+
+def _readable() -> list[str]:
+    """What Python itself reads: its standard library, shared libraries, randomness."""
+    paths = {
+        sysconfig.get_path("stdlib"),
+        sysconfig.get_path("platstdlib"),
+        sysconfig.get_config_var("DESTSHARED"),
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/dev/null",
+        "/dev/urandom",
+    }
+    return sorted(str(path) for path in paths if path)
