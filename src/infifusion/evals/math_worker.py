@@ -8,6 +8,7 @@ Minerva's exact match (Lewkowycz et al. 2022, as in lm-eval); `verify` is math-v
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -111,10 +112,8 @@ class MathWorker:
             self._process.wait()
             for pipe in (self._process.stdin, self._process.stdout):
                 if pipe is not None:
-                    try:
+                    with contextlib.suppress(BrokenPipeError):
                         pipe.close()
-                    except BrokenPipeError:
-                        pass
             self._process = None
 
 

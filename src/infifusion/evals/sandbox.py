@@ -13,6 +13,7 @@ could forge the answer; the sandbox protects the machine, not the score of a mod
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import marshal
 import math
@@ -180,10 +181,8 @@ def _read_answer(reading: int, deadline: float) -> tuple[bytes, bool]:
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
     """End the child and, where it could start any (unsafe_code), the processes it started."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 

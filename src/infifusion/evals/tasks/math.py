@@ -11,8 +11,7 @@ from infifusion.evals.tasks.task import Doc, Judgement, Judges, Task
 def score(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
     """exact_match: Minerva's normal form, equal as text or by sympy; math_verify: math-verify.
 
-    The headline is exact_match: it is the published one, and it scores every reference solution of
-    MATH-500 right (math-verify fails one of them).
+    The headline is exact_match, which is what MATH is published with.
     """
     solution = str(doc[task.gold_field])
     gold = judges.math_answer(solution) or ""
