@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from infifusion.align.project import Positions, project
+from infifusion.align.vocabulary import How, VocabularyMap, identity_map
+from infifusion.types import Beliefs
+
+
+def positions(starts: list[int], gold: list[int]) -> Positions:
+    return Positions(
+        np.asarray(starts, np.int32), np.asarray([0, len(starts)]), np.asarray(gold, np.int32)
+    )
+
+
+def beliefs(ids: list[list[int]], prob: list[list[float]], gold: list[float]) -> Beliefs:
+    zeros = np.zeros(len(gold), np.float32)
+    with np.errstate(divide="ignore"):
+        return Beliefs(
+            ids_UK=np.asarray(ids, np.int32),
+            logprob_UK=np.log(np.asarray(prob)).astype(np.float16),
+            gold_U=np.log(np.asarray(gold)).astype(np.float32),
+            entropy_U=zeros,
+            lse_U=zeros,
+            mean_U=zeros,
+            std_U=zeros + 1,
+        )
+
+
+def mapping(*pivot_ids: int) -> VocabularyMap:
+    return VocabularyMap(
+        np.asarray(pivot_ids, np.int32), np.full(len(pivot_ids), How.SAME_BYTES, np.uint8)
+    )
+
+
+def row(found, t: int) -> dict[int, float]:
+    return {int(i): float(p) for i, p in zip(found.ids_TK[t], found.prob_TK[t]) if i >= 0 and p > 0}
+
+
+def close(found: dict[int, float], expected: dict[int, float]) -> bool:
+    return found.keys() == expected.keys() and all(
+        found[i] == pytest.approx(expected[i], abs=2e-3) for i in expected
+    )
+
+
+def test_the_same_tokenizer_is_the_identity() -> None:
+    here = positions([0, 2, 5], [1, 2, 0])
+    own = beliefs([[1, 2], [2, 0], [0, 3]], [[0.7, 0.2], [0.5, 0.25], [0.9, 0.05]], [0.7, 0.5, 0.9])
+    found = project(here, own, here, identity_map(4, known=4))
+    assert close(row(found, 0), {1: 0.7, 2: 0.2})
+    assert close(row(found, 1), {2: 0.5, 0: 0.25})
+    assert found.tail_T == pytest.approx([0.1, 0.25, 0.05], abs=2e-3)
+    assert not found.gold_path_T.any()
+
+
+def test_probabilities_that_land_on_one_pivot_id_add_up_and_unmapped_ones_join_the_tail() -> None:
+    source = positions([0, 3], [0, 9])
+    own = beliefs([[0, 1, 2], [9, 0, 1]], [[0.5, 0.2, 0.1], [0.6, 0.3, 0.05]], [0.5, 0.6])
+    # Ids 0 and 1 both stand for pivot id 4; id 2 is not mapped.
+    found = project(source, own, positions([0, 3], [4, 8]), mapping(4, 4, -1, *[-1] * 6, 8))
+    assert close(row(found, 0), {4: 0.7})
+    assert found.tail_T[0] == pytest.approx(0.3, abs=2e-3)
+    assert found.unmapped == pytest.approx(0.1, abs=2e-3)
+
+
+def test_an_unaligned_position_is_empty() -> None:
+    source = positions([0, 4], [0, 9])
+    own = beliefs([[0], [9]], [[0.5], [0.6]], [0.5, 0.6])
+    found = project(source, own, positions([0, 2, 4], [1, 2, 8]), mapping(1, *[-1] * 8, 8))
+    assert found.source_T.tolist() == [0, -1, 1]
+    assert row(found, 1) == {} and found.tail_T[1] == 0
+
+
+def test_the_gold_path_follows_the_chain_rule() -> None:
+    # The pivot's gold token 5 covers bytes 0..4; the source writes it as y1 = 1 (0..2), y2 = 2
+    # (2..4) with p(y1) = 0.6 and p(y2 | y1) = 0.5, so P(5) = 0.3. y1 stands for pivot id 7, which
+    # keeps p(y1) - P(5) = 0.3. The other kept id 3 (pivot 6) keeps its 0.2; the tail is 0.2.
+    source = positions([0, 2, 4], [1, 2, 9])
+    own = beliefs(
+        [[1, 3], [2, 3], [9, 3]], [[0.6, 0.2], [0.5, 0.1], [0.9, 0.05]], [0.6, 0.5, 0.9]
+    )
+    found = project(source, own, positions([0, 4], [5, 8]), mapping(0, 7, 4, 6, *[-1] * 5, 8))
+    assert close(row(found, 0), {5: 0.3, 7: 0.3, 6: 0.2})
+    assert found.tail_T[0] == pytest.approx(0.2, abs=2e-3)
+    assert found.gold_path_T.tolist() == [True, False]
+
+
+def test_a_gold_path_that_starts_outside_the_top_k_comes_out_of_the_tail() -> None:
+    # p(y1) = 0.1 lies outside the kept entry (0.6 on pivot 6). P(5) = 0.1 * 0.5 = 0.05.
+    source = positions([0, 2, 4], [1, 2, 9])
+    own = beliefs([[3], [2], [9]], [[0.6], [0.5], [0.9]], [0.1, 0.5, 0.9])
+    found = project(source, own, positions([0, 4], [5, 8]), mapping(0, 7, 4, 6, *[-1] * 5, 8))
+    assert close(row(found, 0), {6: 0.6, 5: 0.05})
+    assert found.tail_T[0] == pytest.approx(0.35, abs=2e-3)
+
+
+def test_spans_that_do_not_end_together_are_left_alone() -> None:
+    # The pivot's gold token covers 0..3; the source has boundaries at 0, 2, 4.
+    source = positions([0, 2, 4], [1, 2, 9])
+    own = beliefs([[1], [2], [9]], [[0.6], [0.5], [0.9]], [0.6, 0.5, 0.9])
+    found = project(source, own, positions([0, 3, 4], [5, 4, 8]), mapping(0, 7, 4, 6, *[-1] * 5, 8))
+    assert close(row(found, 0), {7: 0.6})
+    assert not found.gold_path_T.any()
+
+
+def test_every_aligned_row_sums_to_one_with_its_tail() -> None:
+    rng = np.random.default_rng(0)
+    rows = 200
+    prob = rng.dirichlet(np.ones(12), rows)
+    order = np.argsort(-prob, axis=1)[:, :5]
+    gold = rng.integers(0, 12, rows)
+    own = beliefs(
+        order.tolist(),
+        np.take_along_axis(prob, order, axis=1).tolist(),
+        prob[np.arange(rows), gold].tolist(),
+    )
+    source = positions(np.sort(rng.choice(900, rows, replace=False)).tolist(), gold.tolist())
+    cuts = np.sort(rng.choice(900, 300, replace=False))
+    pivot = positions(cuts.tolist(), rng.integers(0, 12, 300).tolist())
+    found = project(source, own, pivot, mapping(*rng.integers(-1, 12, 12).tolist()))
+    total = found.prob_TK.sum(axis=1) + found.tail_T
+    aligned = found.source_T >= 0
+    assert aligned.sum() > 30 and found.gold_path_T.sum() > 3
+    assert total[aligned] == pytest.approx(1, abs=1e-5) and (total[~aligned] == 0).all()
+    assert (found.prob_TK >= 0).all()
