@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
+from infifusion.fuse.gate import gate_by_bits
+from infifusion.fuse.mixture import TAIL_IDS
+from infifusion.types import Aligned, Target
+
+WEIGHTINGS = ["uncertainty", "bayes", "min_ce", "avg_ce", "mean", "max_confidence"]
+LOGIT_LEVEL = ["mean_logit", "max_logit", "uncertainty_logit"]
+
+
+def aligned(**changes: object) -> Aligned:
+    """Two sources at three positions of two examples (0, 0, 1).
+
+    Position 1 is not aligned for source 1. Source 0 believes {1: .6, 2: .3}, source 1 {2: .5, 3: .4}.
+    """
+    ids = np.asarray([[[1, 2]] * 3, [[2, 3]] * 3], np.int32)
+    prob = np.asarray([[[0.6, 0.3]] * 3, [[0.5, 0.4]] * 3], np.float32)
+    mask = np.asarray([[True, True, True], [True, False, True]])
+    prob[~mask] = 0
+    ids[~mask] = -1
+    values = {
+        "ids_STK": ids,
+        "prob_STK": prob,
+        "tail_ST": np.where(mask, 0.1, 0).astype(np.float32),
+        "aligned_ST": mask,
+        "entropy_ST": np.asarray([[0.5, 1.0, 2.0], [1.5, 0.0, 1.0]], np.float32),
+        "top_ST": np.asarray([[0.6, 0.6, 0.3], [0.5, 0.0, 0.9]], np.float32),
+        "zscore_STK": np.asarray([[[3.0, 1.0]] * 3, [[5.0, 2.0]] * 3], np.float32),
+        "bits_SN": np.asarray([[1.0, 3.0], [2.0, 1.0]], np.float32),
+        "evidence": lambda forgetting: np.asarray(
+            [[0.0, -1.0, -2.0], [0.0, 0.0, -1.0]], np.float32
+        ),
+        "example_T": np.asarray([0, 0, 1]),
+    }
+    return Aligned(**{**values, **changes})
+
+
+def fuse(name: str, beliefs: Aligned, **params: object) -> Target:
+    return FUSION_FUNCTIONS[name](beliefs, PARAMS[name](**params), keep=4)
+
+
+def row(target: Target, t: int) -> dict[int, float]:
+    return {int(i): float(p) for i, p in zip(target.ids_TK[t], target.prob_TK[t]) if i >= 0}
+
+
+def test_every_fusion_function_is_tested_here() -> None:
+    assert sorted(WEIGHTINGS + LOGIT_LEVEL) == sorted(FUSION_FUNCTIONS) == sorted(PARAMS)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)
+def test_one_source_is_the_identity(name: str) -> None:
+    both = aligned()
+    one = aligned(
+        **{f: getattr(both, f)[:1] for f in both.__dataclass_fields__ if f.split("_")[-1][0] == "S"},
+        evidence=lambda forgetting: np.zeros((1, 3), np.float32),
+    )
+    found = fuse(name, one)
+    assert found.weight_ST.tolist() == [[1, 1, 1]]
+    for t in range(3):
+        assert row(found, t) == pytest.approx({1: 0.6, 2: 0.3}, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)
+def test_an_unaligned_source_has_weight_zero_and_the_other_one_all(name: str) -> None:
+    found = fuse(name, aligned())
+    assert found.weight_ST[:, 1].tolist() == [1, 0]
+    assert row(found, 1) == pytest.approx({1: 0.6, 2: 0.3}, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)
+def test_where_no_source_is_aligned_the_target_is_empty(name: str) -> None:
+    found = fuse(name, aligned(aligned_ST=np.zeros((2, 3), bool)))
+    assert (found.weight_ST == 0).all() and (found.ids_TK == -1).all()
+    assert (found.prob_TK == 0).all()
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS)
+def test_weights_sum_to_one_and_mix_the_distributions(name: str) -> None:
+    beliefs = aligned()
+    found = fuse(name, beliefs)
+    assert found.weight_ST.sum(axis=0) == pytest.approx(1)
+    w, v = found.weight_ST[:, 0].tolist()
+    # P(1) = w .6, P(2) = w .3 + v .5, P(3) = v .4; what is 0 is not listed.
+    expected = {1: 0.6 * w, 2: 0.3 * w + 0.5 * v, 3: 0.4 * v}
+    assert row(found, 0) == pytest.approx({i: p for i, p in expected.items() if p}, rel=1e-5)
+    assert found.zscore_TK[0] == pytest.approx([3 * w + 5 * v, 1 * w + 2 * v])
+
+
+def test_uncertainty_weighs_by_exp_of_minus_entropy() -> None:
+    found = fuse("uncertainty", aligned())
+    # entropies .5 and 1.5: exp(-.5) / (exp(-.5) + exp(-1.5)) = 1 / (1 + exp(-1))
+    assert found.weight_ST[0, 0] == pytest.approx(1 / (1 + math.exp(-1)))
+    sharper = fuse("uncertainty", aligned(), kappa=0.5)
+    assert sharper.weight_ST[0, 0] == pytest.approx(1 / (1 + math.exp(-2)))
+
+
+def test_uncertainty_with_equal_entropies_is_the_mean() -> None:
+    even = aligned(entropy_ST=np.ones((2, 3), np.float32))
+    found, mean = fuse("uncertainty", even), fuse("mean", even)
+    np.testing.assert_allclose(found.prob_TK, mean.prob_TK, rtol=1e-6)
+
+
+def test_the_inverse_form_weighs_by_one_over_entropy() -> None:
+    found = fuse("uncertainty", aligned(), form="inverse", eps=0.5)
+    # 1 / 1 against 1 / 2
+    assert found.weight_ST[:, 0] == pytest.approx([2 / 3, 1 / 3])
+
+
+def test_uncertainty_over_the_sequence_uses_the_mean_over_aligned_positions() -> None:
+    found = fuse("uncertainty", aligned(), over="sequence")
+    # Example 0: source 0 has mean (.5 + 1) / 2 = .75, source 1 only position 0: 1.5.
+    assert found.weight_ST[0, 0] == pytest.approx(1 / (1 + math.exp(-0.75)))
+    # Example 1: 2 against 1.
+    assert found.weight_ST[0, 2] == pytest.approx(1 / (1 + math.exp(1)))
+
+
+def test_min_ce_gives_the_sequence_to_the_source_with_fewest_bits_per_byte() -> None:
+    assert fuse("min_ce", aligned()).weight_ST.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_avg_ce_is_a_softmax_of_bits_per_byte() -> None:
+    found = fuse("avg_ce", aligned(), kappa=2.0)
+    # bits 1 and 2 over kappa 2
+    assert found.weight_ST[0, 0] == pytest.approx(1 / (1 + math.exp(-0.5)))
+
+
+def test_max_confidence_follows_the_top_probability_token_by_token() -> None:
+    assert fuse("max_confidence", aligned()).weight_ST.tolist() == [[1, 1, 0], [0, 0, 1]]
+
+
+def test_bayes_starts_at_the_prior_and_follows_the_evidence() -> None:
+    found = fuse("bayes", aligned(), prior=[3.0, 1.0])
+    assert found.weight_ST[:, 0] == pytest.approx([0.75, 0.25])
+    # exp(-2) * 3 against exp(-1) * 1
+    odds = 3 * math.exp(-2) / (3 * math.exp(-2) + math.exp(-1))
+    assert found.weight_ST[0, 2] == pytest.approx(odds)
+
+
+def test_bayes_refuses_a_prior_of_another_length() -> None:
+    with pytest.raises(ValueError, match="expected 2 positive prior weights"):
+        fuse("bayes", aligned(), prior=[1.0])
+
+
+def test_mean_logit_is_the_normalised_geometric_mean() -> None:
+    found = fuse("mean_logit", aligned())
+    low = 0.1 / TAIL_IDS  # what a source's tail gives to one id outside its kept ones
+    score = {1: (0.6 * low) ** 0.5, 2: (0.3 * 0.5) ** 0.5, 3: (low * 0.4) ** 0.5}
+    total = sum(score.values()) + 0.1  # the tails' geometric mean is 0.1
+    assert row(found, 0) == pytest.approx({i: p / total for i, p in score.items()}, rel=1e-4)
+
+
+def test_max_logit_is_the_normalised_largest_probability() -> None:
+    found = fuse("max_logit", aligned())
+    total = 0.6 + 0.5 + 0.4 + 0.1
+    expected = {1: 0.6 / total, 2: 0.5 / total, 3: 0.4 / total}
+    assert row(found, 0) == pytest.approx(expected, rel=1e-5)
+
+
+def test_uncertainty_logit_with_equal_entropies_is_mean_logit() -> None:
+    even = aligned(entropy_ST=np.ones((2, 3), np.float32))
+    found, mean = fuse("uncertainty_logit", even), fuse("mean_logit", even)
+    np.testing.assert_allclose(found.prob_TK, mean.prob_TK, rtol=1e-6)
+
+
+def test_only_the_largest_entries_are_kept() -> None:
+    found = FUSION_FUNCTIONS["mean"](aligned(), PARAMS["mean"](), keep=1)
+    # P(2) = (.3 + .5) / 2 is the largest.
+    assert found.ids_TK[0].tolist() == [2] and found.prob_TK[0] == pytest.approx([0.4])
+
+
+def test_the_gate_shuts_sources_that_are_not_better_than_the_pivot() -> None:
+    gated = gate_by_bits(aligned(), np.asarray([1.5, 1.0], np.float32))
+    # Example 0: bits 1 < 1.5 teaches, 2 does not. Example 1: 3 does not, 1 = 1 is no better.
+    assert gated.aligned_ST.tolist() == [[True, True, False], [False, False, False]]
+
+
+@pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)
+def test_the_vectorised_result_equals_one_position_at_a_time(name: str) -> None:
+    rng = np.random.default_rng(1)
+    sources, positions, width = 3, 40, 5
+    prob = rng.dirichlet(np.ones(width + 1), (sources, positions)).astype(np.float32)
+    mask = rng.random((sources, positions)) < 0.8
+    ids = np.stack(
+        [[rng.choice(9, width, replace=False) for _ in range(positions)] for _ in range(sources)]
+    ).astype(np.int32)
+    evidence = -rng.random((sources, positions)).astype(np.float32)
+    whole = Aligned(
+        ids_STK=np.where(mask[..., None], ids, -1).astype(np.int32),
+        prob_STK=np.where(mask[..., None], prob[..., :width], 0),
+        tail_ST=np.where(mask, prob[..., width], 0),
+        aligned_ST=mask,
+        entropy_ST=rng.random((sources, positions)).astype(np.float32),
+        top_ST=rng.random((sources, positions)).astype(np.float32),
+        zscore_STK=rng.random((sources, positions, width)).astype(np.float32),
+        bits_SN=rng.random((sources, positions)).astype(np.float32),
+        evidence=lambda forgetting: evidence,
+        example_T=np.arange(positions),
+    )
+    found = fuse(name, whole)
+    for t in range(positions):
+        here = Aligned(
+            **{
+                f: getattr(whole, f)[:, t : t + 1]
+                for f in whole.__dataclass_fields__
+                if f not in ("evidence", "example_T")
+            },
+            evidence=lambda forgetting, t=t: evidence[:, t : t + 1],
+            example_T=np.zeros(1, dtype=np.int64),
+        )
+        alone = fuse(name, here)
+        np.testing.assert_allclose(found.weight_ST[:, t], alone.weight_ST[:, 0], rtol=1e-6)
+        assert row(found, t) == pytest.approx(row(alone, 0), rel=1e-5)
