@@ -1,0 +1,86 @@
+"""Single items of the tasks, for every pair compared: gained, lost, both right, neither."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from infifusion.artifacts import Json
+from infifusion.report.run_folder import Run
+
+PER_OUTCOME = {"gained": 12, "lost": 12, "both": 4, "neither": 6}
+"""Items shown per pair, task and outcome: most of what differs."""
+LONGEST_TEXT = 1500
+BUDGET = 1_500_000
+"""Characters of prompts and outputs in the page."""
+SHOWN = ("prompt", "gold")
+
+
+def items_view(run: Run) -> dict[str, Any] | None:
+    """Items by task and id with the answers of the models compared; None without any.
+
+    `pairs` lists the ids shown per outcome and `counts` how many there are in all; an item that
+    only one of the two models answered is left out of both.
+    """
+    texts: dict[str, dict[str, Json]] = {}
+    pairs, spent = [], 0
+    answers: dict[tuple[str, str], dict[str, Json]] = {}
+
+    def answered(model: str, task: str) -> dict[str, Json]:
+        if (model, task) not in answers:
+            answers[model, task] = {str(item["id"]): item for item in run.items(model, task)}
+        return answers[model, task]
+
+    for pair in run.comparisons:
+        a, b, task = pair["a"], pair["b"], pair["task"]
+        left, right = answered(a, task), answered(b, task)
+        found: dict[str, list[str]] = {outcome: [] for outcome in PER_OUTCOME}
+        for name in left:
+            if name in right:
+                found[_outcome(left[name], right[name])].append(name)
+        shown: dict[str, list[str]] = {outcome: [] for outcome in PER_OUTCOME}
+        for outcome, names in found.items():
+            for name in names[: PER_OUTCOME[outcome]]:
+                if spent > BUDGET:
+                    break
+                item = texts.setdefault(task, {}).setdefault(name, _question(left[name]))
+                for model, answer in ((a, left[name]), (b, right[name])):
+                    item["answers"].setdefault(model, _answer(answer))
+                spent += sum(len(str(value)) for value in left[name].values())
+                shown[outcome].append(name)
+        if any(found.values()):
+            counts = {outcome: len(names) for outcome, names in found.items()}
+            pairs.append({"a": a, "b": b, "task": task, "counts": counts, "shown": shown})
+    return {"pairs": pairs, "items": texts} if pairs else None
+
+
+def _outcome(left: Json, right: Json) -> str:
+    """What b (right) did against a (left)."""
+    if bool(left["correct"]) == bool(right["correct"]):
+        return "both" if left["correct"] else "neither"
+    return "gained" if right["correct"] else "lost"
+
+
+def _question(item: Json) -> Json:
+    return {**{key: _cut(item.get(key)) for key in SHOWN}, "answers": {}}
+
+
+def _answer(item: Json) -> Json:
+    return {
+        "output": _cut(item.get("output")),
+        "extracted": _cut(item.get("extracted")),
+        "correct": bool(item["correct"]),
+        "truncated": bool(item.get("truncated")),
+        "invalid": bool(item.get("invalid")),
+    }
+
+
+def _cut(value: object) -> str | None:
+    """The text, without its middle where it is long; how much is left out stands there."""
+    if value is None:
+        return None
+    text = str(value)
+    if len(text) <= LONGEST_TEXT:
+        return text
+    half = LONGEST_TEXT // 2
+    left_out = len(text) - 2 * half
+    return f"{text[:half]}\n[… {left_out} characters left out …]\n{text[-half:]}"

@@ -1,0 +1,72 @@
+"""Figures in words: points, p-values and what a comparison does and does not show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from infifusion.artifacts import Json
+
+SIGNIFICANT = 0.05
+MINUS = "\u2212"
+
+
+def signed_points(difference: float) -> str:
+    """A difference of accuracies as percentage points with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", MINUS)
+
+
+def p_value(p: float) -> str:
+    """p in words; four digits where three would hide on which side of 0.05 it lies."""
+    if p < 0.001:
+        return "p < 0.001"
+    return f"p = {p:.4f}" if 0.0495 <= p < 0.0505 else f"p = {p:.3f}"
+
+
+def outcome(pair: Json) -> str:
+    """better, worse or unclear: what b is against a. Unclear whenever p is not below 0.05."""
+    if pair["p_value"] >= SIGNIFICANT or pair["difference"] == 0:
+        return "unclear"
+    return "better" if pair["difference"] > 0 else "worse"
+
+
+def verdicts(comparisons: Iterable[Json]) -> list[str]:
+    """One sentence per pair of models, over all tasks."""
+    pairs: dict[tuple[str, str], list[Json]] = {}
+    for pair in comparisons:
+        pairs.setdefault((pair["b"], pair["a"]), []).append(pair)
+    return [_verdict(b, a, tasks) for (b, a), tasks in pairs.items()]
+
+
+def _verdict(b: str, a: str, tasks: list[Json]) -> str:
+    said = []
+    for kind, words in (
+        ("better", "is better on"),
+        ("worse", "is worse on"),
+        ("unclear", "shows no clear difference on"),
+    ):
+        found = [
+            f"{pair['task']} ({signed_points(pair['difference'])} points, "
+            f"{p_value(pair['p_value'])})"
+            for pair in tasks
+            if outcome(pair) == kind
+        ]
+        if found:
+            said.append(f"{words} {joined(found)}")
+    return f"Against {a}, {b} {', and '.join(said)}."
+
+
+def joined(words: list[str]) -> str:
+    """a, b and c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as 12.3 s, 4 min 05 s or 2 h 03 min."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
