@@ -33,9 +33,9 @@ class Problem:
 
 
 def split_of(key: str) -> Split:
-    """By md5 of the key: one fifth test, one fifth validation, the rest training."""
-    kind = int(hashlib.md5(key.encode()).hexdigest(), 16) % 5
-    return {0: "test", 1: "validation"}.get(kind, "train")  # type: ignore[return-value]
+    """By md5 of the key: a fifth test, a tenth validation, the rest training."""
+    kind = int(hashlib.md5(key.encode()).hexdigest(), 16) % 10
+    return {0: "test", 1: "test", 2: "validation"}.get(kind, "train")  # type: ignore[return-value]
 
 
 def problems(

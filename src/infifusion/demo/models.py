@@ -9,6 +9,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
+    GPTNeoXConfig,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -60,6 +61,19 @@ def _qwen2(width: int, layers: int, feed_forward: int) -> Callable[[int], Pretra
         max_position_embeddings=CONTEXT,
         rope_theta=1000.0,
         tie_word_embeddings=True,
+    )
+
+
+def _neox(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
+    return lambda vocabulary: GPTNeoXConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=feed_forward,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        max_position_embeddings=CONTEXT,
+        rotary_pct=1.0,
+        rotary_emb_base=1000,
     )
 
 

@@ -102,7 +102,6 @@ def make_model(folder: Path, name: str, seed: int) -> None:
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 20,
                 "weight_decay": 0.01,
-                "train_sampling_strategy": "group_by_length",
                 "logging_steps": 50,
             },
             lora=None,

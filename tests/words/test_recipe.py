@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from infifusion.errors import RecipeError
+from infifusion.recipe import Recipe, load_recipe, require_stage
+from infifusion.registry import look_up
+
+
+def make(**changes: object) -> Recipe:
+    values = {
+        "name": "r",
+        "pivot": {"model": "p"},
+        "sources": {"a": {"model": "a"}, "b": {"model": "b"}},
+        "data": {"train": [{"path": "x.jsonl", "domain": "d"}]},
+        "fuse": {"unified": {}, "pair": {"each": True, "gate": "bits_per_byte"}},
+        "distill": {
+            "sft": {},
+            "unified": {"target": "unified"},
+            "pair": {"target": "pair", "each": True},
+        },
+        "merge": {"pairwise": {"models": ["pair"]}},
+    }
+    return Recipe.from_mapping({**values, **changes}, where="r.yaml")
+
+
+def test_each_is_written_out_one_per_source_in_order() -> None:
+    plan = make().resolve()
+    assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
+    assert [t.sources for t in plan.targets] == [["a", "b"], ["a"], ["b"]]
+    assert [r.name for r in plan.runs] == ["sft", "unified", "pair-a", "pair-b"]
+    assert [r.target for r in plan.runs] == [None, "unified", "pair-a", "pair-b"]
+    assert plan.merges[0].models == ["pair-a", "pair-b"]
+    assert plan.scored == ["pivot", "source:a", "source:b", "sft", "unified", "pairwise"]
+    assert ("pivot", "pairwise") in plan.compared and ("sft", "unified") in plan.compared
+    assert plan.teach_pivot
+
+
+def test_fine_tuning_without_a_target_is_plain_cross_entropy() -> None:
+    run = make().resolve().runs[0]
+    assert (run.loss, run.gold_weight, run.target) == ("cross_entropy", 1.0, None)
+
+
+def test_a_star_starts_at_the_pivot_and_a_chain_at_the_run_before() -> None:
+    assert [r.start for r in make().resolve().runs[2:]] == ["pivot", "pivot"]
+    chain = make(distill={"pair": {"target": "pair", "each": True, "start": "previous"}})
+    assert [r.start for r in chain.resolve().runs] == ["pivot", "pair-a"]
+
+
+def test_a_target_row_keeps_twice_k_by_default() -> None:
+    assert make(teach={"top_k": 7}).resolve().targets[0].keep == 14
+
+
+def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
+    recipe = make(
+        training={"max_steps": 5, "learning_rate": 1.0},
+        distill={"sft": {"training": {"max_steps": 9}}},
+        merge={},
+    )
+    assert recipe.resolve().runs[0].training == {"max_steps": 9, "learning_rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pivto": {}}, "pivto: there is no such key. Did you mean 'pivot'"),
+        ({"teach": {"topk": 3}}, "teach.topk: there is no such key. Did you mean 'top_k'"),
+        ({"pivot": {"model": "p", "dtype": "fp32"}}, "pivot.dtype.*'float32'.*found 'fp32'"),
+        ({"pivot": {}}, "pivot.model: this key is required"),
+        ({"sources": {}}, "sources: .*at least 1"),
+        ({"teach": {"top_k": 0}}, "teach.top_k: .*greater than or equal to 1.*found 0"),
+        ({"name": "a/b"}, "name: "),
+        ({"fuse": {"u": {"sources": ["c"]}}, "distill": {}, "merge": {}}, "no source 'c'"),
+        ({"distill": {"u": {"target": "unifed"}}, "merge": {}}, "Did you mean 'unified'"),
+        ({"distill": {"u": {"target": "pair"}}, "merge": {}}, "each .*must be the same"),
+        ({"distill": {"u": {"loss": "kl"}}, "merge": {}}, "the loss 'kl' needs a target"),
+        ({"distill": {"u": {"start": "v"}}, "merge": {}}, "'v' is not pivot, previous"),
+        ({"merge": {"m": {"models": ["unifid"]}}}, "Did you mean 'unified'"),
+        ({"merge": {"sft": {"models": ["pair"]}}}, "'sft' names two models"),
+        ({"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}}, "validation_share"),
+        ({"evaluate": {"models": ["pair"]}}, "there is no model 'pair'"),
+        ({"evaluate": {"compare": [["sft"]]}}, "expected pairs"),
+        ({"data": {"train": [], "plain_template": "{response}"}}, "plain_template"),
+    ],
+)
+def test_what_does_not_fit_is_named_with_its_place(changes: dict, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make(**changes)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make(teach={"top_k": 0, "oops": 1}, seed=-1)
+    assert "3 problems" in str(caught.value)
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path) -> None:
+    (tmp_path / "models" / "p").mkdir(parents=True)
+    (tmp_path / "x.jsonl").touch()
+    values = {
+        "name": "r",
+        "pivot": {"model": "models/p"},
+        "sources": {"a": {"model": "org/on-the-hub"}},
+        "data": {"train": [{"path": "x.jsonl", "domain": "d"}]},
+    }
+    loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
+    assert loaded.pivot.model == str(tmp_path / "models" / "p")
+    assert loaded.sources["a"].model == "org/on-the-hub"
+    assert loaded.data.train[0].path == str(tmp_path / "x.jsonl")
+
+
+def test_set_overrides_one_key_and_says_when_it_cannot(tmp_path: Path) -> None:
+    values = {
+        "name": "r",
+        "pivot": {"model": "p"},
+        "sources": {"a": {"model": "a"}},
+        "data": {"train": [{"path": "x", "domain": "d"}]},
+    }
+    path = write(tmp_path / "r.yaml", yaml.safe_dump(values))
+    assert load_recipe(path, ["teach.top_k=3", "seed=4"]).teach.top_k == 3
+    with pytest.raises(RecipeError, match="not of the form a.b=c"):
+        load_recipe(path, ["teach.top_k"])
+    with pytest.raises(RecipeError, match="'name' is not a mapping"):
+        load_recipe(path, ["name.x=3"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: 1\na: 2\n", "'a' is written twice .second time in line 2"),
+        ("a: [1\n", "not valid YAML"),
+        ("- a\n", "holds a list; expected a mapping"),
+        ("", "holds a NoneType"),
+    ],
+)
+def test_a_broken_recipe_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(write(tmp_path / "r.yaml", text))
+
+
+def test_a_missing_recipe_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="There is no file .*none.yaml"):
+        load_recipe(tmp_path / "none.yaml")
+
+
+def test_an_unknown_stage_gets_the_nearest_spelling() -> None:
+    assert require_stage("fuse") == "fuse"
+    with pytest.raises(RecipeError, match="Did you mean 'distill'"):
+        require_stage("distil")
+
+
+def test_look_up_knows_tables_and_outside_functions() -> None:
+    assert look_up({"a": 1}, "a", kind="thing") == 1
+    assert look_up({}, "math:sqrt", kind="thing") is __import__("math").sqrt
+    with pytest.raises(RecipeError, match="no thing called 'ab'. Did you mean 'abc'"):
+        look_up({"abc": 1}, "ab", kind="thing")
+    with pytest.raises(RecipeError, match="cannot be imported"):
+        look_up({}, "math:none", kind="thing")
