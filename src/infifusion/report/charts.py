@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 WIDTH = 340
-LEFT, RIGHT = 112, 62
+LEFT, RIGHT = 122, 56
 """Room for labels and for values beside a dot chart."""
 ROW = 22
-LONGEST_LABEL = 17
+LONGEST_LABEL = 16
 Point = tuple[float, float | None]
 
 
@@ -144,13 +144,15 @@ def stacked_chart(
 
 
 def axis(values: Sequence[float], *, margin: float = 0.06) -> tuple[float, float, list[float]]:
-    """(low, high, ticks): the range of the values with a margin, and 3 to 6 round ticks in it."""
+    """(low, high, ticks): the range of the values with a margin, and 2 to 6 round ticks in it."""
     low, high = min(values), max(values)
-    spread = high - low or abs(high) or 1.0
-    if high == low:
+    largest = max(abs(low), abs(high))
+    spread = high - low
+    if spread <= 1e-9 * largest or spread < 1e-12:  # below what a tick can tell apart
+        spread = largest if largest > 1e-12 else 1.0
         low, high = low - spread / 2, high + spread / 2
     low, high = low - margin * spread, high + margin * spread
-    rough = (high - low) / 4
+    rough = (high - low) / 5
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * m for m in (1, 2, 5, 10) if power * m >= rough)
     first = math.ceil(low / step)

@@ -127,4 +127,4 @@ def _planned(resolved: Json, stage: str) -> Iterable[str]:
         "merge": [merge["name"] for merge in plan.get("merges", [])],
         "teach": list(sources),
     }
-    return named.get(stage, plan.get("scored", []))
+    return named.get(stage, [*plan.get("scored", []), *named["distill"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -15,11 +16,12 @@ CAPTION = "Accuracy in % ± half of the 95 % Wilson interval. Bits per byte: low
 def console_table(summary: Json) -> Table:
     """One row per model: accuracy of every task, bits per byte of every domain."""
     header, rows = _cells(summary)
-    table = Table(caption=CAPTION, title_justify="left", caption_justify="left")
+    table = Table(box=SIMPLE, caption=CAPTION, caption_justify="left", padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
-        table.add_column(Text(name), justify="right" if number else "left", no_wrap=number == 0)
+        title = Text(name.replace(" (", "\n").replace(")", ""))
+        table.add_column(title, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
     return table
 
 

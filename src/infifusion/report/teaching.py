@@ -42,6 +42,8 @@ def teaching_view(run: Run) -> dict[str, Any] | None:
 def _target(name: str, weights: Json, sources: list[str]) -> dict[str, Any]:
     numbers = [sources.index(source) for source in weights["sources"]]
     bins = weights["over_examples"]
+    samples = weights["examples"][:SAMPLES_PER_TARGET]
+    domains = [sample["domain"] for sample in samples]
     return {
         "name": name,
         "sources": weights["sources"],
@@ -50,7 +52,7 @@ def _target(name: str, weights: Json, sources: list[str]) -> dict[str, Any]:
             for domain, mean in weights["by_domain"].items()
         ],
         "chart": stacked_chart(
-            f"{name}: mean weight of each source along the data",
+            f"{name}: mean weights along the data",
             [bin_["example"] for bin_ in bins],
             [_in_order(bin_["weights"], numbers, len(sources)) for bin_ in bins],
             x_label="example",
@@ -59,12 +61,13 @@ def _target(name: str, weights: Json, sources: list[str]) -> dict[str, Any]:
             {
                 "id": sample["id"],
                 "domain": sample["domain"],
+                "first": sample["domain"] not in domains[:n],
                 "prompt": sample["prompt"],
                 "tokens": Markup("").join(
                     _token(token, weights["sources"], numbers) for token in sample["tokens"]
                 ),
             }
-            for sample in weights["examples"][:SAMPLES_PER_TARGET]
+            for n, sample in enumerate(samples)
         ],
     }
 
