@@ -35,7 +35,7 @@ from infifusion.evals.seccomp import seccomp_filter
 
 TIMEOUT = 10.0  # seconds of wall clock; HumanEval's reference solutions need well under one
 MEMORY = 1 << 30  # bytes of address space
-ANSWER_LIMIT = 4096  # bytes of the verdict pipe that are read
+PIECE = 4096  # bytes read at once from the verdict pipe; an answer is at most 64 KiB
 CHILD = Path(__file__).with_name("sandbox_child.py")
 PROBE = """
 import os, socket
@@ -166,17 +166,17 @@ def _feed(process: subprocess.Popen[bytes], payload: bytes) -> None:
 
 
 def _read_answer(reading: int, deadline: float) -> tuple[bytes, bool]:
-    """What the child wrote until it closed the pipe or wrote too much; True when it was late."""
+    """One answer without its length, as far as it came; True when the rest was late."""
     answer = b""
-    while len(answer) <= ANSWER_LIMIT:
+    while len(answer) < 2 + int.from_bytes(answer[:2], "big"):
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([reading], [], [], left)[0]:
-            return answer, True
-        piece = os.read(reading, ANSWER_LIMIT)
+            return b"", True
+        piece = os.read(reading, PIECE)
         if not piece:
             break
         answer += piece
-    return answer, False
+    return answer[2:], False
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:

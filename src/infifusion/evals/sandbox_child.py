@@ -1,8 +1,9 @@
 """The process in which generated code runs. Started by sandbox.py as a script: python -I -S.
 
 Reads one marshalled dict from standard input, gives up every right it does not need, runs the
-program and then its test, and writes to the verdict pipe either the nonce or why not. The first
-byte of an answer says which: P passed, F failed, R refused (the kernel would not enforce).
+program and then its test, and writes to the verdict pipe either the nonce or why not. An answer
+is two bytes of length, one that says which (P passed, F failed, R refused: the kernel would not
+enforce), and the text.
 Imports nothing from the package, so that it starts in some 30 ms.
 """
 
@@ -72,6 +73,10 @@ def main():
     payload = marshal.loads(sys.stdin.buffer.read())
     os.close(0)
     write, leave = os.write, os._exit
+
+    def say(answer):
+        write(verdict, len(answer).to_bytes(2, "big") + answer)
+
     try:
         limit_resources(payload["limits"])
         libc = ctypes.CDLL(None, use_errno=True)
@@ -82,7 +87,7 @@ def main():
             restrict_files(libc, payload["readable"])
             restrict_calls(libc, payload["seccomp"])
     except Exception as error:
-        write(verdict, ("R" + str(error)).encode())
+        say(("R" + str(error)[:300]).encode())
         leave(1)
     module = type(sys)("program")
     sys.modules["program"] = module
@@ -94,9 +99,9 @@ def main():
             reason = f"{type(error).__name__}: {error}"[:300]
         except BaseException:
             reason = "an exception that cannot be printed"
-        write(verdict, b"F" + reason.encode("utf-8", "replace"))
+        say(b"F" + reason.encode("utf-8", "replace"))
         leave(1)
-    write(verdict, b"P" + payload["nonce"])
+    say(b"P" + payload["nonce"])
     leave(0)
 
 

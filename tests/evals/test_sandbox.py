@@ -1,0 +1,144 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from infifusion.errors import SandboxError
+from infifusion.evals import sandbox
+from infifusion.evals.sandbox import available, check_program
+
+needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
+
+FAILURES = {
+    "leaves with status 0": ("import os\nos._exit(0)", "without a verdict"),
+    "sys.exit(0)": ("import sys\nsys.exit(0)", "SystemExit"),
+    "reads /etc/passwd": ("open('/etc/passwd').read()", "PermissionError"),
+    "lists the root": ("import os\nos.listdir('/')", "PermissionError"),
+    "reads a process": ("open('/proc/self/maps').read()", "PermissionError"),
+    "writes here": ("open('x', 'w')", "PermissionError"),
+    "writes outside": ("open('/tmp/infifusion-escaped', 'w')", "PermissionError"),
+    "truncates a library": ("import os\nos.open(os.__file__, os.O_TRUNC)", "PermissionError"),
+    "makes a folder": ("import os\nos.mkdir('d')", "PermissionError"),
+    "removes a folder": ("import os\nos.rmdir(os.getcwd())", "PermissionError"),
+    "opens a socket": ("import socket\nsocket.socket()", "PermissionError"),
+    "opens a unix socket": ("import socket\nsocket.socket(socket.AF_UNIX)", "PermissionError"),
+    "forks": ("import os\nwhile True: os.fork()", "PermissionError"),
+    "executes": ("import os\nos.execv('/bin/sh', ['sh'])", "PermissionError"),
+    "starts a process": ("import subprocess\nsubprocess.run(['true'])", "PermissionError"),
+    "starts a thread": ("import threading\nthreading.Thread(target=print).start()", "thread"),
+    "kills its parent": ("import os\nos.kill(os.getppid(), 9)", "PermissionError"),
+    "loops": ("while True: pass", "timeout"),
+    "sleeps": ("import time\ntime.sleep(60)", "timeout"),
+    "takes all memory": ("x = [0] * 10**10", "MemoryError"),
+    "recurses": ("def f(): f()\nf()", "RecursionError"),
+    "crashes": ("import ctypes\nctypes.string_at(0)", "without a verdict"),
+    "waits for input": ("input()", "Error"),
+    "does not parse": ("def f(:", "SyntaxError"),
+    "swallows the test": ("def f(): pass\n'''", "SyntaxError"),
+    "floods the verdict": (
+        "import os\nfor fd in range(3, 64):\n try:\n  while True: os.write(fd, b'P' * 65536)\n"
+        " except OSError: pass",
+        "without a verdict",
+    ),
+    "claims to have passed": (
+        "import os\nfor fd in range(64):\n try: os.write(fd, b'P' + b'0' * 32)\n"
+        " except OSError: pass\nos._exit(0)",
+        "without a verdict",
+    ),
+    "raises what cannot be printed": (
+        "class E(Exception):\n def __str__(self): raise E\nraise E",
+        "cannot be printed",
+    ),
+}
+
+
+@needs_sandbox
+@pytest.mark.parametrize("name", FAILURES)
+def test_a_bad_program_fails_and_harms_nothing(name):
+    program, reason = FAILURES[name]
+    started = time.monotonic()
+    verdict = check_program(program, "", timeout=3.0)
+    assert not verdict.passed
+    assert reason in verdict.reason
+    assert time.monotonic() - started < 10
+    assert not Path("/tmp/infifusion-escaped").exists()
+
+
+@needs_sandbox
+def test_a_program_passes_when_its_test_runs_to_the_end():
+    program = "import math, re, hashlib, decimal, collections, heapq, typing, datetime\n"
+    program += "def area(r):\n    return math.pi * r * r\n"
+    assert check_program(program, "assert abs(area(2) - 12.566) < 1e-3").passed
+
+
+@needs_sandbox
+def test_a_program_fails_when_its_test_does():
+    verdict = check_program("def one(): return 2", "assert one() == 1, 'not one'")
+    assert not verdict.passed
+    assert verdict.reason == "AssertionError: not one"
+
+
+@needs_sandbox
+def test_the_environment_is_empty_and_output_goes_nowhere(monkeypatch, capfd):
+    monkeypatch.setenv("SECRET_TOKEN", "x")
+    program = "import os\nprint('x' * 10**6)\nassert 'SECRET_TOKEN' not in os.environ"
+    assert check_program(program, "").passed
+    assert capfd.readouterr() == ("", "")
+
+
+@needs_sandbox
+def test_a_main_block_of_the_program_does_not_run():
+    assert check_program("if __name__ == '__main__':\n    raise SystemExit", "").passed
+
+
+@needs_sandbox
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for program in ("pass", "while True: pass"):
+        check_program(program, "", timeout=1.0)
+    assert list(tmp_path.iterdir()) == []
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@needs_sandbox
+def test_an_item_takes_less_than_150_milliseconds():
+    times = []
+    for _ in range(5):
+        started = time.monotonic()
+        assert check_program("pass", "pass").passed
+        times.append(time.monotonic() - started)
+    assert min(times) < 0.15
+
+
+def test_a_machine_without_the_sandbox_is_refused_unless_told_otherwise(monkeypatch):
+    available.cache_clear()
+    monkeypatch.setattr(sandbox.platform, "machine", lambda: "riscv64")
+    try:
+        assert not available()[0]
+        with pytest.raises(SandboxError, match="--unsafe-code"):
+            check_program("pass", "")
+        assert check_program("open('/etc/hostname').close()", "", unsafe_code=True).passed
+    finally:
+        monkeypatch.undo()
+        available.cache_clear()
+
+
+def test_without_the_sandbox_the_processes_it_started_are_killed():
+    program = "import os, time\npid = os.fork()\nif pid == 0: time.sleep(60)\nraise ValueError(pid)"
+    verdict = check_program(program, "", timeout=5.0, unsafe_code=True)
+    kind, _, pid = verdict.reason.partition(": ")
+    assert kind == "ValueError"
+    deadline = time.monotonic() + 5
+    while _runs(int(pid)):
+        assert time.monotonic() < deadline, "the grandchild is still there"
+        time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process is there and is no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False

@@ -1,0 +1,211 @@
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from infifusion.errors import DataError
+from infifusion.evals.answers import (
+    boxed_expression,
+    function_body,
+    last_boxed,
+    number_after_hashes,
+)
+from infifusion.evals.sandbox import available
+from infifusion.evals.scoring import Output, score_outputs, summarise
+from infifusion.evals.tasks import TASKS, Task
+from infifusion.evals.tasks.gsm8k import FLEXIBLE, STRICT
+from infifusion.evals.tasks.humaneval import program_of
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
+
+
+def shared_docs(name: str) -> list[dict]:
+    path = SHARED / TASKS[name].file
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def score_references(name: str, docs: list[dict]) -> dict:
+    task = TASKS[name]
+    return summarise(
+        task, score_outputs(task, docs, [Output(doc[task.response_field]) for doc in docs])
+    )
+
+
+def test_the_reference_solutions_of_gsm8k_score_1319_of_1319():
+    summary = score_references("gsm8k", shared_docs("gsm8k"))
+    assert (summary["correct"], summary["n"], summary["invalid"]) == (1319, 1319, 0)
+    assert summary["metrics"] == {"flexible": 1.0, "strict": 1.0}
+
+
+def test_the_reference_solutions_of_math500_score_500_of_500():
+    summary = score_references("math500", shared_docs("math500"))
+    assert (summary["correct"], summary["n"], summary["invalid"]) == (500, 500, 0)
+    assert summary["headline"] == "exact_match"
+    # FIELD: one of 500 may fail math-verify, depending on its time limit.
+    assert summary["metrics"]["math_verify"] >= 499 / 500
+
+
+@needs_sandbox
+def test_the_reference_solutions_of_humaneval_score_164_of_164():
+    summary = score_references("humaneval", shared_docs("humaneval"))
+    assert (summary["correct"], summary["n"], summary["invalid"]) == (164, 164, 0)
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "math500"])
+def test_the_solution_of_another_item_is_wrong(name):
+    docs = shared_docs(name)[:60]
+    task = TASKS[name]
+    shifted = [Output(doc[task.response_field]) for doc in docs[1:] + docs[:1]]
+    items = score_outputs(task, docs, shifted)
+    # Right only where two neighbours happen to have the same answer, in this or another form.
+    same = sum(item["gold"] == item["extracted"] for item in items)
+    assert same <= sum(item["correct"] for item in items) <= same + 1 < 5
+
+
+@needs_sandbox
+def test_an_empty_body_fails_humaneval():
+    docs = shared_docs("humaneval")[:10]
+    items = score_outputs(TASKS["humaneval"], docs, [Output("    return None\n")] * len(docs))
+    assert not any(item["correct"] for item in items)
+    assert not any(item["invalid"] for item in items)
+    assert all(item["note"] for item in items)
+
+
+def gsm8k(output: str, gold: str = "work\n#### 1,234") -> dict:
+    docs = [{"question": "?", "answer": gold}]
+    return score_outputs(TASKS["gsm8k"], docs, [Output(output)])[0]
+
+
+def test_gsm8k_flexible_takes_the_last_number_and_strict_the_marked_one():
+    item = gsm8k("#### 1234\n\nso 5 apples")
+    assert (item["strict"], item["flexible"], item["correct"]) == (True, False, False)
+    item = gsm8k("The answer is $1,234.")
+    assert (item["strict"], item["flexible"], item["correct"]) == (False, True, True)
+    assert gsm8k("#### -1234")["correct"] is False
+
+
+def test_gsm8k_without_a_number_is_invalid():
+    item = gsm8k("I do not know.")
+    assert (item["invalid"], item["extracted"], item["correct"]) == (True, None, False)
+
+
+def test_gsm8k_extracts_what_lm_eval_extracts():
+    from lm_eval.filters.extraction import RegexFilter
+
+    outputs = [
+        "so $12.50.\n#### 12.50", "#### -3", "#### 1,000 apples", "1/2 or 0.5.", "...", "-7 (7)",
+        "x = 3,", "#### 5\n\n#### 6", "", "cost: $ 4", "١٢", "3.",
+    ]  # fmt: skip
+    strict = RegexFilter(r"#### (\-?[0-9\.\,]+)")
+    flexible = RegexFilter(r"(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
+    for output in outputs:
+        ours = STRICT.search(output)
+        assert (ours[1] if ours else "[invalid]") == next(iter(strict.apply([[output]], [])))[0]
+        found = FLEXIBLE.findall(output)
+        expected = next(iter(flexible.apply([[output]], [])))[0]
+        assert (found[-1] if found else "[invalid]") == expected
+
+
+def test_a_program_comes_from_a_fence_a_whole_function_or_a_continuation():
+    prompt = 'import math\n\ndef f(x):\n    """doc"""\n'
+    tests = {
+        "    return math.sqrt(x)\n": 2.0,
+        "Here:\n```python\nimport math\ndef f(x):\n    return math.sqrt(x)\n```\nIt works.": 2.0,
+        "```\ndef f(x):\n    return math.sqrt(x)\n```": 2.0,
+        "```python\ndef g(x): return 0\n```\n```python\ndef f(x):\n    return x\n```": 4,
+        "def f(x):\n    return math.sqrt(x)\n": 2.0,
+        "```python\n    return x + 1\n": 5,
+    }
+    for output, expected in tests.items():
+        namespace: dict = {}
+        exec(program_of(prompt, output, "f"), namespace)
+        assert namespace["f"](4) == expected, output
+
+
+def custom(score, gold_field="response", headline="exact_match", **fields) -> Task:
+    return Task(
+        name="own", description="", headline=headline, file="own.jsonl", score=score,
+        gold_field=gold_field, id_field="id", **fields,
+    )  # fmt: skip
+
+
+def test_a_number_after_hashes_is_compared_as_a_number():
+    task = custom(number_after_hashes)
+    docs = [{"id": str(at), "response": "so\n#### 12"} for at in range(5)]
+    texts = ["#### 12", "#### 012\n\n#### 13", "12", "#### -12", "####12"]
+    items = score_outputs(task, docs, [Output(text) for text in texts])
+    assert [item["correct"] for item in items] == [True, True, False, False, False]
+    assert [item["invalid"] for item in items] == [False, False, True, False, True]
+
+
+def test_a_boxed_expression_is_compared_as_text():
+    task = custom(boxed_expression, gold_field="answer")
+    docs = [{"id": str(at), "answer": "\\frac{1}{2}"} for at in range(4)]
+    texts = [r"\boxed{\frac{1}{2}}", r"\boxed{3} \boxed{ \frac{1}{2} }", r"\boxed{0.5}", "none"]
+    items = score_outputs(task, docs, [Output(text) for text in texts])
+    assert [item["correct"] for item in items] == [True, True, False, False]
+    assert [item["invalid"] for item in items] == [False, False, False, True]
+
+
+def test_the_last_box_counts_its_braces():
+    assert last_boxed(r"\boxed{a{b}{c{d}}} e") == "a{b}{c{d}}"
+    assert last_boxed(r"\boxed{a{b}") is None
+    assert last_boxed("no box") is None
+    assert last_boxed(r"\boxed{}") == ""
+
+
+@needs_sandbox
+def test_a_function_body_is_right_when_its_tests_pass():
+    task = custom(function_body, gold_field="test", headline="pass@1", needs_sandbox=True)
+    doc = {"prompt": "def f(x):\n", "test": "assert f(2) == 4"}
+    outputs = ["    return 2 * x\n", "    return x\n", "return", "", "    import os; os._exit(0)\n"]
+    docs = [{"id": str(at), **doc} for at in range(len(outputs))]
+    items = score_outputs(task, docs, [Output(text) for text in outputs])
+    assert [item["correct"] for item in items] == [True, False, False, False, False]
+    assert [item["invalid"] for item in items] == [False, False, False, True, False]
+    worded = [{"id": "0", **doc, "code_prompt": "def f(x):\n    y = 2\n"}]
+    assert score_outputs(task, worded, [Output("    return y * x\n")])[0]["correct"]
+
+
+def test_the_summary_counts_what_went_wrong_and_keeps_it_in_n():
+    task = custom(number_after_hashes)
+    docs = [{"id": str(at), "response": "#### 1"} for at in range(4)]
+    outputs = [
+        Output("#### 1"),
+        Output("#### 2", truncated=True),
+        Output("", too_long=True),
+        Output("#### 1", truncated=True),
+    ]
+    summary = summarise(task, score_outputs(task, docs, outputs))
+    assert (summary["n"], summary["correct"], summary["accuracy"]) == (4, 2, 0.5)
+    assert (summary["truncated"], summary["invalid"], summary["too_long"]) == (2, 1, 1)
+    assert summary["metrics"] == {"exact_match": 0.5}
+    assert summary["ci95"][0] < 0.5 < summary["ci95"][1]
+
+
+def test_bad_items_are_refused_by_name():
+    task = custom(number_after_hashes)
+    with pytest.raises(DataError, match="1 items but 0 outputs"):
+        score_outputs(task, [{"id": "a", "response": "#### 1"}], [])
+    twice = [{"id": "a", "response": "#### 1"}] * 2
+    with pytest.raises(DataError, match="'a' stands on more than one item"):
+        score_outputs(task, twice, [Output("")] * 2)
+    with pytest.raises(DataError, match="'response'"):
+        score_outputs(task, [{"id": "a"}], [Output("")])
+    with pytest.raises(DataError, match="no items"):
+        summarise(task, [])
+
+
+def test_the_table_says_of_every_task_what_is_needed():
+    assert list(TASKS) == ["gsm8k", "math500", "math", "humaneval"]
+    for name, task in TASKS.items():
+        assert task.name == name
+        assert re.fullmatch(r"[^\n]{20,99}\.?", task.description)
+        assert task.config is not None and task.config.is_file()
+        assert task.hub and task.response_field and task.max_new_tokens >= 512
+    assert replace(TASKS["math"], name="x").score is TASKS["math500"].score
