@@ -72,7 +72,7 @@ def test_the_summary_file_is_what_summarise_returns(run: Path) -> None:
 def test_the_table_shows_accuracy_with_half_its_interval() -> None:
     # half of 0.56 - 0.44 is 0.06, in per cent 6.0
     assert markdown_table(SMALL) == (
-        "| model | sums (%) | a\\|b (bits/byte) |\n"
+        "| model | sums (%) | a\\|b (bits) |\n"
         "| --- | ---: | ---: |\n"
         "| pivot | 50.0 ± 6.0 | 1.250 |\n"
         "| source:x | – | – |\n"

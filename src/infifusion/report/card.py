@@ -9,7 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from infifusion.artifacts import Json, atomic_write
-from infifusion.report.table import markdown_table
+from infifusion.report.table import CAPTION, markdown_table
 
 PAPER = "2501.02795"
 HOW_MADE = {
@@ -159,8 +159,4 @@ def _results(name: str, summary: Json | None) -> list[EvalResult]:
 def _scores(name: str, summary: Json | None) -> str:
     if not summary or name not in summary["models"]:
         return "This model was not scored in its run."
-    return (
-        f"{markdown_table(summary)}\n"
-        "Accuracy in % ± half of the 95 % Wilson interval; bits per byte of held-out responses "
-        "(lower is better)."
-    )
+    return f"{markdown_table(summary)}\n{CAPTION}"

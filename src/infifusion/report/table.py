@@ -10,7 +10,10 @@ from infifusion.artifacts import Json
 from infifusion.report.summary import domains_of, tasks_of
 
 MISSING = "–"
-CAPTION = "Accuracy in % ± half of the 95 % Wilson interval. Bits per byte: lower is better."
+CAPTION = (
+    "%: accuracy ± half of its 95 % Wilson interval; bits: bits per byte of held-out responses, "
+    "lower is better."
+)
 
 
 def console_table(summary: Json) -> Table:
@@ -35,7 +38,7 @@ def markdown_table(summary: Json) -> str:
 
 def _cells(summary: Json) -> tuple[list[str], list[list[str]]]:
     tasks, domains = tasks_of(summary), domains_of(summary)
-    header = ["model", *(f"{t} (%)" for t in tasks), *(f"{d} (bits/byte)" for d in domains)]
+    header = ["model", *(f"{t} (%)" for t in tasks), *(f"{d} (bits)" for d in domains)]
     rows = [
         [
             name,
