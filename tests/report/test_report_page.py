@@ -158,6 +158,24 @@ def test_a_long_output_says_how_much_of_it_is_left_out(run: Path, tmp_path: Path
     assert shown.count("x") == 1500
 
 
+def test_long_items_leave_the_page_small_and_every_pair_its_share(
+    run: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    for path in (folder / "evaluate").glob("*/*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            line["prompt"] = line["output"] = "long " * 2000
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    page = write_report(folder)
+    assert page.stat().st_size < 5_000_000
+    items = json.loads(Page(page.read_text()).scripts[0])
+    assert len(items["pairs"]) == 15
+    for pair in items["pairs"]:
+        for kind, count in pair["counts"].items():
+            assert bool(pair["shown"][kind]) == bool(count), (pair["a"], pair["b"], kind)
+
+
 def test_nothing_in_the_page_loads_from_the_network(text: str, page: Page) -> None:
     for tag, attributes in page.tags:
         for key in ("src", "href", "action", "data", "poster"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from infifusion.artifacts import Json
@@ -10,8 +11,8 @@ from infifusion.report.run_folder import Run
 PER_OUTCOME = {"gained": 12, "lost": 12, "both": 4, "neither": 6}
 """Items shown per pair, task and outcome: most of what differs."""
 LONGEST_TEXT = 1500
-BUDGET = 1_500_000
-"""Characters of prompts and outputs in the page."""
+BUDGET = 2_000_000
+"""Characters of prompts and outputs in the page, about."""
 SHOWN = ("prompt", "gold")
 
 
@@ -19,38 +20,48 @@ def items_view(run: Run) -> dict[str, Any] | None:
     """Items by task and id with the answers of the models compared; None without any.
 
     `pairs` lists the ids shown per outcome and `counts` how many there are in all; an item that
-    only one of the two models answered is left out of both.
+    only one of the two models answered is left out of both. Every pair has an equal part of
+    BUDGET, spent on its outcomes in turn.
     """
     texts: dict[str, dict[str, Json]] = {}
-    pairs, spent = [], 0
+    pairs = []
     answers: dict[tuple[str, str], dict[str, Json]] = {}
-
-    def answered(model: str, task: str) -> dict[str, Json]:
-        if (model, task) not in answers:
-            answers[model, task] = {str(item["id"]): item for item in run.items(model, task)}
-        return answers[model, task]
-
     for pair in run.comparisons:
         a, b, task = pair["a"], pair["b"], pair["task"]
-        left, right = answered(a, task), answered(b, task)
+        for model in (a, b):
+            if (model, task) not in answers:
+                answers[model, task] = {str(item["id"]): item for item in run.items(model, task)}
+        left, right = answers[a, task], answers[b, task]
         found: dict[str, list[str]] = {outcome: [] for outcome in PER_OUTCOME}
         for name in left:
             if name in right:
                 found[_outcome(left[name], right[name])].append(name)
+        if not any(found.values()):
+            continue
         shown: dict[str, list[str]] = {outcome: [] for outcome in PER_OUTCOME}
-        for outcome, names in found.items():
-            for name in names[: PER_OUTCOME[outcome]]:
-                if spent > BUDGET:
-                    break
-                item = texts.setdefault(task, {}).setdefault(name, _question(left[name]))
-                for model, answer in ((a, left[name]), (b, right[name])):
-                    item["answers"].setdefault(model, _answer(answer))
-                spent += sum(len(str(value)) for value in left[name].values())
-                shown[outcome].append(name)
-        if any(found.values()):
-            counts = {outcome: len(names) for outcome, names in found.items()}
-            pairs.append({"a": a, "b": b, "task": task, "counts": counts, "shown": shown})
+        spent = 0
+        for outcome, name in _in_turn(found):
+            if spent > BUDGET / len(run.comparisons):
+                break
+            question = _question(left[name])
+            given = {a: _answer(left[name]), b: _answer(right[name])}
+            item = texts.setdefault(task, {}).setdefault(name, {**question, "answers": {}})
+            item["answers"] |= given
+            spent += sum(
+                len(str(text)) for part in (question, *given.values()) for text in part.values()
+            )
+            shown[outcome].append(name)
+        counts = {outcome: len(names) for outcome, names in found.items()}
+        pairs.append({"a": a, "b": b, "task": task, "counts": counts, "shown": shown})
     return {"pairs": pairs, "items": texts} if pairs else None
+
+
+def _in_turn(found: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
+    """(outcome, id): the first of every outcome, then the second, up to PER_OUTCOME of each."""
+    for place in range(max(PER_OUTCOME.values())):
+        for outcome, names in found.items():
+            if place < min(PER_OUTCOME[outcome], len(names)):
+                yield outcome, names[place]
 
 
 def _outcome(left: Json, right: Json) -> str:
@@ -61,7 +72,7 @@ def _outcome(left: Json, right: Json) -> str:
 
 
 def _question(item: Json) -> Json:
-    return {**{key: _cut(item.get(key)) for key in SHOWN}, "answers": {}}
+    return {key: _cut(item.get(key)) for key in SHOWN}
 
 
 def _answer(item: Json) -> Json:
