@@ -84,6 +84,12 @@ def test_every_score_in_the_page_is_the_one_in_the_scores_file(run: Path, page: 
             assert cell.strip() == expected
 
 
+def test_every_metric_is_shown_beside_the_headline(run: Path, page: Page) -> None:
+    scores = json.loads((run / "evaluate" / "sft" / "scores.json").read_text())["scores"]
+    share = scores["demo_code"]["metrics"]["exact"]
+    assert ["sft", "demo_code", "exact", f"exact {100 * share:.1f} %"] in page.rows
+
+
 def test_bits_per_byte_and_their_change_from_the_pivot_are_shown(page: Page) -> None:
     # sums: unified 1.4 - 0.70 = 0.700, pivot 1.4 - 0.30 = 1.100, change -0.400
     rows = [row for row in page.rows if row and row[0] == "unified"]
@@ -117,6 +123,8 @@ def test_mean_weights_alignment_and_tensors_are_the_files(run: Path, page: Page)
 def test_what_was_left_out_is_counted_in_the_page(page: Page) -> None:
     assert page.row("training examples that repeat another")[2] == "7"
     assert page.row("examples longer than max_length", "prepare, tokens of pivot")[2] == "3"
+    cut = "answers to demo_sums cut off at the length limit, judged as they are"
+    assert page.row(cut, "pivot")[2] == "4"
     assert page.row("positions that no source taught", "fuse/unified")[2] == "500"
 
 

@@ -17,6 +17,11 @@ LEFT_OUT = {
     "empty_response": "examples with an empty response",
     "too_long": "examples longer than max_length",
 }
+ANSWERS = {
+    "truncated": "answers to {task} cut off at the length limit, judged as they are",
+    "invalid": "answers to {task} without a readable result, counted as wrong",
+    "too_long": "prompts of {task} that leave no room to answer, counted as wrong",
+}
 
 
 def coverage_view(run: Run) -> list[dict[str, Any]]:
@@ -97,11 +102,9 @@ def left_out_view(run: Run) -> list[tuple[str, str, int]]:
             ]
     for model, result in run.scores.items():
         for task, score in result["scores"].items():
-            for reason in ("truncated", "invalid"):
+            for reason in ANSWERS:
                 if score.get(reason):
-                    rows.append(
-                        (f"{reason} answers to {task}, counted as they are", model, score[reason])
-                    )
+                    rows.append((ANSWERS[reason].format(task=task), model, score[reason]))
     return rows
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from markupsafe import Markup, escape
 
@@ -165,7 +166,7 @@ def number(value: float) -> str:
     return "0" if text in ("-0", "") else text.replace("-", "\u2212")
 
 
-def _drawn(value: float | None) -> bool:
+def _drawn(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 

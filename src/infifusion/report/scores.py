@@ -54,6 +54,12 @@ def scores_view(run: Run, summary: Json) -> dict[str, Any] | None:
             )
             for task in tasks
         ],
+        "metrics": [
+            (name, task, score["headline"], score["metrics"])
+            for name, result in run.scores.items()
+            for task, score in result["scores"].items()
+            if score.get("metrics")
+        ],
         "verdicts": verdicts(summary["comparisons"]),
         "pairs": [
             {
