@@ -263,6 +263,21 @@ def test_weights_that_are_not_numbers_are_refused(learnt, data, tmp_path):
         run(tmp_path / "nan", data, tmp_path)
 
 
+def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path):
+    from infifusion.evals.generation import GreedyLM
+
+    # As SentencePiece does: a word carries its blank, and decoding drops the first ones.
+    inner = Tokenizer(models.WordLevel({"<eos>": 0, "▁def": 1, "▁▁return": 2, "▁x": 3}, "<eos>"))
+    inner.decoder = decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
+    assert tokenizer.decode([2, 3]) == "return x"
+    tokenizer.save_pretrained(tmp_path)
+    make_model(tokenizer).save_pretrained(tmp_path)
+    model = GreedyLM(str(tmp_path), device="cpu", dtype="float32")
+    assert model._decode_after([1], [2, 3]) == "  return x"
+    assert model._decode_after([1] * 20, [3]) == " x"
+
+
 def test_templates_become_jinja_that_gives_the_same_text():
     from lm_eval.utils import apply_template
 

@@ -1,4 +1,6 @@
+import ctypes
 import os
+import platform
 import time
 from pathlib import Path
 
@@ -6,7 +8,7 @@ import pytest
 
 from infifusion.errors import SandboxError
 from infifusion.evals import sandbox
-from infifusion.evals.sandbox import available, check_program
+from infifusion.evals.sandbox import available, bubblewrap, check_program
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
 
@@ -31,6 +33,8 @@ FAILURES = {
     "loops": ("while True: pass", "timeout"),
     "sleeps": ("import time\ntime.sleep(60)", "timeout"),
     "takes all memory": ("x = [0] * 10**10", "MemoryError"),
+    "takes 3 GiB": ("x = bytearray(3 << 30)", "MemoryError"),
+    "opens 100 files": ("import os\nx = [open(os.__file__) for _ in range(100)]", "Too many"),
     "recurses": ("def f(): f()\nf()", "RecursionError"),
     "crashes": ("import ctypes\nctypes.string_at(0)", "without a verdict"),
     "waits for input": ("input()", "Error"),
@@ -63,6 +67,30 @@ def test_a_bad_program_fails_and_harms_nothing(name):
     assert reason in verdict.reason
     assert time.monotonic() - started < 10
     assert not Path("/tmp/infifusion-escaped").exists()
+
+
+def test_the_sandbox_is_there_on_a_kernel_that_offers_it():
+    """Otherwise a sandbox that is broken would only skip the tests below."""
+    version = ctypes.CDLL(None).syscall(444, None, 0, 1)  # landlock_create_ruleset, its version
+    known = platform.machine() in ("x86_64", "aarch64")
+    if version < 1 or not known or not Path("/proc/sys/kernel/seccomp").exists():
+        pytest.skip("the kernel has no Landlock or no seccomp")
+    assert available() == (True, "passed")
+
+
+@needs_sandbox
+@pytest.mark.parametrize("with_bubblewrap", [False, True])
+def test_bubblewrap_is_a_second_wall_where_it_works(with_bubblewrap, monkeypatch):
+    if with_bubblewrap and not bubblewrap():
+        pytest.skip("bubblewrap is not installed, or not allowed here")
+    if not with_bubblewrap:
+        monkeypatch.setattr(sandbox, "bubblewrap", tuple)
+    # In a process namespace of its own a program has a small number.
+    verdict = check_program("import os\nraise ValueError(os.getpid())", "")
+    assert (int(verdict.reason.removeprefix("ValueError: ")) < 10) == with_bubblewrap
+    assert check_program("pass", "pass").passed
+    assert "PermissionError" in check_program("open('/etc/passwd')", "").reason
+    assert "timeout" in check_program("while True: pass", "", timeout=0.5).reason
 
 
 @needs_sandbox

@@ -20,6 +20,7 @@ from infifusion.errors import NumericsError
 from infifusion.evals.scoring import Output
 from infifusion.runtime import progress_bar
 
+Base: Any = HFLM  # the decorator that registers HFLM hides its type
 CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
 
 
@@ -35,7 +36,7 @@ class RefuseNaN(LogitsProcessor):
         return scores
 
 
-class GreedyLM(HFLM):
+class GreedyLM(Base):
     """An HFLM that generates greedily and remembers how each output ended.
 
     `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.

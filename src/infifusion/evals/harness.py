@@ -122,7 +122,7 @@ def _ask(
 
     places = sample_places([len(part.eval_docs) for part in parts.values()], limit, seed=seed)
     samples = {name: where for name, where in zip(parts, places, strict=True) if where}
-    results = evaluate(
+    results: Any = evaluate(
         lm=model,
         task_dict={"tasks": {name: parts[name] for name in samples}, "groups": {}},
         samples=samples,
@@ -132,7 +132,6 @@ def _ask(
         fewshot_as_multiturn=chat,
         verbosity="ERROR",
     )
-    assert results is not None  # it is only None on ranks other than 0
     docs, ids, prompts, outputs = [], [], [], []
     for name, where in samples.items():
         logged = {sample["doc_id"]: sample for sample in results["samples"][name]}
@@ -184,13 +183,14 @@ def _quietly() -> Iterator[None]:
     quiet_libraries()
     loggers = [logging.getLogger(name) for name in ("lm_eval", "lm-eval", "datasets")]
     levels = [logger.level for logger in loggers]
-    start = tqdm.tqdm.__init__
+    bar: Any = tqdm.tqdm
+    start = bar.__init__
     for logger in loggers:
         logger.setLevel(logging.ERROR)
-    tqdm.tqdm.__init__ = partialmethod(start, disable=True)
+    bar.__init__ = partialmethod(start, disable=True)
     try:
         yield
     finally:
-        tqdm.tqdm.__init__ = start
+        bar.__init__ = start
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)

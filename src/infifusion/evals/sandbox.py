@@ -4,7 +4,8 @@ The promise, enforced by the kernel (rlimits, Landlock, seccomp, no_new_privs), 
 without packages: the program cannot write a file, read one outside Python's own library, open a
 socket, start a process or a thread, signal another process, or use more than its share of time and
 memory. Its environment is empty, its output goes nowhere, and it is killed when its time is over.
-Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so.
+Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so. Where
+bubblewrap is installed and works, all this happens inside its namespaces besides.
 
 A program passes only when its test ran to the end and the child answered with this run's nonce:
 leaving with exit status 0 proves nothing. A program that searches its own process for the nonce
@@ -21,6 +22,7 @@ import os
 import platform
 import secrets
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -98,6 +100,29 @@ def available() -> tuple[bool, str]:
     return verdict.passed, verdict.reason
 
 
+@functools.cache
+def bubblewrap() -> tuple[str, ...]:
+    """The command that puts a program into namespaces of its own; nothing where it fails.
+
+    It is a second wall: without network, other processes or a writable file system even if the
+    first one had a hole. Some containers forbid it, so that it is tried once.
+    """
+    path = shutil.which("bwrap")
+    if path is None:
+        return ()
+    command = (path, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/")
+    try:
+        tried = subprocess.run(
+            [*command, sys.executable, "-I", "-S", "-c", ""],
+            capture_output=True,
+            env={},
+            timeout=30.0,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    return command if tried.returncode == 0 else ()
+
+
 def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
     nonce = secrets.token_hex(16).encode()
     payload = marshal.dumps(
@@ -117,12 +142,13 @@ def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
             "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
         }
     )
+    outer = bubblewrap() if enforce else ()
     reading, writing = os.pipe()
     with tempfile.TemporaryDirectory(prefix="infifusion-sandbox-") as folder:
         try:
             deadline = time.monotonic() + timeout
             process = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(CHILD), str(writing)],
+                [*outer, sys.executable, "-I", "-S", str(CHILD), str(writing)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
