@@ -1,0 +1,199 @@
+"""merge: distilled pivots, or any models of one architecture, into one checkpoint."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from infifusion.artifacts import State, close_stage, open_stage, write_json
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.errors import RecipeError
+from infifusion.merge import METHODS, NEEDS_BASE, PARAMS
+from infifusion.recipe import MergeRun, Recipe, as_json
+from infifusion.runtime import log
+from infifusion.stages.bits import bits_per_byte_by_domain
+from infifusion.stages.folders import PIVOT, RunFolder
+from infifusion.stages.identity import model_identity, stage_identity
+from infifusion.stages.merge_file import find_model, method_params, read_merge_file
+from infifusion.stages.named import function_and_params
+from infifusion.weights.walker import merge_folders
+
+# tau0 that `validate` tries.
+TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
+DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
+
+
+def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
+    """Write merge/<name>/model and merge_details.json."""
+    out = folder.merge(run.name)
+    fingerprint = {
+        "merge": as_json(run),
+        "pivot": model_identity(recipe.pivot),
+        "models": {name: stage_identity(folder.distill(name)) for name in run.models},
+        "seed": recipe.seed,
+    }
+    if open_stage(out, fingerprint) is State.DONE:
+        return
+    started = time.monotonic()
+    base = find_model(recipe.pivot.model, Path())
+    models = {name: folder.distill(name) / "model" for name in run.models}
+    params, tried = dict(run.params), []
+    if params.get("tau0") == "validate":
+        tried = choose_tau0(
+            lambda tau0, place: merge_checkpoints(
+                models,
+                base=base,
+                method=run.method,
+                params={**params, "tau0": tau0},
+                out=place,
+                dtype=run.dtype,
+                seed=recipe.seed,
+            ),
+            lambda place: _validation_bits(recipe, folder, place),
+        )
+        params["tau0"] = min(tried, key=lambda one: one["bits_per_byte"])["tau0"]
+        log.info("merge %s: tau0 %.2f has the fewest bits per byte", run.name, params["tau0"])
+    if (out / "model").exists():  # a merge that was stopped before its manifest
+        shutil.rmtree(out / "model")
+    details = merge_checkpoints(
+        models,
+        base=base,
+        method=run.method,
+        params=params,
+        out=out / "model",
+        dtype=run.dtype,
+        seed=recipe.seed,
+    )
+    _use_pivots_tokenizer(recipe, models, out / "model")
+    if tried:
+        details["tau0_validation"] = tried
+    write_json(out / "merge_details.json", details)
+    close_stage(
+        out,
+        fingerprint,
+        counts={"tensors": len(details["tensors"]), "params": params},
+        seconds=time.monotonic() - started,
+        files=[*(out / "model").iterdir(), out / "merge_details.json"],
+    )
+    log.info("merge %s: %d tensors by %s", run.name, len(details["tensors"]), run.method)
+
+
+def check_merge(run: MergeRun) -> None:
+    """RecipeError when the method or its parameters do not fit."""
+    values = {key: value for key, value in run.params.items() if value != "validate"}
+    if run.params.get("tau0") == "validate" and run.method != "rsaf":
+        raise RecipeError(f"merge.{run.name}.params.tau0: validate is RSAF's.")
+    function_and_params(
+        METHODS, PARAMS, run.method, values, kind="merge method", where=f"merge.{run.name}"
+    )
+
+
+def merge_file(path: Path, out: Path, *, base_override: str | None) -> dict[str, Any]:
+    """`infifusion merge`: read the file, merge, write `out`; returns the details."""
+    file = read_merge_file(path, base_override=base_override)
+    base = find_model(file.base_model, path.parent) if file.base_model else None
+    needs_base = file.merge_method in NEEDS_BASE
+    if needs_base and base is None:
+        raise RecipeError(
+            f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
+        )
+    found = [(model, find_model(model.model, path.parent)) for model in file.models]
+    if file.merge_method != "linear":
+        # mergekit's files list the base among the models; its own delta is nothing.
+        found = [(model, place) for model, place in found if place != base]
+    if not found:
+        raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
+    models = {f"{n}:{place.name}": place for n, (_, place) in enumerate(found)}
+    details = merge_checkpoints(
+        models,
+        base=None if file.merge_method == "linear" else base,
+        method=file.merge_method,
+        params=method_params(file, [model for model, _ in found], where=str(path)),
+        out=out,
+        dtype=file.out_dtype or file.dtype,
+        seed=file.seed,
+    )
+    write_json(out / "merge_details.json", details)
+    return details
+
+
+def merge_checkpoints(
+    models: Mapping[str, Path],
+    *,
+    base: Path | None,
+    method: str,
+    params: dict[str, Any],
+    out: Path,
+    dtype: str | None,
+    seed: int,
+) -> dict[str, Any]:
+    """Merge model folders into the new folder `out`; returns what merge_details.json holds."""
+    function, checked = function_and_params(
+        METHODS, PARAMS, method, params, kind="merge method", where="merge"
+    )
+
+    def merge_tensor(
+        base_P: torch.Tensor | None, model_SP: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        try:
+            merged = function(base_P, model_SP, checked, generator=generator)
+        except ValueError as error:
+            raise RecipeError(f"merge: {error}") from error
+        return merged.tensor_P, merged.details
+
+    tensors = merge_folders(
+        models,
+        base,
+        merge_tensor,
+        out,
+        dtype=DTYPE_NAMES[dtype] if dtype else None,
+        seed=seed,
+    )
+    return {
+        "method": method,
+        "params": as_json(checked),
+        "base": None if base is None else str(base),
+        "models": list(models),
+        "tensors": tensors,
+    }
+
+
+def choose_tau0(
+    merge_at: Callable[[float, Path], object], score: Callable[[Path], float]
+) -> list[dict[str, float]]:
+    """Merge at every candidate, score each folder (fewer is better); the table of both."""
+    tried = []
+    for tau0 in TAU0_CANDIDATES:
+        with tempfile.TemporaryDirectory(prefix="infifusion-tau0-") as scratch:
+            place = Path(scratch) / "model"
+            merge_at(tau0, place)
+            tried.append({"tau0": tau0, "bits_per_byte": score(place)})
+    return tried
+
+
+def _validation_bits(recipe: Recipe, folder: RunFolder, model: Path) -> float:
+    """Mean over domains of the bits per byte on the validation share of the training data."""
+    examples = load_examples(folder.examples("validation"))
+    bits = bits_per_byte_by_domain(
+        recipe.pivot.model_copy(update={"model": str(model), "revision": None}),
+        load_rendered(folder.rendered(PIVOT, "validation")),
+        [example.domain for example in examples],
+        names=[example.id for example in examples],
+        title="choose tau0",
+    )
+    return sum(bits.values()) / len(bits)
+
+
+def _use_pivots_tokenizer(recipe: Recipe, models: Mapping[str, Path], out: Path) -> None:
+    """The distilled pivots carry the tokenizer and chat template that the recipe names."""
+    first = next(iter(models.values()))
+    if recipe.pivot.tokenizer or recipe.pivot.chat_template:
+        for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json"):
+            for path in first.glob(pattern):
+                shutil.copyfile(path, out / path.name)
