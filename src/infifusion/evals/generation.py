@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
@@ -27,7 +26,7 @@ CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
 class RefuseNaN(LogitsProcessor):
     """NaN logits have an argmax, and so would give an answer."""
 
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if torch.isnan(scores).any():
             raise NumericsError(
                 "The model's logits hold NaN during generation. Check its weights (`infifusion "
@@ -55,8 +54,8 @@ class GreedyLM(Base):
             eos_token_id=self.end_ids or None, pad_token_id=self.tokenizer.pad_token_id
         )
 
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """One text per request, in order; the prompt is never cut.
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """One text per lm-eval Instance, in order; the prompt is never cut.
 
         A prompt that leaves no room for one token gives an empty output, marked too_long.
         Requests are batched, longest first, with those that may generate equally many tokens, so
