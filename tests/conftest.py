@@ -146,11 +146,11 @@ def write_jsonl(path: Path, records: list[dict]) -> None:
     path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
 
 
-@pytest.fixture
-def recipe_values(suite: Path) -> Callable[..., dict]:
-    """Makes the values of a small, complete recipe over `suite`; keywords replace whole keys."""
+@pytest.fixture(scope="session")
+def make_recipe() -> Callable[..., dict]:
+    """Makes the values of a small, complete recipe over a suite; keywords replace whole keys."""
 
-    def make(**changes: object) -> dict:
+    def make(suite: Path, **changes: object) -> dict:
         values = {
             "name": "tiny",
             "pivot": {"model": str(suite / "pivot")},

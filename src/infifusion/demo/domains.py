@@ -117,16 +117,14 @@ def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
 
 def _sym_keys() -> list[tuple]:
     keys: list[tuple] = []
-    for a, b, x in product(range(2, 7), range(1, 7), range(1, 7)):
+    for a, b, x in product(range(2, 6), range(1, 7), range(1, 7)):
         keys.append(("solve", a, b, x))
         keys.append(("value", a, b, x))
-    for a, b, c in product(range(1, 8), repeat=3):
+    for a, b, c in product(range(1, 8), range(1, 8), range(1, 7)):
+        keys.append(("add", a, b, c))
         if c < a + b:
+            keys.append(("subtract", a, b, c))
             keys.append(("simplify", a, b, c))
-    for a, b in product(range(1, 20), range(1, 10)):
-        keys.append(("add", a, b, 0))
-        if b < a:
-            keys.append(("subtract", a, b, 0))
     return keys
 
 
@@ -137,8 +135,8 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
         "solve": f"Find {letter} such that {a}{letter} + {b} = {a * c + b}.\n",
         "value": f"Evaluate {a}{letter} + {b} at {letter} = {c}.\n",
         "simplify": f"Simplify {a}{letter} + {b}{letter} - {c}{letter}.\n",
-        "add": f"Compute {a} + {b}.\n",
-        "subtract": f"Compute {a} - {b}.\n",
+        "add": f"Compute {a} + {b} + {c}.\n",
+        "subtract": f"Compute {a} + {b} - {c}.\n",
     }[kind]
     _, a, b, c = solved
     steps, answer = {
@@ -148,8 +146,8 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
             f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}",
             f"{a + b - c}{letter}",
         ),
-        "add": (f"{a} + {b} = {a + b}", a + b),
-        "subtract": (f"{a} - {b} = {a - b}", a - b),
+        "add": (f"{a} + {b} = {a + b}, {a + b} + {c} = {a + b + c}", a + b + c),
+        "subtract": (f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}", a + b - c),
     }[kind]
     return Problem("sym", text, prompt, f"{steps}. \\boxed{{{answer}}}", str(answer))
 

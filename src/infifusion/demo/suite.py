@@ -102,6 +102,7 @@ def make_model(folder: Path, name: str, seed: int) -> None:
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 20,
                 "weight_decay": 0.01,
+                "adam_beta2": 0.98,
                 "logging_steps": 50,
             },
             lora=None,

@@ -31,7 +31,7 @@ def catalogue() -> Catalogue:
         for kind, entries in functions.items()
     }
     table["tasks"] = {
-        name: {"line": task.description, "file": "src/infifusion/evals/tasks.py"}
+        name: {"line": task.description, "file": _file(task.score)}
         for name, task in TASKS.items()
     }
     table["tasks"]["bits_per_byte"] = {
