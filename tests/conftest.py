@@ -52,9 +52,7 @@ def byte_level_tokenizer(size: int, texts: list[str] = TEXTS) -> PreTrainedToken
         show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>")
 
 
 def sentencepiece_tokenizer(size: int, texts: list[str] = TEXTS) -> PreTrainedTokenizerFast:

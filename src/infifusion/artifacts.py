@@ -108,7 +108,9 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
         if isinstance(left, dict) and isinstance(right, dict):
             differences += differing_fields(left, right, f"{prefix}{key}.")
         elif left != right:
-            differences.append(f"{prefix}{key}: the folder has {left!r}, the recipe wants {right!r}")
+            differences.append(
+                f"{prefix}{key}: the folder has {left!r}, the recipe wants {right!r}"
+            )
     return differences
 
 

@@ -143,7 +143,7 @@ def align(
     as_json: AsJson = False,
 ) -> None:
     """How well two tokenizers fit, before any GPU is paid."""
-    from infifusion.stages.align import align_tokenizers, align_table
+    from infifusion.stages.align import align_table, align_tokenizers
 
     result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
     if as_json:
@@ -160,9 +160,7 @@ def evaluate(
         Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for the per-item results.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the per-item results.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated at once.")] = 16,
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="Longest generation; each task's own by default.")
@@ -173,7 +171,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score models on tasks, and compare the first with each of the others item by item."""
-    from infifusion.stages.evaluate import evaluate_models, scores_table
+    from infifusion.report.table import console_table
+    from infifusion.stages.evaluate import evaluate_models
 
     result = evaluate_models(
         models,
@@ -188,7 +187,7 @@ def evaluate(
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        _show(scores_table(result))
+        _show(console_table(result))
 
 
 @app.command()

@@ -459,7 +459,10 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         if recipe.distill[name].target in recipe.fuse
         for s in (recipe.fuse[recipe.distill[name].target or ""].sources or recipe.sources)
     }
-    for model in [*(recipe.evaluate.models or []), *(m for p in recipe.evaluate.compare for m in p)]:
+    for model in [
+        *(recipe.evaluate.models or []),
+        *(m for p in recipe.evaluate.compare for m in p),
+    ]:
         if model not in known:
             hint = nearest(model, known)
             yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"

@@ -47,9 +47,7 @@ def keep_largest(
         value_TJ = np.pad(value_TJ, pad)
     key_TJ = np.where(ids_TJ >= 0, value_TJ, -np.inf)
     by_id_TJ = np.argsort(ids_TJ, axis=1, kind="stable")
-    by_value_TJ = np.argsort(
-        -np.take_along_axis(key_TJ, by_id_TJ, axis=1), axis=1, kind="stable"
-    )
+    by_value_TJ = np.argsort(-np.take_along_axis(key_TJ, by_id_TJ, axis=1), axis=1, kind="stable")
     order_TK = np.take_along_axis(by_id_TJ, by_value_TJ, axis=1)[:, :keep]
     return (
         np.take_along_axis(ids_TJ, order_TK, axis=1),

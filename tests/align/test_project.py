@@ -35,7 +35,7 @@ def mapping(*pivot_ids: int) -> VocabularyMap:
 
 
 def row(found, t: int) -> dict[int, float]:
-    return {int(i): float(p) for i, p in zip(found.ids_TK[t], found.prob_TK[t]) if i >= 0 and p > 0}
+    return {int(i): float(p) for i, p in zip(found.ids_TK[t], found.prob_TK[t], strict=False) if i >= 0 and p > 0}
 
 
 def close(found: dict[int, float], expected: dict[int, float]) -> bool:
@@ -77,9 +77,7 @@ def test_the_gold_path_follows_the_chain_rule() -> None:
     # (2..4) with p(y1) = 0.6 and p(y2 | y1) = 0.5, so P(5) = 0.3. y1 stands for pivot id 7, which
     # keeps p(y1) - P(5) = 0.3. The other kept id 3 (pivot 6) keeps its 0.2; the tail is 0.2.
     source = positions([0, 2, 4], [1, 2, 9])
-    own = beliefs(
-        [[1, 3], [2, 3], [9, 3]], [[0.6, 0.2], [0.5, 0.1], [0.9, 0.05]], [0.6, 0.5, 0.9]
-    )
+    own = beliefs([[1, 3], [2, 3], [9, 3]], [[0.6, 0.2], [0.5, 0.1], [0.9, 0.05]], [0.6, 0.5, 0.9])
     found = project(source, own, positions([0, 4], [5, 8]), mapping(0, 7, 4, 6, *[-1] * 5, 8))
     assert close(row(found, 0), {5: 0.3, 7: 0.3, 6: 0.2})
     assert found.tail_T[0] == pytest.approx(0.2, abs=2e-3)

@@ -71,7 +71,7 @@ def test_a_chat_template_ends_the_turn_with_its_own_token() -> None:
 
 
 def test_a_template_that_trims_the_response_keeps_its_byte_positions() -> None:
-    done, table, conversation = rows(
+    done, _table, conversation = rows(
         chat_tokenizer(TRIMMING), example("Hi", "  two "), templated=True
     )
     assert conversation.lead == 2
@@ -117,7 +117,7 @@ def test_a_token_over_the_border_counts_as_prompt() -> None:
         tokenizer, [conversation], partial(byte_starts, table), templated=False, names=["x"]
     )
     assert done.straddles and done.starts[0] == 1
-    assert table.bytes_V[done.ids[done.first - 1]] .endswith(b"has")
+    assert table.bytes_V[done.ids[done.first - 1]].endswith(b"has")
 
 
 def test_rendered_examples_come_back_from_disk_and_gold_ids_are_the_response(tmp_path) -> None:

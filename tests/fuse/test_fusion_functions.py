@@ -46,7 +46,7 @@ def fuse(name: str, beliefs: Aligned, **params: object) -> Target:
 
 
 def row(target: Target, t: int) -> dict[int, float]:
-    return {int(i): float(p) for i, p in zip(target.ids_TK[t], target.prob_TK[t]) if i >= 0}
+    return {int(i): float(p) for i, p in zip(target.ids_TK[t], target.prob_TK[t], strict=False) if i >= 0}
 
 
 def test_every_fusion_function_is_tested_here() -> None:
@@ -57,7 +57,9 @@ def test_every_fusion_function_is_tested_here() -> None:
 def test_one_source_is_the_identity(name: str) -> None:
     both = aligned()
     one = aligned(
-        **{f: getattr(both, f)[:1] for f in both.__dataclass_fields__ if f.split("_")[-1][0] == "S"},
+        **{
+            f: getattr(both, f)[:1] for f in both.__dataclass_fields__ if f.split("_")[-1][0] == "S"
+        },
         evidence=lambda forgetting: np.zeros((1, 3), np.float32),
     )
     found = fuse(name, one)

@@ -59,8 +59,7 @@ def test_the_results_load_with_their_tokenizer_and_differ_from_the_pivot(
     tokenizer = AutoTokenizer.from_pretrained(folder)
     pivot = AutoModelForCausalLM.from_pretrained(suite / "pivot")
     changed = [
-        not torch.equal(a, b)
-        for a, b in zip(model.parameters(), pivot.parameters(), strict=True)
+        not torch.equal(a, b) for a, b in zip(model.parameters(), pivot.parameters(), strict=True)
     ]
     assert all(changed)
     ids = tokenizer("Ben has 2", return_tensors="pt").input_ids
@@ -93,7 +92,9 @@ def test_other_settings_in_the_same_folder_are_refused_by_name(
     finished: Path, change: str, message: str
 ) -> None:
     recipe, out = finished / "recipe.yaml", finished / "out"
-    result = CliRunner().invoke(cli.app, ["run", str(recipe), "--run-dir", str(out), "--set", change])
+    result = CliRunner().invoke(
+        cli.app, ["run", str(recipe), "--run-dir", str(out), "--set", change]
+    )
     assert isinstance(result.exception, ArtifactError)
     assert message in str(result.exception)
 

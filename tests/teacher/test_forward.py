@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -145,7 +146,7 @@ def test_a_head_that_does_something_unknown_is_refused() -> None:
 def test_shards_come_back_by_example_whatever_the_cut(tmp_path: Path) -> None:
     whole = pass_over(tiny_model("llama", 53, seed=1), DATA)
     cuts = DATA.row_N1[[0, 2, 4]]
-    for shard, (low, high) in enumerate(zip(cuts[:-1], cuts[1:], strict=True)):
+    for shard, (low, high) in enumerate(itertools.pairwise(cuts)):
         part = {name: getattr(whole, name)[low:high] for name in whole.__dataclass_fields__}
         write_shard(tmp_path, shard, Beliefs(**part))
     reader = BeliefReader(tmp_path, DATA.row_N1, 2)

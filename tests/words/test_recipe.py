@@ -80,7 +80,10 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"u": {"start": "v"}}, "merge": {}}, "'v' is not pivot, previous"),
         ({"merge": {"m": {"models": ["unifid"]}}}, "Did you mean 'unified'"),
         ({"merge": {"sft": {"models": ["pair"]}}}, "'sft' names two models"),
-        ({"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}}, "validation_share"),
+        (
+            {"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}},
+            "validation_share",
+        ),
         ({"evaluate": {"models": ["pair"]}}, "there is no model 'pair'"),
         ({"evaluate": {"compare": [["sft"]]}}, "expected pairs"),
         ({"data": {"train": [], "plain_template": "{response}"}}, "plain_template"),

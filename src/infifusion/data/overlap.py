@@ -49,7 +49,8 @@ def without_overlap(
     return [
         example
         for example in examples
-        if _prompt(example) not in prompts and forbidden.isdisjoint(ngrams(text_of(example), length))
+        if _prompt(example) not in prompts
+        and forbidden.isdisjoint(ngrams(text_of(example), length))
     ]
 
 

@@ -14,7 +14,12 @@ from infifusion.errors import TokenizerError
 from infifusion.runtime import log
 
 # Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
-PROBES = ("Hello  world\n\n x", "  two  blanks\tand a tab\r\n", "12345 + 67 = ?", "naïve café 日本語 🙂")
+PROBES = (
+    "Hello  world\n\n x",
+    "  two  blanks\tand a tab\r\n",
+    "12345 + 67 = ?",
+    "naïve café 日本語 🙂",
+)
 
 
 def load_tokenizer(

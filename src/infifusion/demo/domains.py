@@ -2,7 +2,8 @@
 
 A problem's *key* is its kind and all its numbers or operations, without names, objects and variable
 letters. Keys are split by hash into training, validation and test, so no test problem differs from
-a training problem only in its surface.
+a training problem only in its surface. *Drills* are the single steps that problems are made of
+(`Compute 24 + 3.`): models may go to school with them, and they are never asked in a test.
 """
 
 from __future__ import annotations
@@ -47,6 +48,18 @@ def problems(
     a wrong label, as real data has.
     """
     keys = [key for key in KEYS[domain]() if split_of(_text_of(domain, key)) == split]
+    return _problems(domain, keys, split, count, seed=seed, noise=noise)
+
+
+def drills(domain: str, count: int, *, seed: int) -> list[Problem]:
+    """`count` single steps of a domain, by seed; code has none."""
+    keys = DRILLS[domain]() if domain in DRILLS else []
+    return _problems(domain, keys, "drill", count if keys else 0, seed=seed, noise=0.0)
+
+
+def _problems(
+    domain: str, keys: list[tuple], split: str, count: int, *, seed: int, noise: float
+) -> list[Problem]:
     draw = random.Random(f"{seed}:{domain}:{split}")
     wrong = random.Random(f"{seed}:{domain}:{split}:noise")
     order: list[tuple] = []
@@ -75,16 +88,23 @@ def _wrong_key(domain: str, key: tuple, draw: random.Random) -> tuple:
 
 
 def _word_keys() -> list[tuple]:
-    numbers = range(1, 7)
     keys: list[tuple] = []
-    for a, b, c in product(numbers, repeat=3):
+    for a, b, c in product(range(1, 8), repeat=3):
         if c <= a + b:
             keys.append(("buy", a, b, c))
-        keys.append(("boxes", a, b, c))
-        if c < a * b:
-            keys.append(("bags", a, b, c))
         keys.append(("days", a, b, c))
+        if max(a, b) <= 6:
+            keys.append(("boxes", a, b, c))
+            if c < a * b:
+                keys.append(("bags", a, b, c))
     return keys
+
+
+def _word_drills() -> list[tuple]:
+    pairs = list(product(range(1, 37), range(1, 8)))
+    keys: list[tuple] = [("more", a, b, 0) for a, b in pairs]
+    keys += [("fewer", a, b, 0) for a, b in pairs if b <= a]
+    return keys + [("rows", a, b, 0) for a, b in product(range(1, 7), repeat=2)] * 4
 
 
 def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
@@ -93,22 +113,28 @@ def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
     prompt = {
         "buy": f"{name} has {a} {thing}. {name} buys {b} more and gives away {c}. "
         f"How many {thing} are left?\n",
+        "days": f"{name} gets {a} {thing} today, {b} the next day and {c} after that. "
+        f"How many {thing} in all?\n",
         "boxes": f"{name} has {a} boxes of {b} {thing} and finds {c} more. "
         f"How many {thing} are there?\n",
         "bags": f"{name} fills {a} bags with {b} {thing} each and then loses {c}. "
         f"How many {thing} are left?\n",
-        "days": f"{name} gets {a} {thing} today, {b} the next day and {c} after that. "
-        f"How many {thing} in all?\n",
+        "more": f"{name} has {a} {thing} and finds {b} more. How many {thing} are there?\n",
+        "fewer": f"{name} has {a} {thing} and loses {b}. How many {thing} are left?\n",
+        "rows": f"{name} has {a} boxes of {b} {thing}. How many {thing} are there?\n",
     }[kind]
     _, a, b, c = solved
-    first, sign, second = {
+    if kind in ("more", "fewer", "rows"):
+        sign, total = {"more": ("+", a + b), "fewer": ("-", a - b), "rows": ("*", a * b)}[kind]
+        return Problem("word", text, prompt, f"{a}{sign}{b}={total}. #### {total}", str(total))
+    first, sign, half = {
         "buy": (f"{a}+{b}", "-", a + b),
+        "days": (f"{a}+{b}", "+", a + b),
         "boxes": (f"{a}*{b}", "+", a * b),
         "bags": (f"{a}*{b}", "-", a * b),
-        "days": (f"{a}+{b}", "+", a + b),
     }[kind]
-    total = second + c if sign == "+" else second - c
-    response = f"{first}={second}. {second}{sign}{c}={total}. #### {total}"
+    total = half + c if sign == "+" else half - c
+    response = f"{first}={half}. {half}{sign}{c}={total}. #### {total}"
     return Problem("word", text, prompt, response, str(total))
 
 
@@ -117,15 +143,21 @@ def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
 
 def _sym_keys() -> list[tuple]:
     keys: list[tuple] = []
-    for a, b, x in product(range(2, 6), range(1, 7), range(1, 7)):
+    for a, b, x in product(range(2, 7), range(1, 8), range(1, 7)):
         keys.append(("solve", a, b, x))
         keys.append(("value", a, b, x))
-    for a, b, c in product(range(1, 8), range(1, 8), range(1, 7)):
-        keys.append(("add", a, b, c))
+    for a, b, c in product(range(1, 9), repeat=3):
         if c < a + b:
-            keys.append(("subtract", a, b, c))
             keys.append(("simplify", a, b, c))
     return keys
+
+
+def _sym_drills() -> list[tuple]:
+    pairs = list(product(range(1, 44), range(1, 8)))
+    keys: list[tuple] = [("add", a, b, 0) for a, b in pairs if a <= 36]
+    keys += [("subtract", a, b, 0) for a, b in pairs if b < a]
+    facts = list(product(range(2, 7), range(1, 7)))
+    return keys + [(kind, a, b, 0) for kind in ("times", "divide") for a, b in facts] * 4
 
 
 def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
@@ -135,8 +167,10 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
         "solve": f"Find {letter} such that {a}{letter} + {b} = {a * c + b}.\n",
         "value": f"Evaluate {a}{letter} + {b} at {letter} = {c}.\n",
         "simplify": f"Simplify {a}{letter} + {b}{letter} - {c}{letter}.\n",
-        "add": f"Compute {a} + {b} + {c}.\n",
-        "subtract": f"Compute {a} + {b} - {c}.\n",
+        "add": f"Compute {a} + {b}.\n",
+        "subtract": f"Compute {a} - {b}.\n",
+        "times": f"Compute {a}*{b}.\n",
+        "divide": f"Compute {a * b}/{a}.\n",
     }[kind]
     _, a, b, c = solved
     steps, answer = {
@@ -146,8 +180,10 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
             f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}",
             f"{a + b - c}{letter}",
         ),
-        "add": (f"{a} + {b} = {a + b}, {a + b} + {c} = {a + b + c}", a + b + c),
-        "subtract": (f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}", a + b - c),
+        "add": (f"{a} + {b} = {a + b}", a + b),
+        "subtract": (f"{a} - {b} = {a - b}", a - b),
+        "times": (f"{a}*{b} = {a * b}", a * b),
+        "divide": (f"{a * b}/{a} = {b}", b),
     }[kind]
     return Problem("sym", text, prompt, f"{steps}. \\boxed{{{answer}}}", str(answer))
 
@@ -240,6 +276,7 @@ KEYS: dict[str, Callable[[], list[tuple]]] = {
     "sym": _sym_keys,
     "code": _code_keys,
 }
+DRILLS: dict[str, Callable[[], list[tuple]]] = {"word": _word_drills, "sym": _sym_drills}
 MAKE: dict[str, Callable[[tuple, tuple, str, random.Random], Problem]] = {
     "word": _word,
     "sym": _sym,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from transformers import (
     AutoModelForCausalLM,
     GPT2Config,
-    GPTNeoXConfig,
     LlamaConfig,
     PretrainedConfig,
     PreTrainedModel,
@@ -37,6 +36,7 @@ class Settings:
     steps: int
     batch: int
     learning_rate: float
+    drills: dict[str, int] = field(default_factory=dict)
 
 
 def _llama(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
@@ -69,20 +69,6 @@ def _qwen2(width: int, layers: int, feed_forward: int) -> Callable[[int], Pretra
     )
 
 
-def _neox(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
-    return lambda vocabulary: GPTNeoXConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=feed_forward,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        max_position_embeddings=CONTEXT,
-        rotary_pct=1.0,
-        rotary_emb_base=1000,
-        initializer_range=START,
-    )
-
-
 def _gpt2(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
     return lambda vocabulary: GPT2Config(
         vocab_size=vocabulary,
@@ -109,11 +95,11 @@ SOURCES = {
         learning_rate=3e-3,
     ),
     "sym": Settings(
-        make=_gpt2(96, 4, 288),
+        make=_gpt2(96, 3, 288),
         tokenizer=sentencepiece_like,
         vocabulary=400,
         counts={"word": 700, "sym": 8000, "code": 700},
-        steps=600,
+        steps=700,
         batch=32,
         learning_rate=3e-3,
     ),
@@ -122,7 +108,7 @@ SOURCES = {
         tokenizer=byte_level,
         vocabulary=460,
         counts={"word": 700, "sym": 700, "code": 8000},
-        steps=400,
+        steps=350,
         batch=32,
         learning_rate=3e-3,
     ),
@@ -132,8 +118,8 @@ PIVOT = Settings(
     make=_llama(96, 3, 256),
     tokenizer=byte_level,
     vocabulary=520,
-    counts={"word": 1000, "sym": 1000, "code": 400},
-    steps=220,
+    counts={"word": 1000, "sym": 1000, "code": 120},
+    steps=200,
     batch=32,
     learning_rate=3e-3,
 )

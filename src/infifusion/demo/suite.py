@@ -12,7 +12,7 @@ from pathlib import Path
 
 from infifusion.artifacts import State, atomic_write, close_stage, open_stage, sha256_of_text
 from infifusion.data.tokenize import as_rendered
-from infifusion.demo.domains import DOMAINS, Problem, code_test, problems
+from infifusion.demo.domains import DOMAINS, Problem, code_test, drills, problems
 from infifusion.demo.models import PIVOT, SOURCES, Settings, new_model
 from infifusion.recipe import Model
 from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
@@ -73,6 +73,8 @@ def make_model(folder: Path, name: str, seed: int) -> None:
         for domain, count in settings.counts.items()
         for problem in problems(domain, "train", count, seed=own_seed)
     ]
+    for domain, count in settings.drills.items():
+        made += drills(domain, count, seed=own_seed)
     examples = [as_example(problem, n) for n, problem in enumerate(made)]
     texts = [problem.prompt + problem.response for problem in made]
     tokenizer = settings.tokenizer(texts, size=settings.vocabulary)

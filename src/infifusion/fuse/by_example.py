@@ -17,9 +17,7 @@ def mean_by_example(
     mean_ST = np.zeros(value_ST.shape, dtype=np.float32)
     for s in range(len(value_ST)):  # a handful of sources
         counted = counted_ST[s]
-        total = np.bincount(
-            example_T[counted], weights=value_ST[s][counted], minlength=examples
-        )
+        total = np.bincount(example_T[counted], weights=value_ST[s][counted], minlength=examples)
         count = np.bincount(example_T[counted], minlength=examples)
         mean_ST[s] = (total / np.maximum(count, 1))[example_T]
     return mean_ST

@@ -13,8 +13,6 @@ class Params(Strict):
     """`cross_entropy` has no parameters."""
 
 
-def cross_entropy(
-    logits_RV: torch.Tensor, target: SparseTarget, params: Params
-) -> torch.Tensor:
+def cross_entropy(logits_RV: torch.Tensor, target: SparseTarget, params: Params) -> torch.Tensor:
     """-log Q(gold) at every position: [R], nats."""
     return functional.cross_entropy(logits_RV, target.gold_R, reduction="none")

@@ -46,9 +46,7 @@ def dare_linear(
     )
 
 
-def drop(
-    delta_SP: torch.Tensor, params: Params, generator: torch.Generator | None
-) -> torch.Tensor:
+def drop(delta_SP: torch.Tensor, params: Params, generator: torch.Generator | None) -> torch.Tensor:
     """Each delta with entries kept at random and, if `rescale`, divided by the density."""
     if generator is None:
         raise ValueError("DARE draws at random: pass a torch.Generator.")

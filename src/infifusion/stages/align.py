@@ -21,9 +21,7 @@ from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_json
 from infifusion.errors import DataError, TokenizerError
 
 
-def align_tokenizers(
-    *, source: str, pivot: str, text: Path, field: str | None
-) -> dict[str, Any]:
+def align_tokenizers(*, source: str, pivot: str, text: Path, field: str | None) -> dict[str, Any]:
     """The figures that `infifusion align --json` prints."""
     texts = _read(text, field)
     loaded = {name: load_tokenizer(name) for name in (source, pivot)}

@@ -38,6 +38,8 @@ def bits_per_byte_by_domain(
     bytes_N = rendered.start_R[last_N] - rendered.start_R[rendered.row_N1[:-1]]
     of = np.asarray(domains)
     return {
-        domain: round(float(nats_N[of == domain].sum() / bytes_N[of == domain].sum() / math.log(2)), 5)
+        domain: round(
+            float(nats_N[of == domain].sum() / bytes_N[of == domain].sum() / math.log(2)), 5
+        )
         for domain in sorted(set(domains))
     }

@@ -31,8 +31,7 @@ def catalogue() -> Catalogue:
         for kind, entries in functions.items()
     }
     table["tasks"] = {
-        name: {"line": task.description, "file": _file(task.score)}
-        for name, task in TASKS.items()
+        name: {"line": task.description, "file": _file(task.score)} for name, task in TASKS.items()
     }
     table["tasks"]["bits_per_byte"] = {
         "line": "Bits per byte of reference responses, comparable across tokenizers.",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.align.byte_spans import token_table
+from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.fuse import PARAMS as FUSE_PARAMS
@@ -32,9 +32,7 @@ def check_recipe(recipe: Recipe) -> str:
 
 def _model_problems(recipe: Recipe) -> list[str]:
     models = {"pivot": recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
-    return [
-        f"{where}: {problem}" for where, m in models.items() for problem in _problems_of(m)
-    ]
+    return [f"{where}: {problem}" for where, m in models.items() for problem in _problems_of(m)]
 
 
 def _problems_of(model: Model) -> list[str]:

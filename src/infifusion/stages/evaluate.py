@@ -9,9 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
-from infifusion.artifacts import State, close_stage, open_stage, read_json, sha256_of, write_json
+from infifusion.artifacts import State, close_stage, open_stage, sha256_of, write_json
 from infifusion.data.examples import read_examples
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import as_rendered
@@ -65,6 +63,10 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
             max_new_tokens=recipe.evaluate.max_new_tokens,
             extra_tasks={task: table[task] for task in tasks if task not in TASKS},
             unsafe_code=recipe.evaluate.unsafe_code,
+            tokenizer=model.tokenizer,
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            seed=recipe.seed,
         )
     bits: dict[str, float] = {}
     if held_out:
@@ -164,27 +166,6 @@ def evaluate_models(
     return result
 
 
-def scores_table(result: dict[str, Any]) -> Table:
-    """What `infifusion evaluate` prints for a person."""
-    table = Table()
-    tasks = sorted({t for m in result["models"].values() for t in m["scores"]})
-    domains = sorted({d for m in result["models"].values() for d in m[BITS]})
-    table.add_column("model")
-    for task in tasks:
-        table.add_column(f"{task} (accuracy %, 95 % interval)", justify="right")
-    for domain in domains:
-        table.add_column(f"{domain} (bits per byte)", justify="right")
-    for name, model in result["models"].items():
-        cells = []
-        for task in tasks:
-            score = model["scores"][task]
-            low, high = score["ci95"]
-            cells.append(f"{100 * score['accuracy']:.1f} ({100 * low:.1f} to {100 * high:.1f})")
-        cells += [f"{model[BITS][domain]:.4f}" for domain in domains]
-        table.add_row(name, *cells)
-    return table
-
-
 def read_items(path: Path) -> list[dict[str, Any]]:
     """The per-item results of one task."""
     with path.open(encoding="utf-8") as file:
@@ -259,8 +240,3 @@ def _in_words(result: dict[str, Any]) -> str:
     parts = [f"{task} {100 * s['accuracy']:.1f} %" for task, s in result["scores"].items()]
     parts += [f"{domain} {value:.3f} bits per byte" for domain, value in result[BITS].items()]
     return ", ".join(parts)
-
-
-def read_scores(folder: RunFolder, name: str) -> dict[str, Any]:
-    """scores.json of one model."""
-    return read_json(folder.evaluate(name) / "scores.json")

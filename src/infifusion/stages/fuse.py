@@ -15,8 +15,14 @@ from infifusion.align.boundaries import example_of
 from infifusion.align.evidence import bits_per_byte, running_evidence
 from infifusion.align.project import Positions, Projected, project
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.artifacts import State, close_stage, open_stage, read_manifest, verify_files
-from infifusion.artifacts import write_json
+from infifusion.artifacts import (
+    State,
+    close_stage,
+    open_stage,
+    read_manifest,
+    verify_files,
+    write_json,
+)
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import gold_ids
 from infifusion.errors import RecipeError
@@ -142,9 +148,7 @@ def open_source(recipe: Recipe, folder: RunFolder, name: str, *, end_of_turn: in
     )
 
 
-def positions(
-    rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int
-) -> Positions:
+def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:
     """The response positions of examples [begin, end), numbered from 0."""
     rows = slice(int(rendered.row_N1[begin]), int(rendered.row_N1[end]))
     return Positions(

@@ -47,7 +47,7 @@ def _folder_identity(folder: Path) -> dict[str, str]:
                 "and safetensors weights (relative to the recipe file), or a hub name."
             )
         return {}
-    names = sorted(folder.glob("*.safetensors")) + [folder / "config.json"]
+    names = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
     return {path.name: _sampled_sha256(path) for path in names if path.is_file()}
 
 

@@ -12,7 +12,14 @@ from infifusion.strict import Strict, read_yaml
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 # Keys of mergekit's that mean something we do not do yet: refused by name, not ignored.
-NOT_YET = ("slices", "modules", "tokenizer_source", "tokenizer", "chat_template", "pad_to_multiple_of")
+NOT_YET = (
+    "slices",
+    "modules",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+    "pad_to_multiple_of",
+)
 PER_MODEL = ("weight", "density")
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 
@@ -101,7 +108,9 @@ def find_model(name: str, folder: Path) -> Path:
 
     try:
         return Path(snapshot_download(name, allow_patterns=list(WEIGHT_FILES)))
-    except Exception as error:  # the hub client raises many kinds, all about the name or the network
+    except (
+        Exception
+    ) as error:  # the hub client raises many kinds, all about the name or the network
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
             f"{name!r} is neither a folder nor a model that the hub gives: {reason}."

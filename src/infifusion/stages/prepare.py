@@ -169,4 +169,6 @@ def _in_words(counts: dict[str, Any]) -> str:
     left = counts["left_out"]
     gone = left["empty_response"] + left["duplicate"] + left["contaminated"]
     longest = max(left["too_long"].values(), default=0)
-    return ", ".join(parts) + f"; left out: {gone} empty, repeated or overlapping, {longest} too long"
+    return (
+        ", ".join(parts) + f"; left out: {gone} empty, repeated or overlapping, {longest} too long"
+    )

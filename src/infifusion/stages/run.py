@@ -12,8 +12,8 @@ import infifusion
 from infifusion.artifacts import write_json
 from infifusion.recipe import STAGES, Recipe, as_json
 from infifusion.report.page import write_report
-from infifusion.report.table import console_table
 from infifusion.report.summary import summarise
+from infifusion.report.table import console_table
 from infifusion.runtime import console, log, quiet_libraries, rank, set_up_logging, world_size
 from infifusion.stages.cards import write_cards
 from infifusion.stages.check import check_recipe

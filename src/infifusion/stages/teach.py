@@ -49,7 +49,10 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     if missing:
         teacher = teacher_of(model, recipe)
         total = sum(
-            int(rendered.offset_N1[min((s + 1) * size, len(rendered))] - rendered.offset_N1[s * size])
+            int(
+                rendered.offset_N1[min((s + 1) * size, len(rendered))]
+                - rendered.offset_N1[s * size]
+            )
             for s in missing
         )
         with progress_bar(f"teach {name} (tokens)", total) as progress:
@@ -82,7 +85,9 @@ def teacher_of(model: Model, recipe: Recipe) -> Teacher:
     )
 
 
-def _counts(out: Path, rendered: Rendered, shard_examples: int, domains: np.ndarray) -> dict[str, Any]:
+def _counts(
+    out: Path, rendered: Rendered, shard_examples: int, domains: np.ndarray
+) -> dict[str, Any]:
     reader = BeliefReader(out, rendered.row_N1, shard_examples)
     entropy_N, bits_N = [], []
     for begin in range(0, len(rendered), shard_examples):

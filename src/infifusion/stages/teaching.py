@@ -90,9 +90,7 @@ class TeachingView:
             "examples": self._samples,
         }
 
-    def _sample(
-        self, number: int, rows: slice, beliefs: Aligned, fused: Target
-    ) -> dict[str, Any]:
+    def _sample(self, number: int, rows: slice, beliefs: Aligned, fused: Target) -> dict[str, Any]:
         example = self._examples[number]
         first = int(self._pivot.row_N1[number])
         tokens = []

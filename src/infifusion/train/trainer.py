@@ -1,4 +1,4 @@
-"""A thin subclass of transformers.Trainer: one global reduction, and the parts of the loss logged."""
+"""A thin subclass of transformers.Trainer: one global reduction, the parts of the loss logged."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ class FusionTrainer(Trainer):
             names = ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
             raise NumericsError(
                 f"The loss is {float(out['loss'])} in step {self.state.global_step + 1}, in one of "
-                f"the examples {names}. Lower learning_rate, set max_grad_norm, or train in float32 "
-                "(bf16: false)."
+                f"the examples {names}. Lower learning_rate, set max_grad_norm, or train in "
+                "float32 (bf16: false)."
             )
         self._sums["cross_entropy"] += float(out["cross_entropy"])
         self._sums["divergence"] += float(out["divergence"])
