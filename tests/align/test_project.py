@@ -35,7 +35,11 @@ def mapping(*pivot_ids: int) -> VocabularyMap:
 
 
 def row(found, t: int) -> dict[int, float]:
-    return {int(i): float(p) for i, p in zip(found.ids_TK[t], found.prob_TK[t], strict=False) if i >= 0 and p > 0}
+    return {
+        int(i): float(p)
+        for i, p in zip(found.ids_TK[t], found.prob_TK[t], strict=False)
+        if i >= 0 and p > 0
+    }
 
 
 def close(found: dict[int, float], expected: dict[int, float]) -> bool:

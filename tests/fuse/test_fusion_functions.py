@@ -46,7 +46,11 @@ def fuse(name: str, beliefs: Aligned, **params: object) -> Target:
 
 
 def row(target: Target, t: int) -> dict[int, float]:
-    return {int(i): float(p) for i, p in zip(target.ids_TK[t], target.prob_TK[t], strict=False) if i >= 0}
+    return {
+        int(i): float(p)
+        for i, p in zip(target.ids_TK[t], target.prob_TK[t], strict=False)
+        if i >= 0
+    }
 
 
 def test_every_fusion_function_is_tested_here() -> None:

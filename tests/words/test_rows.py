@@ -39,5 +39,8 @@ def test_add_up_equals_a_dictionary_per_row(rows: list[list[int]]) -> None:
             if token >= 0:
                 expected[token] = expected.get(token, 0) + v
         used = found_ids[t] >= 0
-        assert dict(zip(found_ids[t][used].tolist(), found[t][used].tolist(), strict=False)) == expected
+        assert (
+            dict(zip(found_ids[t][used].tolist(), found[t][used].tolist(), strict=False))
+            == expected
+        )
         assert (found[t][~used] == 0).all()

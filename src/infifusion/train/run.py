@@ -10,7 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+)
 
 from infifusion.artifacts import atomic_folder
 from infifusion.errors import CheckpointError, RecipeError
@@ -89,6 +95,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         data_collator=Collator(job.rendered, job.target),
         callbacks=[ProgressBar(job.title)],
     )
+    trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
     _save(trainer, job, dtype, out / "model")
     if rank() == 0:
