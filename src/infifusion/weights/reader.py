@@ -115,10 +115,25 @@ def _open(path: Path) -> safe_open:
     try:
         return safe_open(path, framework="pt")
     except (SafetensorError, OSError) as error:
+        expected = _expected_bytes(path)
+        should = "" if expected is None else f"its header announces {expected} bytes; "
         raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is no whole safetensors file: {error}. It was "
-            "cut short or damaged; copy it again."
+            f"{path} is no whole safetensors file: {should}it has {path.stat().st_size} bytes "
+            f"({error}). It was cut short or damaged; copy it again."
         ) from error
+
+
+def _expected_bytes(path: Path) -> int | None:
+    """The size that the file's header announces; None where the header itself is damaged."""
+    try:
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            # safetensors itself refuses headers of more than 100 MB.
+            header = json.loads(file.read(length)) if length <= 100_000_000 else {}
+        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
+        return 8 + length + max(ends)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
+        return None
 
 
 def _check_index(folder: Path, found: dict[str, str]) -> None:
