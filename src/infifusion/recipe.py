@@ -406,7 +406,7 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
 
 def as_json(config: Strict) -> dict[str, Any]:
     """A configuration as plain JSON values, for manifests."""
-    return json.loads(config.model_dump_json())
+    return json.loads(config.model_dump_json(by_alias=True))
 
 
 def _name_problems(recipe: Recipe) -> Iterable[str]:

@@ -152,10 +152,17 @@ def _load_model(path: Path | str, *, tokenizer: str | None, **options: Any) -> A
             f"{path} is not a model folder: it has no config.json. Give a folder that "
             "AutoModelForCausalLM loads, with its tokenizer, or a hub name."
         )
+    from infifusion.data.tokenizers import load_tokenizer
     from infifusion.evals.generation import GreedyLM
 
     try:
-        return GreedyLM(str(path), tokenizer=tokenizer, **options)
+        # The tokenizer that the rest of the run uses: it does what its tokenizer.json says.
+        loaded = load_tokenizer(
+            tokenizer or str(path),
+            revision=options.get("revision"),
+            trust_remote_code=bool(options.get("trust_remote_code")),
+        )
+        return GreedyLM(str(path), tokenizer=loaded, **options)
     except InfiFusionError:
         raise
     except Exception as error:  # transformers raises many kinds, all about the folder

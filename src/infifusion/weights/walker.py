@@ -119,6 +119,7 @@ def _merged(
             stored = {label: model.tensor(name) for label, model in models.items()}
             base_tensor = None if base is None else base.tensor(name)
             first = next(iter(stored.values())) if base_tensor is None else base_tensor
+            progress.advance(progress.task_ids[0])
             if not first.is_floating_point():
                 yield name, _equal_everywhere(name, first, stored)
                 continue
@@ -133,7 +134,6 @@ def _merged(
                 )
             details.append({"name": name, "numel": merged.numel(), **found})
             yield name, merged
-            progress.advance(progress.task_ids[0])
 
 
 def _equal_everywhere(
