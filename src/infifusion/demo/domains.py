@@ -93,7 +93,7 @@ def _word_keys() -> list[tuple]:
         if c <= a + b:
             keys.append(("buy", a, b, c))
         keys.append(("days", a, b, c))
-        if max(a, b) <= 6:
+        if max(a, b) <= 5:
             keys.append(("boxes", a, b, c))
             if c < a * b:
                 keys.append(("bags", a, b, c))
@@ -101,10 +101,10 @@ def _word_keys() -> list[tuple]:
 
 
 def _word_drills() -> list[tuple]:
-    pairs = list(product(range(1, 37), range(1, 8)))
+    pairs = list(product(range(1, 26), range(1, 8)))
     keys: list[tuple] = [("more", a, b, 0) for a, b in pairs]
     keys += [("fewer", a, b, 0) for a, b in pairs if b <= a]
-    return keys + [("rows", a, b, 0) for a, b in product(range(1, 7), repeat=2)] * 4
+    return keys + [("rows", a, b, 0) for a, b in product(range(1, 6), repeat=2)] * 4
 
 
 def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
@@ -143,42 +143,50 @@ def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
 
 def _sym_keys() -> list[tuple]:
     keys: list[tuple] = []
-    for a, b, x in product(range(2, 7), range(1, 8), range(1, 7)):
-        keys.append(("solve", a, b, x))
-        keys.append(("value", a, b, x))
-    for a, b, c in product(range(1, 9), repeat=3):
+    for a, b, x, c in product(range(2, 6), range(1, 7), range(1, 6), range(1, 7)):
+        if c < a * x + b:
+            keys += [("solve", a, b, x, c), ("value", a, b, x, c)]
+    for a, b, c, d in product(range(1, 7), repeat=4):
         if c < a + b:
-            keys.append(("simplify", a, b, c))
+            keys.append(("simplify", a, b, c, d))
     return keys
 
 
 def _sym_drills() -> list[tuple]:
-    pairs = list(product(range(1, 44), range(1, 8)))
-    keys: list[tuple] = [("add", a, b, 0) for a, b in pairs if a <= 36]
-    keys += [("subtract", a, b, 0) for a, b in pairs if b < a]
-    facts = list(product(range(2, 7), range(1, 7)))
-    return keys + [(kind, a, b, 0) for kind in ("times", "divide") for a, b in facts] * 4
+    pairs = list(product(range(1, 33), range(1, 8)))
+    keys: list[tuple] = [("add", a, b, 0, 0) for a, b in pairs if a <= 25]
+    keys += [("subtract", a, b, 0, 0) for a, b in pairs if b < a]
+    facts = list(product(range(2, 6), range(1, 6)))
+    return keys + [(kind, a, b, 0, 0) for kind in ("times", "divide") for a, b in facts] * 4
 
 
 def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
     letter = draw.choice(LETTERS)
-    kind, a, b, c = key
+    kind, a, b, c, d = key
     prompt = {
-        "solve": f"Find {letter} such that {a}{letter} + {b} = {a * c + b}.\n",
-        "value": f"Evaluate {a}{letter} + {b} at {letter} = {c}.\n",
-        "simplify": f"Simplify {a}{letter} + {b}{letter} - {c}{letter}.\n",
+        "solve": f"Find {letter} such that {a}{letter} + {b} - {d} = {a * c + b - d}.\n",
+        "value": f"Evaluate {a}{letter} + {b} - {d} at {letter} = {c}.\n",
+        "simplify": f"Simplify {a}{letter} + {b}{letter} - {c}{letter} + {d}{letter}.\n",
         "add": f"Compute {a} + {b}.\n",
         "subtract": f"Compute {a} - {b}.\n",
         "times": f"Compute {a}*{b}.\n",
         "divide": f"Compute {a * b}/{a}.\n",
     }[kind]
-    _, a, b, c = solved
+    _, a, b, c, d = solved
     steps, answer = {
-        "solve": (f"{a}{letter} = {a * c + b} - {b} = {a * c}, {letter} = {a * c}/{a} = {c}", c),
-        "value": (f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}", a * c + b),
+        "solve": (
+            f"{a * c + b - d} + {d} = {a * c + b}, {a * c + b} - {b} = {a * c}, {a * c}/{a} = {c}",
+            c,
+        ),
+        "value": (
+            f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}, "
+            f"{a * c + b} - {d} = {a * c + b - d}",
+            a * c + b - d,
+        ),
         "simplify": (
-            f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}",
-            f"{a + b - c}{letter}",
+            f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}, "
+            f"{a + b - c} + {d} = {a + b - c + d}",
+            f"{a + b - c + d}{letter}",
         ),
         "add": (f"{a} + {b} = {a + b}", a + b),
         "subtract": (f"{a} - {b} = {a - b}", a - b),

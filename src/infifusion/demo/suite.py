@@ -145,13 +145,16 @@ def _write_data(folder: Path, seed: int) -> None:
 def _write_problems(path: Path, made: list[Problem]) -> None:
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, problem in enumerate(made):
-            record = {
-                "id": f"{problem.domain}-{number}",
-                "key": problem.key,
-                "prompt": problem.prompt,
-                "response": problem.response,
-                "answer": problem.answer,
-            }
-            if problem.domain == "code":
-                record["test"] = code_test(problem)
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.write(json.dumps(as_record(problem, number), ensure_ascii=False) + "\n")
+
+
+def as_record(problem: Problem, number: int) -> dict[str, str]:
+    """A problem as a line of a data file; code comes with its test."""
+    record = {
+        "id": f"{problem.domain}-{number}",
+        "key": problem.key,
+        "prompt": problem.prompt,
+        "response": problem.response,
+        "answer": problem.answer,
+    }
+    return record | ({"test": code_test(problem)} if problem.domain == "code" else {})

@@ -1,4 +1,4 @@
-"""Small tokenizers of two families, trained on the text of each model's own data."""
+"""Small tokenizers of three families, trained on the text of each model's own data."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 
 def byte_level(texts: Iterable[str], *, size: int) -> PreTrainedTokenizerFast:
@@ -66,3 +66,12 @@ def sentencepiece_like(texts: Iterable[str], *, size: int) -> PreTrainedTokenize
         unk_token="<unk>",
         pad_token="</s>",
     )
+
+
+def qwen2_like(texts: Iterable[str], *, size: int) -> PreTrainedTokenizerFast:
+    """Qwen2's own: its words, NFC, ByteLevel, every digit a token; merges learnt here.
+
+    A Qwen2 model needs this one: AutoTokenizer takes the model's class whatever the folder's
+    tokenizer.json says, so that another byte-level tokenizer would split text differently there.
+    """
+    return Qwen2Tokenizer().train_new_from_iterator(texts, size, show_progress=False)
