@@ -179,8 +179,7 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
             c,
         ),
         "value": (
-            f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}, "
-            f"{a * c + b} - {d} = {a * c + b - d}",
+            f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}, {a * c + b} - {d} = {a * c + b - d}",
             a * c + b - d,
         ),
         "simplify": (

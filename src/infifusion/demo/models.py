@@ -16,7 +16,7 @@ from transformers import (
     Qwen2Config,
 )
 
-from infifusion.demo.tokenizers import byte_level, sentencepiece_like
+from infifusion.demo.tokenizers import byte_level, qwen2_like, sentencepiece_like
 
 CONTEXT = 256
 START = 0.08
@@ -26,8 +26,8 @@ width of 100 it starts the attention flat, and twice the steps are needed."""
 
 @dataclass(frozen=True)
 class Settings:
-    """One model. counts are training problems per domain; a source sees 85 % of its own domain
-    and a little of the others, so that it is sane elsewhere (docs/log.md)."""
+    """One model. counts are training problems per domain, drills single steps; about 12 % of a
+    source's are of other domains, so that it is sane elsewhere (docs/log.md)."""
 
     make: Callable[[int], PretrainedConfig]
     tokenizer: Callable[..., PreTrainedTokenizerFast]
@@ -84,29 +84,33 @@ def _gpt2(width: int, layers: int, feed_forward: int) -> Callable[[int], Pretrai
     )
 
 
+# Vocabularies are large enough for the other domains' words too: split into characters, 12 % of
+# foreign problems would double the padded length of nearly every batch.
 SOURCES = {
     "word": Settings(
         make=_llama(112, 3, 288),
         tokenizer=byte_level,
-        vocabulary=420,
+        vocabulary=640,
         counts={"word": 8000, "sym": 700, "code": 700},
-        steps=400,
+        drills={"word": 2500},
+        steps=600,
         batch=32,
-        learning_rate=3e-3,
+        learning_rate=2e-3,
     ),
     "sym": Settings(
         make=_gpt2(96, 3, 288),
         tokenizer=sentencepiece_like,
-        vocabulary=400,
-        counts={"word": 700, "sym": 8000, "code": 700},
+        vocabulary=700,
+        counts={"word": 700, "sym": 9000, "code": 700},
+        drills={"sym": 2000},
         steps=700,
         batch=32,
         learning_rate=3e-3,
     ),
     "code": Settings(
         make=_qwen2(80, 3, 224),
-        tokenizer=byte_level,
-        vocabulary=460,
+        tokenizer=qwen2_like,
+        vocabulary=640,
         counts={"word": 700, "sym": 700, "code": 8000},
         steps=350,
         batch=32,
@@ -117,11 +121,12 @@ SOURCES = {
 PIVOT = Settings(
     make=_llama(96, 3, 256),
     tokenizer=byte_level,
-    vocabulary=520,
-    counts={"word": 1000, "sym": 1000, "code": 120},
-    steps=200,
+    vocabulary=480,
+    counts={"word": 1200, "sym": 2000, "code": 250},
+    drills={"word": 300, "sym": 500},
+    steps=260,
     batch=32,
-    learning_rate=3e-3,
+    learning_rate=2e-3,
 )
 
 

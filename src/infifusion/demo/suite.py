@@ -36,6 +36,7 @@ def make_suite(folder: Path, *, seed: int) -> Path:
     _write_data(folder / "data", seed)
     wanted = {"pivot": PIVOT, **SOURCES}
     missing = [name for name in wanted if not (folder / name / "manifest.json").exists()]
+    missing.sort(key=lambda name: -wanted[name].steps)  # the longest first: two end together
     if missing:
         log.info("Training %s from scratch, two at a time.", ", ".join(missing))
         context = multiprocessing.get_context("spawn")
@@ -103,7 +104,7 @@ def make_model(folder: Path, name: str, seed: int) -> None:
                 "learning_rate": settings.learning_rate,
                 "lr_scheduler_type": "cosine",
                 "warmup_steps": 20,
-                "weight_decay": 0.01,
+                "weight_decay": 0.1,
                 "adam_beta2": 0.98,
                 "logging_steps": 50,
             },
