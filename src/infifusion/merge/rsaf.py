@@ -21,8 +21,9 @@ GAUSSIAN_SKEWNESS = {2: 0.995, 3: 0.631, 4: 0.486, 5: 0.406}
 class Params(Strict):
     """Parameters of `rsaf`."""
 
-    tau0: float = Field(default=0.5, gt=0, le=1)
-    """Share of the positions with variance that is kept at Gaussian skewness."""
+    tau0: float = Field(default=0.5, gt=0)
+    """Share of the positions with variance that is kept at Gaussian skewness, before the range is
+    applied. Above 1 only tensors whose disagreement is concentrated are cut at all."""
     beta: float = 0.5
     """How strongly skewness changes the share; negative keeps more where disagreement is
     concentrated."""

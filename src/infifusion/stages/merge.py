@@ -25,7 +25,7 @@ from infifusion.stages.named import function_and_params
 from infifusion.weights.walker import merge_folders
 
 # tau0 that `validate` tries.
-TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 0.85, 1.0)
+TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0)
 DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
