@@ -67,9 +67,7 @@ def test_weights_per_model_are_used_in_their_order(models: Path, tmp_path: Path)
 
 
 def test_the_output_dtype_is_written_and_named_in_the_config(models: Path, tmp_path: Path) -> None:
-    path = write(
-        models, merge_method="sce", base_model="base", models=both(), out_dtype="bfloat16"
-    )
+    path = write(models, merge_method="sce", base_model="base", models=both(), out_dtype="bfloat16")
     merge_file(path, tmp_path / "out", base_override=None)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype is torch.bfloat16
     assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"

@@ -27,6 +27,7 @@ from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.trainer import FusionTrainer, ProgressBar
 from infifusion.types import Rendered, Target
+from infifusion.weights.writer import set_config_dtype
 
 KEPT_IN_HISTORY = (
     "step",
@@ -87,6 +88,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         model, job.loss, gold_weight=job.gold_weight, loss_rows=job.loss_rows
     )
     trained = model if job.lora is None else _with_lora(model, job.lora)
+    sizes = [(p.numel(), p.requires_grad) for p in trained.parameters()]
     trainer = FusionTrainer(
         name_of=name_of,
         model=trained,
@@ -105,15 +107,14 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         for line in trainer.state.log_history
         if "loss" in line
     ]
-    parameters = list(trained.parameters())
     return {
         "log": log,
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 2),
         "positions": len(job.rendered.start_R),
         "taught_positions": _taught(job.target),
-        "parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad),
+        "parameters": sum(size for size, _ in sizes),
+        "trainable_parameters": sum(size for size, trains in sizes if trains),
         "device": str(arguments.device),
     }
 
@@ -181,7 +182,6 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
         return
     if out.exists():  # a run that was stopped between this and the manifest
         shutil.rmtree(out)
-    model.config.dtype = dtype
     with atomic_folder(out) as folder:
         model.save_pretrained(
             folder,
@@ -190,6 +190,7 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
                 for name, value in state.items()
             },
         )
+        set_config_dtype(folder, dtype)  # save_pretrained names the dtype of training
         job.tokenizer.save_pretrained(folder)
 
 

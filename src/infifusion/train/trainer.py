@@ -57,7 +57,7 @@ class FusionTrainer(Trainer):
         if not torch.isfinite(out["loss"]):
             names = ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
             raise NumericsError(
-                f"The loss is {float(out['loss'])} in step {self.state.global_step + 1}, in one of "
+                f"The loss is {out['loss'].item()} in step {self.state.global_step + 1}, in one of "
                 f"the examples {names}. Lower learning_rate, set max_grad_norm, or train in "
                 "float32 (bf16: false)."
             )

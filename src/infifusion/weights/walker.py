@@ -6,7 +6,6 @@ Axes: S models, P elements of one parameter tensor.
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -18,7 +17,13 @@ from infifusion.artifacts import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.runtime import progress_bar
 from infifusion.weights.reader import Checkpoint
-from infifusion.weights.writer import DTYPES, SHARD_BYTES, Spec, write_checkpoint
+from infifusion.weights.writer import (
+    DTYPES,
+    SHARD_BYTES,
+    Spec,
+    set_config_dtype,
+    write_checkpoint,
+)
 
 # base_P or None, model_SP, generator -> merged_P and details; all float32.
 MergeTensor = Callable[
@@ -68,7 +73,7 @@ def merge_folders(
         write_checkpoint(folder, specs, written, shard_bytes=shard_bytes)
         _copy_side_files(donor_path, folder)
         if dtype:
-            _set_dtype(folder / "config.json", DTYPES[dtype])
+            set_config_dtype(folder, DTYPES[dtype])
     return details
 
 
@@ -172,11 +177,3 @@ def _copy_side_files(source: Path, folder: Path) -> None:
         for path in sorted(source.glob(pattern)):
             if path.is_file() and not path.name.endswith(".index.json"):
                 shutil.copyfile(path, folder / path.name)
-
-
-def _set_dtype(path: Path, dtype: torch.dtype) -> None:
-    """Let config.json say the dtype that was written."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -115,3 +115,12 @@ def _check(found: str, tensor: torch.Tensor, name: str, spec: Spec) -> None:
             f"Writing {name} as {spec.dtype} {spec.shape}, but {found} came as {tensor.dtype} "
             f"{tuple(tensor.shape)}."
         )
+
+
+def set_config_dtype(folder: Path, dtype: torch.dtype) -> None:
+    """Let the folder's config.json name the dtype of the weights beside it."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
