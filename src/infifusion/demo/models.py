@@ -48,7 +48,7 @@ def _llama(width: int, layers: int, feed_forward: int) -> Callable[[int], Pretra
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=CONTEXT,
-        rope_theta=1000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
         initializer_range=START,
     )
@@ -63,7 +63,7 @@ def _qwen2(width: int, layers: int, feed_forward: int) -> Callable[[int], Pretra
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=CONTEXT,
-        rope_theta=1000.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
         initializer_range=START,
     )
