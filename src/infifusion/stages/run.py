@@ -94,9 +94,11 @@ def _steps(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[str, bool, Calla
 def _wait() -> None:
     """Until every process is here."""
     if world_size() > 1:
+        import torch
         from accelerate import PartialState
 
-        PartialState().wait_for_everyone()
+        # Without `cpu` accelerate takes CPU-only processes for unrelated ones.
+        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
 
 
 def _write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:

@@ -37,6 +37,7 @@ DEFAULTS: dict[str, Any] = {
     "save_strategy": "steps",
     "save_steps": 500,
     "save_total_limit": 1,
+    "ddp_find_unused_parameters": False,
     "report_to": "none",
 }
 
