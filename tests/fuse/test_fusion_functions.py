@@ -186,6 +186,11 @@ def test_the_gate_shuts_sources_that_are_not_better_than_the_pivot() -> None:
     assert gated.aligned_ST.tolist() == [[True, True, False], [False, False, False]]
 
 
+def test_the_gate_never_shuts_the_pivot_itself() -> None:
+    gated = gate_by_bits(aligned(), np.asarray([0.5, 0.5], np.float32), exempt=1)
+    assert gated.aligned_ST.tolist() == [[False] * 3, [True, False, True]]
+
+
 @pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)
 def test_the_vectorised_result_equals_one_position_at_a_time(name: str) -> None:
     rng = np.random.default_rng(1)

@@ -95,6 +95,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         if target.gate == "bits_per_byte"
         else None
     )
+    own = names.index(PIVOT) if target.pivot_as_source else None
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = _make_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     tally = Tally(names)
@@ -104,7 +105,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         chunk = positions(pivot, pivot_gold_R, begin, end)
         beliefs, projected = align_chunk(sources, chunk, begin, end)
         if gate is not None:
-            beliefs = gate_by_bits(beliefs, _bits(gate, begin, end))
+            beliefs = gate_by_bits(beliefs, _bits(gate, begin, end), exempt=own)
         try:
             fused: Target = function(beliefs, params, keep=target.keep)
         except ValueError as error:
