@@ -17,7 +17,8 @@ LOGIT_LEVEL = ["mean_logit", "max_logit", "uncertainty_logit"]
 def aligned(**changes: object) -> Aligned:
     """Two sources at three positions of two examples (0, 0, 1).
 
-    Position 1 is not aligned for source 1. Source 0 believes {1: .6, 2: .3}, source 1 {2: .5, 3: .4}.
+    Position 1 is not aligned for source 1. Source 0 believes {1: .6, 2: .3}, source 1
+    {2: .5, 3: .4}.
     """
     ids = np.asarray([[[1, 2]] * 3, [[2, 3]] * 3], np.int32)
     prob = np.asarray([[[0.6, 0.3]] * 3, [[0.5, 0.4]] * 3], np.float32)
