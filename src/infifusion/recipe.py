@@ -377,7 +377,9 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
         if text is None or Path(text).is_absolute():
             return text
         candidate = folder / Path(text).expanduser()
-        return str(candidate) if candidate.exists() or text.startswith((".", "~")) else text
+        # A first part that is here means a folder, and a mistyped rest is not looked up on the hub.
+        here = candidate.exists() or (folder / text.partition("/")[0]).is_dir()
+        return str(candidate) if here or text.startswith((".", "~")) else text
 
     def place_model(model: Model) -> Model:
         return model.model_copy(

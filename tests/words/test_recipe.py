@@ -117,6 +117,10 @@ def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path) -> Non
     loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
     assert loaded.pivot.model == str(tmp_path / "models" / "p")
     assert loaded.sources["a"].model == "org/on-the-hub"
+    # A mistyped folder beside the recipe is no hub name.
+    values["sources"]["a"]["model"] = "models/typo"
+    loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
+    assert loaded.sources["a"].model == str(tmp_path / "models" / "typo")
     assert loaded.data.train[0].path == str(tmp_path / "x.jsonl")
 
 
