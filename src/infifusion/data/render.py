@@ -96,8 +96,8 @@ def _apply(
     prompt_only: bool,
 ) -> str:
     try:
-        return tokenizer.apply_chat_template(
-            list(messages),
+        text = tokenizer.apply_chat_template(
+            [{"role": m["role"], "content": m["content"]} for m in messages],
             chat_template=chat_template,
             tokenize=False,
             add_generation_prompt=prompt_only,
@@ -108,3 +108,6 @@ def _apply(
             f"the roles {[m['role'] for m in messages]}: {error}. Give the model a chat_template "
             "in the recipe."
         ) from error
+    if not isinstance(text, str):
+        raise TokenizerError(f"{tokenizer.name_or_path!r}: the chat template gives no text.")
+    return text

@@ -82,7 +82,7 @@ def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrai
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
     """The parsed tokenizer.json, without its momentary truncation and padding settings."""
-    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    values = json.loads(_backend(tokenizer).to_str())
     return {**values, "truncation": None, "padding": None}
 
 
@@ -94,7 +94,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 def encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     """Token ids of texts, nothing added, nothing cut."""
-    backend = tokenizer.backend_tokenizer
+    backend = _backend(tokenizer)
     backend.no_truncation()
     backend.no_padding()
     return [one.ids for one in backend.encode_batch_fast(texts, add_special_tokens=False)]
@@ -112,12 +112,20 @@ def leading_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase, model: str) -> int:
     """The id that ends a plain text; TokenizerError where there is none."""
-    if tokenizer.eos_token_id is None:
+    end = tokenizer.eos_token_id
+    if not isinstance(end, int):
         raise TokenizerError(
             f"The tokenizer of {model!r} has neither a chat template nor an end-of-text token, so "
             "a response has no end. Set eos_token in its tokenizer_config.json."
         )
-    return int(tokenizer.eos_token_id)
+    return end
+
+
+def _backend(tokenizer: PreTrainedTokenizerBase) -> tokenizers.Tokenizer:
+    backend = tokenizer.backend_tokenizer
+    if not isinstance(backend, tokenizers.Tokenizer):
+        raise TokenizerError(f"The tokenizer of {tokenizer.name_or_path!r} is no fast one.")
+    return backend
 
 
 def _first_line(error: Exception) -> str:

@@ -63,7 +63,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     Constant memory: CHUNK_EXAMPLES examples at a time.
     """
     names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
-    taught_by = sorted({*names, *([PIVOT] if target.gate != "none" else [])})
+    taught_by: list[str] = sorted({*names, *([PIVOT] if target.gate != "none" else [])})
     prepared = read_manifest(folder.prepare, made_by="prepare")
     fingerprint = {
         "target": as_json(target),
@@ -216,7 +216,7 @@ def _zscores(beliefs: Beliefs) -> NDArray[np.float32]:
     """The kept logits, standardised over the full vocabulary: (logit - mean) / std, [U, K]."""
     logit_UK = beliefs.logprob_UK.astype(np.float32) + beliefs.lse_U[:, None]
     std_U = np.maximum(beliefs.std_U, np.finfo(np.float32).tiny)
-    return (logit_UK - beliefs.mean_U[:, None]) / std_U[:, None]
+    return ((logit_UK - beliefs.mean_U[:, None]) / std_U[:, None]).astype(np.float32)
 
 
 def _bits(source: Source, begin: int, end: int) -> NDArray[np.float32]:

@@ -33,9 +33,9 @@ def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) ->
     if same and end_of_turn[0] == end_of_turn[1]:
         return identity_map(size, known=len(pivot_table))
     roles = {end_of_turn[0]: end_of_turn[1]}
-    ends = source_tokenizer.eos_token_id, pivot_tokenizer.eos_token_id
-    if None not in ends:
-        roles.setdefault(*ends)
+    source_end, pivot_end = source_tokenizer.eos_token_id, pivot_tokenizer.eos_token_id
+    if isinstance(source_end, int) and isinstance(pivot_end, int):
+        roles.setdefault(source_end, pivot_end)
     return vocabulary_map(
         token_table(tokenizer_json(source_tokenizer)),
         pivot_table,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -59,7 +60,7 @@ def believe(
     largest = int(
         rendered.ids_L[rendered.offset_N1[begin] : rendered.offset_N1[end]].max(initial=-1)
     )
-    embeddings = teacher.model.get_input_embeddings().weight.shape[0]
+    embeddings = cast(torch.Tensor, teacher.model.get_input_embeddings().weight).shape[0]
     if largest >= embeddings:
         raise CheckpointError(
             f"The tokenizer gives the id {largest}, but the model embeds only {embeddings} tokens: "
@@ -120,7 +121,7 @@ def _forward(
     # The last token of an example is predicted, and predicts nothing.
     predicts_BL = (place_BL >= first_B - 1) & (place_BL < length_B[:, None] - 1)
     gold_BL = (place_BL >= first_B) & mask_BL
-    rows = [np.arange(rendered.row_N1[n], rendered.row_N1[n + 1]) for n in batch]
+    rows = [np.arange(int(rendered.row_N1[n]), int(rendered.row_N1[n + 1])) for n in batch]
     return (
         hidden_BLH[torch.from_numpy(predicts_BL).to(device)],
         ids[torch.from_numpy(gold_BL).to(device)],

@@ -22,7 +22,7 @@ def load_model(model: Model) -> PreTrainedModel:
     if Path(model.model).is_dir() and not (Path(model.model) / "config.json").exists():
         raise CheckpointError(f"The folder {model.model} holds no config.json: not a model folder.")
     try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(
+        loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
             model.model,
             revision=model.revision,
             dtype=pick_dtype(model.dtype, device),

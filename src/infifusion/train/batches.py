@@ -52,7 +52,7 @@ class Collator:
             mask_BL[b, :length] = 1
             predicts_BL[b, first - 1 : length - 1] = True
             gold.append(item["input_ids"][first:])
-            rows.append(np.arange(self._rendered.row_N1[n], self._rendered.row_N1[n + 1]))
+            rows.append(np.arange(int(self._rendered.row_N1[n]), int(self._rendered.row_N1[n + 1])))
         batch = {
             "input_ids": ids_BL,
             "attention_mask": mask_BL,

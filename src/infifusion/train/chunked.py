@@ -54,7 +54,10 @@ def with_position_loss(
         **_: object,
     ) -> dict[str, torch.Tensor]:
         hidden_RH = head.hidden(input_ids, attention_mask)[predicts_BL]
-        target = (ids_RK, prob_RK, zscore_RK) if loss is not None else None
+        target = None
+        if loss is not None and ids_RK is not None:
+            assert prob_RK is not None and zscore_RK is not None
+            target = (ids_RK, prob_RK, zscore_RK)
         parts = []
         for start in range(0, len(gold_R), loss_rows):
             rows = slice(start, start + loss_rows)

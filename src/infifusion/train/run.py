@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import (
@@ -131,7 +131,7 @@ def _load(job: Job) -> tuple[PreTrainedModel, torch.dtype]:
         use_safetensors=True,
         **options,
     )
-    width = model.get_output_embeddings().weight.shape[0]
+    width = int(config.get_text_config().vocab_size)
     largest = int(job.rendered.ids_L.max(initial=-1))
     if job.target is not None:
         largest = max(largest, int(job.target.ids_TK.max(initial=-1)))
@@ -143,13 +143,13 @@ def _load(job: Job) -> tuple[PreTrainedModel, torch.dtype]:
     return model, dtype
 
 
-def _with_lora(model: PreTrainedModel, lora: Lora) -> PreTrainedModel:
+def _with_lora(model: PreTrainedModel, lora: Lora) -> torch.nn.Module:
     from peft import LoraConfig, TaskType, get_peft_model
 
     settings = LoraConfig(
         task_type=TaskType.CAUSAL_LM,
         r=lora.r,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft scales by any number)
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
     )
@@ -174,10 +174,12 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
     """Write a whole checkpoint folder or nothing. Every process takes part in the gathering."""
     if job.lora is not None:
         model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-        state = model.state_dict()
+        state: dict[str, torch.Tensor] = model.state_dict()
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
-        state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        state = cast(
+            dict[str, torch.Tensor], trainer.accelerator.get_state_dict(trainer.model_wrapped)
+        )
     if rank() != 0:
         return
     if out.exists():  # a run that was stopped between this and the manifest

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,7 +38,7 @@ class FusionTrainer(Trainer):
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         count = torch.tensor(sum(len(batch["gold_R"]) for batch in samples), device=device)
         if self.args.world_size > 1:
-            count = self.accelerator.gather(count[None]).sum()
+            count = cast(torch.Tensor, self.accelerator.gather(count[None])).sum()
         return samples, count
 
     def compute_loss(
