@@ -4,7 +4,7 @@
 
 Each source is trained from scratch on the train file of its domain mixed with a little of the
 others, with a real tokenizer and an architecture of its own. Reads GSM8K train, MATH train 4500
-and MBPP from DATA/data and tokenizers from DATA/tokenizers; skips what is finished. About 8
+and MBPP from DATA/data and tokenizers from DATA/tokenizers; skips what is finished. About 10
 minutes on 2 cores.
 """
 
