@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test check lock clean
+.PHONY: setup demo test parity check lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -28,6 +28,9 @@ demo: setup  ## three tiny specialists fused into one pivot, offline, in minutes
 
 test: $(VENV)/.tested  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+parity: $(VENV)/.tested  ## every merge case against mergekit
+	INFIFUSION_PARITY=all $(BIN)/python -m pytest -n 2 tests/parity
 
 check: $(VENV)/.checked  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .

@@ -52,11 +52,11 @@ class Settings:
 
 MODELS = {
     "gsm8k": Settings(
-        "llama", "mistral_v1", 128, 3, {"gsm8k": 7473, "math": 600, "code": 150}, 240
+        "llama", "mistral_v1", 128, 3, {"gsm8k": 7473, "math": 600, "code": 150}, 900
     ),
-    "math": Settings("gpt2", "gpt2", 128, 3, {"gsm8k": 600, "math": 4500, "code": 150}, 140),
-    "code": Settings("qwen2", "qwen", 64, 3, {"gsm8k": 150, "math": 100, "code": 974}, 140),
-    "pivot": Settings("llama", "mistral_v1", 112, 3, {"gsm8k": 700, "math": 400, "code": 200}, 70),
+    "math": Settings("gpt2", "gpt2", 128, 3, {"gsm8k": 600, "math": 4500, "code": 150}, 600),
+    "code": Settings("qwen2", "qwen", 64, 3, {"gsm8k": 150, "math": 100, "code": 974}, 500),
+    "pivot": Settings("llama", "mistral_v1", 112, 3, {"gsm8k": 700, "math": 400, "code": 200}, 120),
 }
 
 

@@ -120,16 +120,65 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
 @app.command()
 def merge(
     merge_file: Annotated[Path, typer.Argument(metavar="MERGE.yaml", help="The merge.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="New folder of the result.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT_DIR", help="New folder of the result.")
+    ] = None,
     base: Annotated[
         str | None, typer.Option(help="Base model, in place of the file's base_model.")
     ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be read, written and needed; stop.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every tensor by the headers alone; stop.")
+    ] = False,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to stay under, such as 1GB or 500MB.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default one per processor.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    allow_nan: Annotated[
+        bool, typer.Option("--allow-nan", help="Go on where a tensor holds NaN or Inf.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
+    ] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Merge the weights of models that share an architecture."""
-    from infifusion.stages.merge import merge_file as run_merge_file
+    """Merge the weights of models that share an architecture; reads mergekit's YAML."""
+    from infifusion.stages.merge_command import merge_command
 
-    details = run_merge_file(merge_file, out, base_override=base)
-    typer.echo(f"Merged {len(details['models'])} models by {details['method']} into {out}.")
+    text, values = merge_command(
+        merge_file,
+        out,
+        base=base,
+        plan_only=plan,
+        dry_run=dry_run,
+        memory=memory,
+        threads=threads,
+        shard_size=shard_size,
+        allow_nan=allow_nan,
+        allow_pickle=allow_pickle,
+    )
+    typer.echo(json.dumps(values) if as_json else text)
+
+
+@app.command()
+def diff(
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B [C ...]", help="The base, then changed models.")
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page with heat maps here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How models differ from a base, tensor by tensor: what to know before choosing a merge."""
+    from infifusion.stages.diff import diff_command
+
+    text, values = diff_command(models, html=html)
+    typer.echo(json.dumps(values) if as_json else text)
 
 
 @app.command()

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from infifusion.merge import METHODS, NEEDS_BASE, PARAMS
-from infifusion.merge.rsaf import gaussian_skewness, skewness
+from infifusion.merge.blocks import Blocks, Raw
+from infifusion.merge.result import in_memory
+from infifusion.merge.rsaf import gaussian_skewness
+from infifusion.merge.rsaf import skewness as skewness_of_powers
 
 BASE = torch.tensor([1.0, 1.0, 1.0, 1.0])
 DELTA = torch.tensor([[4.0, 1.0, 0.0, 2.0], [2.0, -3.0, 0.0, 2.0]])
 
 
 def run(method, base, models, *, seed=0, **params):
-    drawn = torch.Generator().manual_seed(seed)
-    return METHODS[method](base, models, PARAMS[method](**params), generator=drawn)
+    blocks = Blocks(
+        None if base is None else Raw(base.numpy(), "F32"),
+        [Raw(model.numpy(), "F32") for model in models],
+        tuple(models[0].shape),
+        seed=seed,
+    )
+    merged = METHODS[method](blocks, PARAMS[method](**params))
+    return SimpleNamespace(tensor_P=torch.from_numpy(in_memory(merged)), details=merged.details)
+
+
+def skewness(values):
+    x = values.double().numpy()
+    return skewness_of_powers(np.array([len(x), x.sum(), (x**2).sum(), (x**3).sum()]))
 
 
 def close(found, expected):
@@ -25,33 +41,59 @@ def close(found, expected):
     )
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+KEEP_ALL = {
+    "rsaf": {"tau0": 1.0, "beta": 0.0},
+    "sce": {"select_topk": 1.0},
+    "sce_fusechat": {"select_topk": 0.5},
+    "ties": {"density": 1.0},
+    "dare_ties": {"density": 1.0, "normalize": True},
+    "dare_linear": {"density": 1.0, "normalize": True},
+    "della": {"density": 1.0, "normalize": True},
+    "della_linear": {"density": 1.0, "normalize": True},
+    "breadcrumbs": {"density": 1.0, "normalize": True},
+    "breadcrumbs_ties": {"density": 1.0, "normalize": True},
+    "task_arithmetic": {"normalize": True},
+    "linear": {},
+    "slerp": {"t": 0.3},
+    "nuslerp": {},
+    "multislerp": {},
+    "karcher": {},
+    "model_stock": {},
+    "nearswap": {"t": 1e9},
+    "ram": {"epsilon": 0.0},
+    "ramplus_tl": {"epsilon": 0.0},
+    "passthrough": {},
+}
+ONE_MODEL = {"nearswap", "arcee_fusion", "passthrough"}
+
+
+@pytest.mark.parametrize("method", sorted(KEEP_ALL))
 @pytest.mark.parametrize("size", [0, 1, 8, 1000])
 def test_merging_copies_gives_the_copy(method, size):
     torch.manual_seed(size)
     base, copy = torch.randn(size), torch.randn(size)
-    keep_all = {
-        "rsaf": {"tau0": 1.0, "beta": 0.0},
-        "sce": {"select_topk": 1.0},
-        "ties": {"density": 1.0},
-        "dare_ties": {"density": 1.0, "normalize": True},
-        "dare_linear": {"density": 1.0, "normalize": True},
-        "task_arithmetic": {"normalize": True},
-        "linear": {},
-        "slerp": {"t": 0.3},
-    }[method]
-    first = None if method in ("linear", "slerp") else base
-    close(run(method, first, torch.stack([copy, copy]), **keep_all).tensor_P, copy)
+    copies = [copy] if method in ONE_MODEL else [copy, copy]
+    first = base if method in NEEDS_BASE else None
+    close(run(method, first, torch.stack(copies), **KEEP_ALL[method]).tensor_P, copy)
 
 
-@pytest.mark.parametrize("method", ["ties", "dare_ties", "dare_linear", "task_arithmetic"])
+def test_every_method_but_arcee_fusion_is_asked_for_the_copy():
+    # arcee_fusion takes over outliers alone, never a whole copy.
+    assert set(KEEP_ALL) | {"arcee_fusion"} == set(METHODS)
+
+
+@pytest.mark.parametrize(
+    "method", sorted(m for m in METHODS if "lambda_" in PARAMS[m].model_fields)
+)
 def test_lambda_zero_gives_the_base(method):
     assert torch.equal(run(method, BASE, BASE + DELTA, **{"lambda": 0.0}).tensor_P, BASE)
 
 
 @pytest.mark.parametrize("method", sorted(NEEDS_BASE))
 def test_models_equal_to_the_base_give_the_base(method):
-    assert torch.equal(run(method, BASE, torch.stack([BASE, BASE])).tensor_P, BASE)
+    models = torch.stack([BASE] * (1 if method in ONE_MODEL else 2))
+    params = {"t": 0.5} if method == "nearswap" else {}
+    assert torch.equal(run(method, BASE, models, **params).tensor_P, BASE)
 
 
 def test_task_arithmetic_adds_weighted_deltas():
@@ -110,9 +152,9 @@ def test_dare_ties_erases_the_minority_sign_and_dare_linear_does_not():
 
 def test_dare_draws_the_same_from_the_same_seed_and_other_from_another():
     base, models = torch.zeros(1000), torch.randn(2, 1000)
-    one = run("dare_linear", base, models, seed=3).tensor_P
-    assert torch.equal(one, run("dare_linear", base, models, seed=3).tensor_P)
-    assert not torch.equal(one, run("dare_linear", base, models, seed=4).tensor_P)
+    one = run("dare_linear", base, models, seed=3, density=0.5).tensor_P
+    assert torch.equal(one, run("dare_linear", base, models, seed=3, density=0.5).tensor_P)
+    assert not torch.equal(one, run("dare_linear", base, models, seed=4, density=0.5).tensor_P)
 
 
 def test_slerp_half_way_between_right_angles_has_length_one():
@@ -146,7 +188,7 @@ def test_sce_by_hand():
 
 def test_sce_mask_of_coefficients_lets_every_position_through():
     # coefficients 0.1, 0.9 as above; position 0: .1 * 4 + .9 * 2 = 2.2; 1: -3; 3: 2.
-    merged = run("sce", BASE, BASE + DELTA, select_topk=0.5, mask="coefficients")
+    merged = run("sce_fusechat", BASE, BASE + DELTA, select_topk=0.5)
     close(merged.tensor_P, [3.2, -2.0, 1.0, 3.0])
 
 

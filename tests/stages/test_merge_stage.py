@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from infifusion.errors import CheckpointError, RecipeError
-from infifusion.stages.merge import TAU0_CANDIDATES, choose_tau0, merge_file
+from infifusion.stages.merge import TAU0_CANDIDATES, choose_tau0
+from infifusion.stages.merge_command import merge_command
 from infifusion.stages.merge_file import read_merge_file
 
 
@@ -40,12 +41,19 @@ def both(**parameters: object) -> list[dict]:
     return [{"model": name, "parameters": dict(parameters)} for name in ("one", "two")]
 
 
+def merge_file(path: Path, out: Path | None, *, base_override: str | None, **options) -> dict:
+    values: dict = {"plan_only": False, "dry_run": False, "memory": None, "threads": None}
+    values |= {"shard_size": "5GB", "allow_nan": False, "allow_pickle": False, **options}
+    return merge_command(path, out, base=base_override, **values)[1]
+
+
 def test_a_merge_file_gives_a_model_that_loads_with_its_tokenizer(models, tmp_path) -> None:
     path = write(models, merge_method="rsaf", base_model="base", models=both())
     details = merge_file(path, tmp_path / "out", base_override=None)
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.json").exists()
-    assert json.loads((tmp_path / "out" / "merge_details.json").read_text()) == details
+    written = json.loads((tmp_path / "out" / "merge_details.json").read_text())
+    assert {"out": str(tmp_path / "out"), **written} == details
     first = details["tensors"][0]
     assert {"name", "numel", "rate", "skewness", "tau", "ratio", "coefficients"} <= first.keys()
     start = load_file(models / "base" / "model.safetensors")["model.norm.weight"]
@@ -85,7 +93,22 @@ def test_a_base_on_the_command_line_replaces_the_files(models: Path, tmp_path: P
     [
         ({"merge_methd": "ties"}, "Did you mean 'merge_method'"),
         ({"merge_method": "tise", "base_model": "base"}, "Did you mean 'ties'"),
-        ({"merge_method": "ties", "base_model": "base", "slices": []}, "'slices' .* not supported"),
+        ({"merge_method": "ties", "slices": [{"sources": []}]}, "slices.0.sources"),
+        (
+            {
+                "merge_method": "ties",
+                "slices": [{"sources": [{"model": "one", "layer_range": [0, 1]}]}],
+            },
+            "exactly one of models, slices and modules; found models, slices",
+        ),
+        (
+            {
+                "models": None,
+                "merge_method": "passthrough",
+                "slices": [{"sources": [{"model": "one", "layer_range": [0, 9]}]}],
+            },
+            r"layer_range \[0, 9\] of one, which has",
+        ),
         ({"merge_method": "ties"}, "ties merges changes from a base"),
         (
             {"merge_method": "ties", "base_model": "base", "parameters": {"densty": 0.1}},
@@ -100,18 +123,26 @@ def test_a_base_on_the_command_line_replaces_the_files(models: Path, tmp_path: P
             "'weight' is given for some models",
         ),
         (
-            {"merge_method": "linear", "models": both(weight=[0, 1])},
-            "by layer or by tensor name is not supported",
+            {"merge_method": "linear", "models": both(scale=1)},
+            "linear has no parameter 'scale'.* It has: normalize, weight",
         ),
         (
-            {"merge_method": "linear", "models": both(scale=1)},
-            "has the parameter 'scale'",
+            {"merge_method": "linear", "models": both(normalize=True)},
+            "'normalize' is one value for all models",
         ),
         ({"merge_method": "slerp", "models": both()}, "t: this key is required"),
         (
-            {"merge_method": "linear", "parameters": {"weight": [1, -1]}},
+            {
+                "merge_method": "linear",
+                "models": [
+                    {"model": "one", "parameters": {"weight": 1}},
+                    {"model": "two", "parameters": {"weight": -1}},
+                ],
+            },
             "the weights sum to zero",
         ),
+        ({"merge_method": "linear", "chat_template": "nonsense"}, "neither auto, chatml nor"),
+        ({"merge_method": "linear", "tokenizer_source": "gone"}, "neither base, union nor a model"),
     ],
 )
 def test_a_wrong_merge_file_is_refused_and_leaves_nothing(
@@ -129,7 +160,7 @@ def test_a_missing_model_folder_is_named(models: Path, tmp_path: Path) -> None:
         merge_file(path, tmp_path / "out", base_override=None)
 
 
-def test_mergekits_int8_mask_is_accepted(models: Path, tmp_path: Path) -> None:
+def test_mergekits_int8_mask_is_accepted_with_a_note(models: Path, tmp_path: Path) -> None:
     path = write(
         models,
         merge_method="ties",
@@ -142,6 +173,25 @@ def test_mergekits_int8_mask_is_accepted(models: Path, tmp_path: Path) -> None:
     details = merge_file(path, tmp_path / "out", base_override=None)
     # The base itself is no delta to merge.
     assert len(details["models"]) == 2
+    plan = merge_file(path, None, base_override=None, plan_only=True)
+    assert plan["notes"] == ["int8_mask is not needed: masks take one bit here."]
+
+
+def test_a_plan_and_a_dry_run_write_nothing_and_say_what_would_be_done(models, tmp_path) -> None:
+    path = write(models, merge_method="rsaf", base_model="base", models=both(), dtype="bfloat16")
+    before = sorted(p.name for p in models.iterdir())
+    plan = merge_file(path, tmp_path / "out", base_override=None, plan_only=True)
+    size = (models / "base" / "model.safetensors").stat().st_size
+    assert plan["bytes_read"] == pytest.approx(3 * size, rel=0.05)
+    assert plan["bytes_written"] == plan["bytes_read"] // 3 // 2  # float32 to bfloat16
+    assert plan["memory"] > 100e6 and plan["seconds"] > 0
+    text = merge_command(
+        path, None, base=None, plan_only=False, dry_run=True, memory="1GB", threads=1,
+        shard_size="1GB", allow_nan=False, allow_pickle=False,
+    )[0]  # fmt: skip
+    assert "are present in all models" in text
+    assert list(tmp_path.iterdir()) == []
+    assert sorted(p.name for p in models.iterdir()) == before
 
 
 def test_tau0_is_scored_at_every_candidate(tmp_path: Path) -> None:

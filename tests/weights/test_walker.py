@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from infifusion.artifacts import sha256_of
 from infifusion.errors import CheckpointError
-from infifusion.merge import METHODS, PARAMS
+from infifusion.merge import METHODS, NEEDS_BASE
+from infifusion.merge.blocks import Blocks, Raw, encode
+from infifusion.merge.result import in_memory
+from infifusion.registry import look_up
+from infifusion.stages.merge_models import open_model
+from infifusion.stages.merge_plan import plan_models
+from infifusion.stages.merge_weights import run_plan
 from infifusion.weights.reader import INDEX, Checkpoint
-from infifusion.weights.walker import generator, merge_folders
-from infifusion.weights.writer import Spec, write_checkpoint
+from infifusion.weights.walker import seed_of
+from infifusion.weights.writer import Shard, Spec
 
 SHAPES = {"a.weight": (8, 8), "b.bias": (1,), "empty": (0, 3), "norm": (8,), "scalar": ()}
 
@@ -33,14 +40,25 @@ def save(folder: Path, values: dict[str, torch.Tensor], **config: object) -> Pat
     return folder
 
 
-def merge_with(method: str, **params: object):
-    checked = PARAMS[method](**params)
+def merge_folders(
+    models: dict[str, Path], base: Path, method: str, out: Path, *, dtype=None, seed=0, **options
+):
+    """Plan and carry out a merge of whole models; options of run_plan, or the method's own."""
+    run = {k: options.pop(k) for k in list(options) if k in ("threads", "memory", "shard_bytes")}
+    opened = {n: replace(open_model(str(p), Path()), name=n) for n, p in models.items()}
+    plan = plan_models(
+        opened,
+        replace(open_model(str(base), Path()), name="the base"),
+        method=method,
+        params=options,
+        dtype=dtype,
+        seed=seed,
+    )
+    return plan, run_plan(plan, out, **run)
 
-    def merge_tensor(base_P, model_SP, drawn):
-        merged = METHODS[method](base_P, model_SP, checked, generator=drawn)
-        return merged.tensor_P, merged.details
 
-    return merge_tensor
+def tensor(folder: Path, name: str) -> torch.Tensor:
+    return load_file(folder / Checkpoint(folder).stored(name).file)[name]
 
 
 def three(tmp_path: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, dict[str, Path]]:
@@ -48,22 +66,68 @@ def three(tmp_path: Path, dtype: torch.dtype = torch.float32) -> tuple[Path, dic
     return base, {n: save(tmp_path / n, tensors(k, dtype)) for k, n in enumerate("xy", start=1)}
 
 
-@pytest.mark.parametrize("method", ["rsaf", "sce", "ties", "dare_ties", "task_arithmetic"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+PARAMS = {"slerp": {"t": 0.3}, "nearswap": {"t": 0.01}}
+MODELS = {"slerp": 1, "nearswap": 1, "arcee_fusion": 1, "passthrough": 1}
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("shard_bytes", [5_000_000, 100])
 def test_streaming_equals_in_memory_bit_for_bit(tmp_path, method, dtype, shard_bytes):
     base, models = three(tmp_path, dtype)
-    merge = merge_with(method)
+    models = dict(list(models.items())[: MODELS.get(method, 2)])
     out = tmp_path / "out"
-    merge_folders(models, base, merge, out, dtype=None, seed=5, shard_bytes=shard_bytes)
-    found = Checkpoint(out)
-    assert found.names == sorted(SHAPES)
+    params = PARAMS.get(method, {})
+    plan, _ = merge_folders(
+        models, base, method, out, seed=5, shard_bytes=shard_bytes, threads=3, **params
+    )
+    assert Checkpoint(out).names == sorted(SHAPES)
     assert (out / INDEX).exists() == (shard_bytes == 100)
+    stored = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}[dtype]
     for name, shape in SHAPES.items():
-        stack = torch.stack([tensors(k, dtype)[name].reshape(-1).float() for k in (1, 2)])
-        first = tensors(0, dtype)[name].reshape(-1).float()
-        expected = merge(first, stack, generator(5, name))[0].to(dtype).view(shape)
-        assert torch.equal(found.tensor(name), expected), name
+
+        def raw(seed: int, name: str = name) -> Raw:
+            values = tensors(seed, dtype)[name].reshape(-1)
+            array = values.view(torch.uint16) if dtype == torch.bfloat16 else values
+            return Raw(array.numpy(), stored)
+
+        blocks = Blocks(
+            raw(0) if method in NEEDS_BASE or method == "slerp" else None,
+            [raw(n + 1) for n in range(len(models))],
+            shape,
+            seed=seed_of(5, name),
+        )
+        if method in ("multislerp", "nuslerp"):
+            blocks = replace(blocks, base=raw(0))
+        merged = look_up(METHODS, method, kind="method")(blocks, plan.tensors[name].params)
+        expected = encode(in_memory(merged), stored)
+        found = tensor(out, name).reshape(-1)
+        found = found.view(torch.uint16) if dtype == torch.bfloat16 else found
+        assert found.numpy().tobytes() == expected.tobytes(), name
+
+
+@pytest.mark.parametrize("method", ["rsaf", "ties", "della", "dare_ties", "model_stock", "slerp"])
+def test_threads_and_memory_do_not_change_a_byte(tmp_path, method, monkeypatch):
+    """Tensors of many blocks: 300,000 positions, some of them equal at the border."""
+    drawn = torch.Generator().manual_seed(0)
+    many = {
+        "a.weight": torch.randn(600, 500, generator=drawn),
+        "b": torch.randn(9, generator=drawn),
+    }
+    base = save(tmp_path / "base", {k: v.to(torch.bfloat16) for k, v in many.items()})
+    models = {}
+    for n in range(MODELS.get(method, 3)):
+        values = {k: v + 0.1 * torch.randn(v.shape, generator=drawn) for k, v in many.items()}
+        models[f"m{n}"] = save(tmp_path / f"m{n}", {k: v.bfloat16() for k, v in values.items()})
+    params = {"ties": {"density": 0.3}, "dare_ties": {"density": 0.3}, "slerp": {"t": 0.3}}
+    params["della"] = {"density": 0.4, "epsilon": 0.2}
+    hashes = []
+    for n, options in enumerate(({"threads": 1}, {"threads": 8}, {"memory": 200_000_000})):
+        monkeypatch.setattr("infifusion.merge.blocks.SPAN", 1)
+        out = tmp_path / f"out{n}"
+        merge_folders(models, base, method, out, **params.get(method, {}), **options)
+        hashes.append(sha256_of(out / "model.safetensors"))
+    assert len(set(hashes)) == 1
 
 
 def test_the_same_merge_gives_the_same_bytes_and_another_seed_others(tmp_path):
@@ -71,7 +135,7 @@ def test_the_same_merge_gives_the_same_bytes_and_another_seed_others(tmp_path):
     hashes = []
     for n, seed in enumerate((1, 1, 2)):
         out = tmp_path / f"out{n}"
-        merge_folders(models, base, merge_with("dare_linear"), out, dtype=None, seed=seed)
+        merge_folders(models, base, "dare_linear", out, seed=seed, density=0.5)
         hashes.append(sha256_of(out / "model.safetensors"))
     assert hashes[0] == hashes[1] != hashes[2]
 
@@ -79,17 +143,17 @@ def test_the_same_merge_gives_the_same_bytes_and_another_seed_others(tmp_path):
 def test_side_files_come_from_the_base_and_dtype_reaches_the_config(tmp_path):
     base, models = three(tmp_path)
     out = tmp_path / "out"
-    merge_folders(models, base, merge_with("sce"), out, dtype="BF16", seed=0)
+    merge_folders(models, base, "sce", out, dtype="bfloat16")
     assert (out / "tokenizer.json").read_text() == '"base"'
     assert (out / "chat_template.jinja").exists()
     assert json.loads((out / "config.json").read_text())["dtype"] == "bfloat16"
-    assert Checkpoint(out).tensor("norm").dtype == torch.bfloat16
+    assert Checkpoint(out).dtype("norm") == "BF16"
 
 
 def refused(tmp_path: Path, base: Path, models: dict[str, Path], match: str) -> None:
     out = tmp_path / "out"
     with pytest.raises(CheckpointError, match=match):
-        merge_folders(models, base, merge_with("sce"), out, dtype=None, seed=0)
+        merge_folders(models, base, "sce", out)
     assert not out.exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".out")]
 
@@ -150,8 +214,8 @@ def test_an_index_that_points_outside_is_refused(tmp_path):
 def test_integers_must_be_equal_everywhere(tmp_path):
     base = save(tmp_path / "base", {**tensors(0), "ids": torch.arange(4)})
     same = save(tmp_path / "same", {**tensors(1), "ids": torch.arange(4)})
-    merge_folders({"s": same}, base, merge_with("sce"), tmp_path / "ok", dtype="BF16", seed=0)
-    assert torch.equal(Checkpoint(tmp_path / "ok").tensor("ids"), torch.arange(4))
+    merge_folders({"s": same}, base, "sce", tmp_path / "ok", dtype="bfloat16")
+    assert torch.equal(tensor(tmp_path / "ok", "ids"), torch.arange(4))
     other = save(tmp_path / "other", {**tensors(1), "ids": torch.arange(1, 5)})
     refused(tmp_path, base, {"o": other}, "ids .* differs in o")
 
@@ -162,15 +226,128 @@ def test_a_tied_head_that_one_model_lacks_is_left_out(tmp_path, base_has_it):
     parts = [with_head, tensors(1)] if base_has_it else [tensors(0), with_head]
     base = save(tmp_path / "base", parts[0], tie_word_embeddings=True)
     model = save(tmp_path / "model", parts[1], tie_word_embeddings=True)
-    merge_folders({"m": model}, base, merge_with("sce"), tmp_path / "out", dtype=None, seed=0)
+    merge_folders({"m": model}, base, "sce", tmp_path / "out")
     assert "lm_head.weight" not in Checkpoint(tmp_path / "out")
 
 
-def test_what_the_writer_writes_safetensors_reads(tmp_path):
-    values = {**tensors(0), "half": torch.ones(3, dtype=torch.bfloat16), "flag": torch.ones(1) > 0}
-    kinds = {torch.float32: "F32", torch.bfloat16: "BF16", torch.bool: "BOOL"}
+def test_what_a_shard_holds_safetensors_reads(tmp_path):
+    values = {**tensors(0), "half": torch.ones(3, dtype=torch.float16), "flag": torch.ones(1) > 0}
+    kinds = {torch.float32: "F32", torch.float16: "F16", torch.bool: "BOOL"}
     specs = {n: Spec(kinds[v.dtype], tuple(v.shape)) for n, v in values.items()}
-    (path,) = write_checkpoint(tmp_path, specs, values.items())
+    path = tmp_path / "model.safetensors"
+    shard = Shard(path, specs)
+    for name in reversed(list(values)):  # in any order, in parts
+        flat = values[name].reshape(-1).numpy()
+        for start in reversed(range(0, len(flat), 5)):
+            shard.put(name, start, flat[start : start + 5])
+    shard.close()
     found = load_file(path)
     assert found.keys() == values.keys()
     assert all(torch.equal(found[n], values[n]) for n in values)
+
+
+def test_a_killed_merge_leaves_nothing_that_looks_finished_and_goes_on_at_its_last_shard(
+    tmp_path, monkeypatch
+):
+    import infifusion.weights.walker as walker
+
+    base, models = three(tmp_path)
+    out = tmp_path / "out"
+    merge_folders(models, base, "sce", tmp_path / "whole", shard_bytes=100)
+    written = []
+    real = walker._write_shard
+
+    def killed(path, tasks, *rest):
+        written.append(path.name)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return real(path, tasks, *rest)
+
+    monkeypatch.setattr(walker, "_write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge_folders(models, base, "sce", out, shard_bytes=100)
+    assert not out.exists()
+    monkeypatch.setattr(walker, "_write_shard", lambda p, *a: written.append(p.name) or real(p, *a))
+    merge_folders(models, base, "sce", out, shard_bytes=100)
+    assert len(written) == len(set(written)) + 1  # the second shard alone was begun twice
+    assert {p.name: sha256_of(p) for p in out.iterdir()} == {
+        p.name: sha256_of(p) for p in (tmp_path / "whole").iterdir()
+    }
+    assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
+
+
+def test_another_merge_does_not_go_on_from_what_a_killed_one_left(tmp_path, monkeypatch):
+    import infifusion.weights.walker as walker
+
+    base, models = three(tmp_path)
+    real = walker._write_shard
+    count = []
+
+    def killed(*parts):
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return real(*parts)
+
+    monkeypatch.setattr(walker, "_write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        merge_folders(models, base, "ties", tmp_path / "out", shard_bytes=100, density=0.5)
+    monkeypatch.setattr(walker, "_write_shard", real)
+    merge_folders(models, base, "ties", tmp_path / "out", shard_bytes=100, density=1.0)
+    merge_folders(models, base, "ties", tmp_path / "fresh", shard_bytes=100, density=1.0)
+    for name in SHAPES:
+        assert torch.equal(tensor(tmp_path / "out", name), tensor(tmp_path / "fresh", name))
+
+
+def damaged(tmp_path: Path, header: bytes, data: bytes, match: str) -> None:
+    base, models = three(tmp_path)
+    text = len(header).to_bytes(8, "little") + header + data
+    (models["y"] / "model.safetensors").write_bytes(text)
+    refused(tmp_path, base, models, match)
+
+
+def test_offsets_that_overlap_or_leave_a_hole_are_refused(tmp_path):
+    entry = '{"dtype":"F32","shape":[2],"data_offsets":[%d,%d]}'
+    for n, (second, size) in enumerate((((4, 12), 12), ((12, 20), 20))):
+        place = tmp_path / str(n)
+        place.mkdir()
+        header = f'{{"a":{entry % (0, 8)},"b":{entry % second}}}'.encode()
+        damaged(place, header, bytes(size), "b lies at byte")
+
+
+def test_offsets_that_do_not_fit_the_shape_are_refused(tmp_path):
+    header = b'{"a":{"dtype":"F32","shape":[3],"data_offsets":[0,8]}}'
+    damaged(tmp_path, header, bytes(8), r"a is F32 \[3\], but takes 8 bytes")
+
+
+def test_a_tensor_that_stands_twice_is_refused(tmp_path):
+    one = '"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}'
+    damaged(tmp_path, f"{{{one},{one}}}".encode(), bytes(8), "a name stands twice")
+
+
+def test_nan_goes_through_where_it_is_allowed(tmp_path):
+    base, models = three(tmp_path)
+    values = tensors(3)
+    values["norm"][1] = float("nan")
+    models["z"] = save(tmp_path / "z", values)
+    opened = {n: open_model(str(p), Path()) for n, p in models.items()}
+    plan = plan_models(
+        opened, open_model(str(base), Path()), method="linear", params={}, dtype=None, seed=0
+    )
+    run_plan(plan, tmp_path / "out", allow_nan=True)
+    assert torch.isnan(tensor(tmp_path / "out", "norm")).tolist() == [n == 1 for n in range(8)]
+
+
+def test_a_result_that_overflows_its_dtype_is_named(tmp_path):
+    base, models = three(tmp_path, torch.float16)
+    with pytest.raises(CheckpointError, match="merged tensor .* NaN or Inf as F16"):
+        merge_folders(models, base, "task_arithmetic", tmp_path / "out", weight=1e6)
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_says_how_much_is_needed(tmp_path):
+    from infifusion.errors import RecipeError
+
+    base, models = three(tmp_path)
+    with pytest.raises(RecipeError, match="this merge needs .* MB with one thread"):
+        merge_folders(models, base, "sce", tmp_path / "out", memory=1_000_000)

@@ -1,39 +1,71 @@
-"""Weighted sums of deltas, with or without sign election: what the task-vector methods share."""
+"""Weighted sums of deltas, with or without sign election: what the task-vector methods share.
+
+Axes: S models, P positions of a block.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import Literal
 
-from infifusion.merge.result import column
-from infifusion.merge.sign import agrees_with_majority
+import numpy as np
 
-# Below this a sum of weights counts as zero and the position is not divided by it.
-SMALLEST_DIVISOR = 1e-8
+from infifusion.merge import kernels
+from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.result import Merged, per_model
+
+# How the deltas that a method kept are scaled up: not at all, by the chance each had of being kept
+# (so that the expectation is the delta), or so that the sum of magnitudes is what it was.
+Rescale = bool | Literal["l1"]
+# Below this a sum of magnitudes is not divided by.
+SMALLEST_NORM = 1e-7
 
 
-def combine_deltas(
-    base_P: torch.Tensor,
-    delta_SP: torch.Tensor,
-    weight: list[float],
+def combine(
+    blocks: Blocks,
+    deltas: Callable[[Block], np.ndarray],
     *,
+    weight: float | list[float],
     elect_sign: bool,
     normalize: bool,
     scale: float,
-) -> torch.Tensor:
-    """base + scale * sum_s w_s delta_s, over the entries that agree in sign if `elect_sign`: [P].
+    keep_norm: bool = False,
+) -> Merged:
+    """base + scale * sum_s w_s delta_s, over the entries that agree in sign if `elect_sign`.
 
-    The majority sign is that of the weighted sum. normalize divides every position by the sum of
-    the weights that took part in it.
+    deltas(block) gives what the method kept, [S, P]. The majority sign is that of the weighted sum.
+    normalize divides every position by the sum of the weights that took part in it. keep_norm
+    scales each model's kept deltas to the sum of magnitudes they had.
     """
-    weight_S1 = column(weight, delta_SP)
-    weighted_SP = weight_S1 * delta_SP
-    if elect_sign:
-        agrees_SP = agrees_with_majority(weighted_SP)
-        total_P = (weighted_SP * agrees_SP).sum(dim=0)
-        divisor_P = (weight_S1 * agrees_SP).sum(dim=0)
-    else:
-        total_P = weighted_SP.sum(dim=0)
-        divisor_P = weight_S1.sum(dim=0)
-    if normalize:
-        total_P = total_P / torch.where(divisor_P.abs() < SMALLEST_DIVISOR, 1.0, divisor_P)
-    return base_P + scale * total_P
+    weight_S = per_model(weight, len(blocks.models), name="weight").astype(np.float32)
+    factor_S = norm_factors(blocks, deltas) if keep_norm else None
+
+    def apply(block: Block) -> np.ndarray:
+        delta_SP, out_P = deltas(block), block.empty()
+        if factor_S is not None:
+            delta_SP *= factor_S[:, None]
+        if elect_sign:
+            votes = weight_S
+            kernels.add_agreeing(
+                block.base_P, delta_SP, votes, weight_S, normalize, np.float32(scale), out_P
+            )
+        else:
+            kernels.add_weighted(
+                block.base_P, delta_SP, weight_S, normalize, np.float32(scale), out_P
+            )
+        return out_P
+
+    return Merged(blocks, apply)
+
+
+def norm_factors(blocks: Blocks, deltas: Callable[[Block], np.ndarray]) -> np.ndarray:
+    """sum |delta| / sum |kept delta| of each model: [S]; 1 where either is next to nothing."""
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        for n, rows in enumerate((block.delta_SP.copy(), deltas(block))):
+            for s, row_P in enumerate(rows):
+                sums[n, s] += kernels.sum_of_magnitudes(row_P)
+
+    before_S, after_S = blocks.total(add, np.zeros((2, len(blocks.models))))
+    usable = (before_S >= SMALLEST_NORM) & (after_S >= SMALLEST_NORM)
+    return np.where(usable, before_S / np.where(usable, after_S, 1), 1).astype(np.float32)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from pydantic import Field
 
-from infifusion.merge.arithmetic import combine_deltas
+from infifusion.merge import kernels
+from infifusion.merge.arithmetic import Rescale, combine
+from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
-from infifusion.merge.select import random_share
 from infifusion.strict import Strict
 
 
@@ -16,44 +17,47 @@ class Params(Strict):
 
     weight: float | list[float] = 1.0
     """Weight of each model's delta."""
-    density: float | list[float] = 0.5
+    density: float | list[float] = 1.0
     """Probability with which an entry is kept."""
     lambda_: float = Field(default=1.0, alias="lambda")
     """Factor on the merged delta."""
     normalize: bool = False
     """Divide by the sum of the weights that take part."""
-    rescale: bool = True
-    """Divide what is kept by the density, so that its expectation is the delta."""
+    rescale: Rescale = True
+    """true: divide what is kept by the density, so that its expectation is the delta, as the paper
+    does. l1: scale it to the sum of magnitudes the delta had, as mergekit does."""
 
 
-def dare_linear(
-    base_P: torch.Tensor,
-    model_SP: torch.Tensor,
-    params: Params,
-    *,
-    generator: torch.Generator | None = None,
-) -> Merged:
-    """base + lambda * sum_s w_s drop(delta_s). arXiv 2311.03099 v3. Needs a generator."""
-    return Merged(
-        combine_deltas(
-            base_P,
-            drop(model_SP - base_P, params, generator),
-            per_model(params.weight, len(model_SP), name="weight"),
-            elect_sign=False,
-            normalize=params.normalize,
-            scale=params.lambda_,
-        )
+def dare_linear(blocks: Blocks, params: Params) -> Merged:
+    """base + lambda * sum_s w_s drop(delta_s). arXiv 2311.03099 v3."""
+    return dare(blocks, params, elect_sign=False)
+
+
+def dare(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
+    """Drop at random, then combine. The draws follow from the seed, the model's number and the
+    position."""
+    density_S = per_model(params.density, len(blocks.models), name="density").astype(np.float32)
+    by_density = params.rescale is True
+
+    def dropped(block: Block) -> np.ndarray:
+        delta_SP, draw_P = block.delta_SP, block.empty()
+        for s, (row_P, density) in enumerate(zip(delta_SP, density_S, strict=True)):
+            kernels.draw(model_seed(blocks.seed, s), block.start, draw_P)
+            factor = np.float32(1) / density if by_density and density > 0 else np.float32(1)
+            kernels.keep_drawn(row_P, draw_P, density, factor)
+        return delta_SP
+
+    return combine(
+        blocks,
+        dropped,
+        weight=params.weight,
+        elect_sign=elect_sign,
+        normalize=params.normalize,
+        scale=params.lambda_,
+        keep_norm=params.rescale == "l1",
     )
 
 
-def drop(delta_SP: torch.Tensor, params: Params, generator: torch.Generator | None) -> torch.Tensor:
-    """Each delta with entries kept at random and, if `rescale`, divided by the density."""
-    if generator is None:
-        raise ValueError("DARE draws at random: pass a torch.Generator.")
-    densities = per_model(params.density, len(delta_SP), name="density")
-    kept = []
-    for delta_P, density in zip(delta_SP, densities, strict=True):
-        mask_P = random_share(delta_P.numel(), density, generator, delta_P.device)
-        factor = 1 / density if params.rescale and density > 0 else 1.0
-        kept.append(torch.where(mask_P, delta_P * factor, 0))
-    return torch.stack(kept)
+def model_seed(seed: int, model: int) -> np.uint64:
+    """A stream of draws of its own for each model."""
+    return np.uint64(kernels.mix(np.uint64((seed + 0x632BE59BD9B4E019 * (model + 1)) % 2**64)))

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-import torch
+import numpy as np
+
+from infifusion.merge.blocks import Block, Blocks
 
 
 @dataclass(frozen=True)
 class Merged:
-    """tensor_P: float32, the merged parameter. details: figures for the report, by name."""
+    """blocks: the tensor, in the blocks that `apply` works on. apply: the merged positions of one,
+    float32 [P]. details: figures for the report."""
 
-    tensor_P: torch.Tensor
+    blocks: Blocks
+    apply: Callable[[Block], np.ndarray]
     details: dict[str, float | list[float]] = field(default_factory=dict)
 
 
-def per_model(value: float | list[float], models: int, *, name: str) -> list[float]:
-    """One value per model: a number stands for all of them. ValueError for another length."""
-    values = [float(value)] * models if isinstance(value, int | float) else list(value)
+def in_memory(merged: Merged) -> np.ndarray:
+    """The whole merged tensor, float32, flat: [P]."""
+    parts = merged.blocks.collect(merged.apply)
+    return np.concatenate(parts) if parts else np.empty(0, np.float32)
+
+
+def per_model(value: float | list[float], models: int, *, name: str) -> np.ndarray:
+    """One float64 per model: a number stands for all of them. ValueError for another length."""
+    values = [value] * models if isinstance(value, int | float) else list(value)
     if len(values) != models:
         raise ValueError(
             f"'{name}' holds {len(values)} values, but {models} models are merged. Give one value, "
             "or one per model in their order."
         )
-    return values
-
-
-def column(values: list[float], like: torch.Tensor) -> torch.Tensor:
-    """[S, 1] in the dtype and on the device of `like`."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device)[:, None]
+    return np.array(values, np.float64)

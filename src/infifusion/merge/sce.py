@@ -1,83 +1,139 @@
-"""SCE of FuseChat: select by variance, calculate coefficients, erase minority signs."""
+"""SCE of FuseChat: select by variance, calculate coefficients, erase minority signs.
+
+Axes: S models, P positions of a block.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import dataclass
 
-import torch
+import numpy as np
 from pydantic import Field
 
+from infifusion.merge import kernels
+from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
-from infifusion.merge.select import largest
-from infifusion.merge.sign import agrees_with_majority
+from infifusion.merge.select import LEADING, Border, borders
 from infifusion.strict import Strict
 
 
 class Params(Strict):
-    """Parameters of `sce`."""
+    """Parameters of `sce` and `sce_fusechat`."""
 
-    select_topk: float = Field(default=0.1, ge=0, le=1)
-    """Share of the positions with any variance that is kept, largest variance first."""
-    mask: Literal["deltas", "coefficients"] = "deltas"
-    """deltas: positions that are not kept stay at the base, as mergekit does. coefficients: the
-    selection decides only the coefficients, as FuseChat's own code does."""
+    select_topk: float = Field(default=1.0, ge=0, le=1)
+    """Share of the positions with any variance that is kept, largest variance first. FuseChat takes
+    0.1."""
+    uniform_below: float = Field(default=0.0, ge=0)
+    """Where the models' mean squares sum to less, their coefficients are equal. mergekit's value is
+    1e-6, which ordinary fine-tuning is under; 0: only where all deltas are exactly 0."""
 
 
-def sce(
-    base_P: torch.Tensor,
-    model_SP: torch.Tensor,
-    params: Params,
-    *,
-    generator: torch.Generator | None = None,
-) -> Merged:
+def sce(blocks: Blocks, params: Params) -> Merged:
     """Select floor(k #{v > 0}) positions by variance v over the models, then `fuse_selected`.
 
-    FuseChat, arXiv 2408.07990 v1, section 3.3. With select_topk 1 every position is kept, those
-    without variance too.
+    FuseChat, arXiv 2408.07990 v1, section 3.3, as mergekit reads it: positions that are not kept
+    stay at the base. With select_topk 1 every position is kept, those without variance too.
     """
-    delta_SP = model_SP - base_P
-    kept_P = select(variance(delta_SP), params.select_topk)
-    return fuse_selected(base_P, delta_SP, kept_P, mask=params.mask)
+    border = select(blocks, params.select_topk)
+    return fuse_selected(blocks, border, mask_deltas=True, uniform_below=params.uniform_below)
 
 
-def variance(delta_SP: torch.Tensor) -> torch.Tensor:
-    """Population variance over the models at each position: [P].
-
-    Deltas that are exactly equal have variance exactly 0, whatever the rounding of their mean.
-    """
-    variance_P = (delta_SP - delta_SP.mean(dim=0)).square().mean(dim=0)
-    return torch.where((delta_SP == delta_SP[0]).all(dim=0), 0, variance_P)
-
-
-def select(variance_P: torch.Tensor, share: float) -> torch.Tensor:
-    """Mask of the largest variances: `share` of the positive ones; everything for share 1."""
+def select(blocks: Blocks, share: float) -> Border:
+    """Border of the largest variances: `share` of the positive ones; everything for share 1."""
     if share >= 1:
-        return torch.ones_like(variance_P, dtype=torch.bool)
-    return largest(variance_P, int(share * int((variance_P > 0).sum())))
+        return Border(0, None)
+    found = survey(blocks)
+    return found.border(blocks, int(share * found.positive))
+
+
+def variance_1P(block: Block) -> np.ndarray:
+    """Population variance over the models, exactly 0 where the deltas are equal: [1, P]."""
+    out_1P = np.empty((1, block.size), np.float32)
+    kernels.variance(block.delta_SP, out_1P[0])
+    return out_1P
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the variances v finds: the histogram of their leading bits, #{v > 0}, and
+    the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
+
+    leading: np.ndarray
+    positive: int
+    centre: float
+    powers: np.ndarray
+
+    def border(self, blocks: Blocks, count: int) -> Border:
+        """The border of the `count` largest variances."""
+        leading = self.leading[None] if blocks.size > LEADING else None
+        ((border,),) = borders(blocks, variance_1P, leading, [[count]])
+        return border
+
+
+def survey(blocks: Blocks) -> Survey:
+    """One pass over the variances."""
+    centre = 0.0
+    if blocks.size:
+        # Moments are taken about the first block's mean: about 0 they would lose their digits.
+        first_P = variance_1P(blocks.block(0))[0]
+        roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
+        centre = float(roots_P.mean()) if len(roots_P) else 0.0
+    many = blocks.size > LEADING
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        variance_P = variance_1P(block)[0]
+        kernels.root_moments(variance_P, centre, sums[:4])
+        if many:
+            kernels.count_leading(variance_P.view(np.uint32), sums[4:])
+
+    sums = blocks.total(add, np.zeros(4 + (LEADING if many else 0)))
+    return Survey(sums[4:].astype(np.int64), int(sums[0]), centre, sums[1:4])
 
 
 def fuse_selected(
-    base_P: torch.Tensor, delta_SP: torch.Tensor, kept_P: torch.Tensor, *, mask: str
+    blocks: Blocks, border: Border, *, mask_deltas: bool, uniform_below: float = 0.0
 ) -> Merged:
     """SCE's second and third step on the kept positions.
 
     Coefficient of a model: its sum of squares over the kept positions, normalised over the models;
-    uniform only when all are exactly zero (mergekit falls back to uniform for mean squares under
-    1e-6, which ordinary fine-tuning has). Entries whose sign disagrees with the sum over the models
-    are erased, and each position is divided by the coefficients that survive.
+    uniform where their mean squares sum to less than `uniform_below` or to exactly zero. Entries
+    whose sign disagrees with the sum over the models are erased, and each position is divided by
+    the coefficients that survive. mask_deltas: positions that are not kept stay at the base;
+    otherwise the selection decides the coefficients alone.
     """
-    selected_SP = torch.where(kept_P, delta_SP, 0)
-    # float64 sums: squares of 1e-5 over a million positions must not lose the small models.
-    energy_S = selected_SP.square().sum(dim=1, dtype=torch.float64)
-    total = energy_S.sum()
-    uniform_S = torch.full_like(energy_S, 1 / len(delta_SP))
-    coefficient_S = (energy_S / total if total > 0 else uniform_S).to(delta_SP.dtype)
-    merged_SP = selected_SP if mask == "deltas" else delta_SP
-    weight_SP = coefficient_S[:, None] * agrees_with_majority(merged_SP)
-    divisor_P = weight_SP.sum(dim=0)
-    merged_P = (weight_SP * merged_SP).sum(dim=0)
-    merged_P = merged_P / torch.where(divisor_P > 0, divisor_P, 1)
+    models = len(blocks.models)
+
+    def kept_of(block: Block) -> np.ndarray:
+        if border.bits == 0:
+            return np.ones(block.size, np.bool_)
+        return border.mask(block, variance_1P(block)[0])
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        mask_P = kept_of(block)
+        sums[models] += np.count_nonzero(mask_P)
+        for s, row_P in enumerate(block.delta_SP):
+            kernels.clear(row_P, mask_P)
+            sums[s] += kernels.sum_of_products(row_P, row_P)
+
+    sums = blocks.total(add, np.zeros(models + 1))
+    total = float(sums[:models].sum())
+    uniform = total <= 0 or total / blocks.size < uniform_below
+    coefficient_S = (np.full(models, 1 / models) if uniform else sums[:models] / total).astype(
+        np.float32
+    )
+    votes_S = np.ones(models, np.float32)
+
+    def apply(block: Block) -> np.ndarray:
+        delta_SP, out_P = block.delta_SP, block.empty()
+        if mask_deltas:
+            mask_P = kept_of(block)
+            for row_P in delta_SP:
+                kernels.clear(row_P, mask_P)
+        kernels.add_agreeing(
+            block.base_P, delta_SP, votes_S, coefficient_S, True, np.float32(1), out_P
+        )
+        return out_P
+
     return Merged(
-        base_P + merged_P,
-        {"kept": int(kept_P.sum()), "coefficients": coefficient_S.tolist()},
+        blocks, apply, {"kept": int(sums[models]), "coefficients": coefficient_S.tolist()}
     )

@@ -1,26 +1,208 @@
-"""Which positions of a tensor are kept: the largest, or a random share."""
+"""Which positions of a tensor are kept: exactly the largest, however large the tensor is.
+
+Axes: R rows of scores (one, or one per model), M counts per row, P positions.
+"""
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from infifusion.merge import kernels
+from infifusion.merge.blocks import Block, Blocks
+
+LEADING = 1 << 16
+TRAILING = 1 << 15
+GATHERED = 4_000_000  # magnitudes that are sorted in memory; beyond, a second histogram
+KEEP_NONE = 1 << 32
+ALL = -1
+Score = Callable[[Block], np.ndarray]  # [R, P of the block], not negative
 
 
-def largest(score_P: torch.Tensor, count: int) -> torch.Tensor:
-    """Boolean mask of the `count` largest scores: [P]. Equal scores at the border: as topk takes.
+@dataclass(frozen=True)
+class Border:
+    """The smallest magnitude that is kept, as float32 bits, and how many of those that equal it are
+    kept in each block, ALL or a number; all of all blocks where `ties` is None."""
 
-    count 0 keeps nothing, count >= P everything.
+    bits: int
+    ties: np.ndarray | None
+
+    @property
+    def value(self) -> float:
+        """The smallest kept score; infinite where nothing is kept."""
+        if self.bits >= KEEP_NONE:
+            return float("inf")
+        return float(_as_float(self.bits))
+
+    def mask(self, block: Block, score_P: np.ndarray) -> np.ndarray:
+        """Which positions of the block are kept: bool."""
+        mask_P = np.zeros(block.size, np.bool_)
+        if self.bits >= KEEP_NONE:
+            return mask_P
+        bits_P = score_P.view(np.uint32)
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        if ties == ALL:
+            kernels.keep_from(bits_P, np.uint32(self.bits), mask_P)
+        elif ties == 0:
+            kernels.keep_from(bits_P, np.uint32(self.bits + 1), mask_P)
+        else:
+            kernels.keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
+        return mask_P
+
+    def trim(self, block: Block, row_P: np.ndarray) -> None:
+        """Set what is not kept to 0, in place."""
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        if self.bits < KEEP_NONE and ties in (ALL, 0):
+            kernels.clear_below(row_P, _as_float(self.bits + (ties == 0)))
+        else:
+            kernels.clear(row_P, self.mask(block, row_P))
+
+
+def _as_float(bits: int) -> np.float32:
+    return np.array([bits], np.uint32).view(np.float32)[0]
+
+
+def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[Border]]:
+    """Borders of the counts[r][m] largest scores of row r: [R][M].
+
+    Of equal scores at the border the earlier positions are kept, so that exactly the count is. One
+    pass counts the leading 16 bits of the scores, a second one sorts what shares them with the
+    border. A count of 0 keeps nothing, one of P or more everything.
     """
-    mask_P = torch.zeros(score_P.shape, dtype=torch.bool, device=score_P.device)
-    if count >= score_P.numel():
-        return ~mask_P
-    if count > 0:
-        mask_P[score_P.topk(count, sorted=False).indices] = True
-    return mask_P
+    if blocks.size <= LEADING:
+        return borders(blocks, score, None, counts)
+    return borders(blocks, score, histogram(blocks, score, len(counts)), counts)
 
 
-def random_share(
-    size: int, density: float, generator: torch.Generator, device: torch.device
-) -> torch.Tensor:
-    """Boolean mask in which every position is kept with probability `density`: [size]."""
-    # Drawn on the CPU, so that every device merges alike.
-    return (torch.rand(size, generator=generator) < density).to(device)
+def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
+    """How often each leading part of a score occurs: [R, LEADING]."""
+
+    def add(block: Block, found: np.ndarray) -> None:
+        for row_P, counts in zip(score(block), found, strict=True):
+            kernels.count_leading(row_P.view(np.uint32), counts)
+
+    return blocks.total(add, np.zeros((rows, LEADING), np.int64))
+
+
+def borders(
+    blocks: Blocks, score: Score, leading: np.ndarray | None, counts: list[list[int]]
+) -> list[list[Border]]:
+    """`largest`, where the histogram is at hand; None: a small tensor that is sorted whole."""
+    found: dict[tuple[int, int], Border] = {}
+    open_: dict[tuple[int, int], Window] = {}
+    for r, row in enumerate(counts):
+        for m, count in enumerate(row):
+            if count <= 0:
+                found[r, m] = Border(KEEP_NONE, None)
+            elif count >= blocks.size:
+                found[r, m] = Border(0, None)
+            elif leading is None:
+                open_[r, m] = Window(r, 0, KEEP_NONE - 1, count, blocks.size)
+            else:
+                open_[r, m] = _window(r, leading[r], count)
+    found |= _borders(blocks, score, open_)
+    return [[found[r, m] for m in range(len(row))] for r, row in enumerate(counts)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The border of row `row` lies among the `population` scores with bits in [low, high]; it is
+    the `rank`-th largest of them."""
+
+    row: int
+    low: int
+    high: int
+    rank: int
+    population: int
+
+
+def _window(row: int, leading: np.ndarray, count: int) -> Window:
+    from_top = np.cumsum(leading[::-1])
+    place = int(np.searchsorted(from_top, count))  # the first with from_top >= count
+    bin_ = LEADING - 1 - place
+    population = int(leading[bin_])
+    low = bin_ << 15
+    return Window(
+        row, low, low + TRAILING - 1, count - int(from_top[place]) + population, population
+    )
+
+
+def _borders(
+    blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
+) -> dict[tuple[int, int], Border]:
+    if sum(window.population for window in windows.values()) > GATHERED:
+        windows = _narrowed(blocks, score, windows)
+    # A window of one value, all of it kept, needs no look at where it stands.
+    done = {
+        k: Border(w.low, None)
+        for k, w in windows.items()
+        if w.low == w.high and w.rank == w.population
+    }
+    rest = {key: window for key, window in windows.items() if key not in done}
+    single = {key: window for key, window in rest.items() if window.low == window.high}
+    wide = {key: window for key, window in rest.items() if key not in single}
+    if single:
+        ties = blocks.collect(lambda block: _equal(score(block), list(single.values())))
+        for n, (key, window) in enumerate(single.items()):
+            done[key] = _border(window.low, window.rank, np.array([t[n] for t in ties]))
+    if wide:
+        parts = blocks.collect(lambda block: _gather(score(block), list(wide.values())))
+        for n, (key, window) in enumerate(wide.items()):
+            values = np.concatenate([part[n] for part in parts])
+            place = len(values) - window.rank
+            bits = int(np.partition(values, place)[place])
+            rank = window.rank - int((values > bits).sum())
+            done[key] = _border(bits, rank, np.array([int((p[n] == bits).sum()) for p in parts]))
+    return done
+
+
+def _border(bits: int, kept: int, ties: np.ndarray) -> Border:
+    """The first `kept` of the ties, which stand in the blocks as `ties` says."""
+    if kept == int(ties.sum()):
+        return Border(bits, None)
+    before = np.cumsum(ties) - ties
+    taken = np.clip(kept - before, 0, ties)
+    return Border(bits, np.where(taken == ties, ALL, taken))
+
+
+def _narrowed(
+    blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
+) -> dict[tuple[int, int], Window]:
+    """Each window shrunk to the one value of its border, by a histogram of the trailing bits."""
+    places = sorted({(window.row, window.low) for window in windows.values()})
+
+    def add(block: Block, found: np.ndarray) -> None:
+        score_RP = score(block)
+        for (row, low), counts in zip(places, found, strict=True):
+            kernels.count_trailing(score_RP[row].view(np.uint32), np.uint32(low >> 15), counts)
+
+    trailing = blocks.total(add, np.zeros((len(places), TRAILING), np.int64))
+    narrowed = {}
+    for key, window in windows.items():
+        counts = trailing[places.index((window.row, window.low))]
+        from_top = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(from_top, window.rank))
+        value = window.low + TRAILING - 1 - place
+        population = int(counts[TRAILING - 1 - place])
+        rank = window.rank - int(from_top[place]) + population
+        narrowed[key] = Window(window.row, value, value, rank, population)
+    return narrowed
+
+
+def _equal(score_RP: np.ndarray, windows: list[Window]) -> list[int]:
+    return [
+        int(kernels.count_equal(score_RP[w.row].view(np.uint32), np.uint32(w.low))) for w in windows
+    ]
+
+
+def _gather(score_RP: np.ndarray, windows: list[Window]) -> list[np.ndarray]:
+    found = []
+    for window in windows:
+        bits_P = score_RP[window.row].view(np.uint32)
+        out = np.empty(len(bits_P) + 1, np.uint32)
+        low, high = np.uint32(window.low), np.uint32(window.high)
+        count = kernels.gather_between(bits_P, low, high, out)
+        found.append(out[:count].copy())
+    return found

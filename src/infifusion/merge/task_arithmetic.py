@@ -1,12 +1,12 @@
-"""Base plus the weighted sum of the deltas."""
+"""Task arithmetic: add up weighted deltas."""
 
 from __future__ import annotations
 
-import torch
 from pydantic import Field
 
-from infifusion.merge.arithmetic import combine_deltas
-from infifusion.merge.result import Merged, per_model
+from infifusion.merge.arithmetic import combine
+from infifusion.merge.blocks import Blocks
+from infifusion.merge.result import Merged
 from infifusion.strict import Strict
 
 
@@ -21,21 +21,13 @@ class Params(Strict):
     """Divide by the sum of the weights."""
 
 
-def task_arithmetic(
-    base_P: torch.Tensor,
-    model_SP: torch.Tensor,
-    params: Params,
-    *,
-    generator: torch.Generator | None = None,
-) -> Merged:
+def task_arithmetic(blocks: Blocks, params: Params) -> Merged:
     """base + lambda * sum_s w_s (theta_s - base). arXiv 2212.04089 v3."""
-    return Merged(
-        combine_deltas(
-            base_P,
-            model_SP - base_P,
-            per_model(params.weight, len(model_SP), name="weight"),
-            elect_sign=False,
-            normalize=params.normalize,
-            scale=params.lambda_,
-        )
+    return combine(
+        blocks,
+        lambda block: block.delta_SP,
+        weight=params.weight,
+        elect_sign=False,
+        normalize=params.normalize,
+        scale=params.lambda_,
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 from pydantic import Field
 
-from infifusion.merge.arithmetic import combine_deltas
+from infifusion.merge.arithmetic import combine
+from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
 from infifusion.merge.select import largest
 from infifusion.strict import Strict
@@ -16,42 +17,43 @@ class Params(Strict):
 
     weight: float | list[float] = 1.0
     """Weight of each model's delta."""
-    density: float | list[float] = 0.5
+    density: float | list[float] = 1.0
     """Share of each delta's entries that is kept, largest magnitudes first."""
     lambda_: float = Field(default=1.0, alias="lambda")
     """Factor on the merged delta."""
     normalize: bool = True
     """Divide by the sum of the weights that agree: the disjoint mean of the paper."""
+    rescale: bool = False
+    """Scale the kept deltas to the sum of magnitudes they had before."""
 
 
-def ties(
-    base_P: torch.Tensor,
-    model_SP: torch.Tensor,
-    params: Params,
-    *,
-    generator: torch.Generator | None = None,
-) -> Merged:
+def ties(blocks: Blocks, params: Params) -> Merged:
     """base + lambda * disjoint mean of the trimmed deltas. arXiv 2306.01708 v2.
 
-    Of P entries max(1, floor(density P)) are kept per model. The sign elected is that of the
-    weighted sum.
+    Of P entries max(1, floor(density P)) are kept per model; of equal magnitudes at the border the
+    earlier ones. The sign elected is that of the weighted sum.
     """
-    delta_SP = model_SP - base_P
-    densities = per_model(params.density, len(model_SP), name="density")
-    trimmed_SP = torch.stack([trim(d, k) for d, k in zip(delta_SP, densities, strict=True)])
-    return Merged(
-        combine_deltas(
-            base_P,
-            trimmed_SP,
-            per_model(params.weight, len(model_SP), name="weight"),
-            elect_sign=True,
-            normalize=params.normalize,
-            scale=params.lambda_,
-        )
+    density_S = per_model(params.density, len(blocks.models), name="density")
+    counts = [kept_of(blocks.size, float(density)) for density in density_S]
+    borders = largest(blocks, lambda block: block.delta_SP, [[count] for count in counts])
+
+    def trimmed(block: Block) -> np.ndarray:
+        delta_SP = block.delta_SP
+        for row_P, (border,) in zip(delta_SP, borders, strict=True):
+            border.trim(block, row_P)
+        return delta_SP
+
+    return combine(
+        blocks,
+        trimmed,
+        weight=params.weight,
+        elect_sign=True,
+        normalize=params.normalize,
+        scale=params.lambda_,
+        keep_norm=params.rescale,
     )
 
 
-def trim(delta_P: torch.Tensor, density: float) -> torch.Tensor:
-    """The delta with all but its largest magnitudes set to 0."""
-    count = 0 if density <= 0 else max(1, int(density * delta_P.numel()))
-    return torch.where(largest(delta_P.abs(), count), delta_P, 0)
+def kept_of(size: int, density: float) -> int:
+    """How many of `size` entries a density keeps: at least one, unless it is 0."""
+    return 0 if density <= 0 else min(size, max(1, int(density * size)))

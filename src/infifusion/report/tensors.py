@@ -59,12 +59,12 @@ def _merge(name: str, details: Json) -> dict[str, Any]:
         "kept": sum(kept) if kept else None,
         "share": sum(kept) / total if kept and total else None,
         "coefficients": _mean_coefficients(tensors),
-        "grids": [{"title": MEASURES[m], "measure": m, **_grid(tensors, m)} for m in measures],
+        "grids": [{"title": MEASURES[m], "measure": m, **grid_of(tensors, m)} for m in measures],
         "validation": details.get("tau0_validation", []),
     }
 
 
-def _grid(tensors: list[Json], measure: str) -> dict[str, Any]:
+def grid_of(tensors: list[Json], measure: str) -> dict[str, Any]:
     """Means over the tensors of one place, weighted by their elements."""
     sums: dict[Place, tuple[float, int]] = {}
     for tensor in tensors:

@@ -1,4 +1,4 @@
-"""merge: distilled pivots, or any models of one architecture, into one checkpoint."""
+"""merge: distilled pivots into one checkpoint, as a recipe asks."""
 
 from __future__ import annotations
 
@@ -6,27 +6,26 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from infifusion.artifacts import State, close_stage, open_stage, write_json
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
-from infifusion.merge import METHODS, NEEDS_BASE, PARAMS
+from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
 from infifusion.runtime import log
 from infifusion.stages.bits import bits_per_byte_by_domain
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import model_identity, stage_identity
-from infifusion.stages.merge_file import find_model, method_params, read_merge_file
+from infifusion.stages.merge_models import find_model, open_model
+from infifusion.stages.merge_plan import plan_models
+from infifusion.stages.merge_weights import run_plan
 from infifusion.stages.named import function_and_params
-from infifusion.weights.walker import merge_folders
 
 # tau0 that `validate` tries.
 TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0)
-DTYPE_NAMES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}
 
 
 def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
@@ -94,39 +93,10 @@ def check_merge(run: MergeRun) -> None:
     )
 
 
-def merge_file(path: Path, out: Path, *, base_override: str | None) -> dict[str, Any]:
-    """`infifusion merge`: read the file, merge, write `out`; returns the details."""
-    file = read_merge_file(path, base_override=base_override)
-    base = find_model(file.base_model, path.parent) if file.base_model else None
-    needs_base = file.merge_method in NEEDS_BASE
-    if needs_base and base is None:
-        raise RecipeError(
-            f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
-        )
-    found = [(model, find_model(model.model, path.parent)) for model in file.models]
-    if file.merge_method != "linear":
-        # mergekit's files list the base among the models; its own delta is nothing.
-        found = [(model, place) for model, place in found if place != base]
-    if not found:
-        raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
-    models = {f"{n}:{place.name}": place for n, (_, place) in enumerate(found)}
-    details = merge_checkpoints(
-        models,
-        base=None if file.merge_method == "linear" else base,
-        method=file.merge_method,
-        params=method_params(file, [model for model, _ in found], where=str(path)),
-        out=out,
-        dtype=file.out_dtype or file.dtype,
-        seed=file.seed,
-    )
-    write_json(out / "merge_details.json", details)
-    return details
-
-
 def merge_checkpoints(
     models: Mapping[str, Path],
     *,
-    base: Path | None,
+    base: Path,
     method: str,
     params: dict[str, Any],
     out: Path,
@@ -134,34 +104,18 @@ def merge_checkpoints(
     seed: int,
 ) -> dict[str, Any]:
     """Merge model folders into the new folder `out`; returns what merge_details.json holds."""
-    function, checked = function_and_params(
-        METHODS, PARAMS, method, params, kind="merge method", where="merge"
-    )
-
-    def merge_tensor(
-        base_P: torch.Tensor | None, model_SP: torch.Tensor, generator: torch.Generator
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        try:
-            merged = function(base_P, model_SP, checked, generator=generator)
-        except ValueError as error:
-            raise RecipeError(f"merge: {error}") from error
-        return merged.tensor_P, merged.details
-
-    tensors = merge_folders(
-        models,
-        base,
-        merge_tensor,
-        out,
-        dtype=DTYPE_NAMES[dtype] if dtype else None,
+    opened = {
+        name: replace(open_model(str(path), Path()), name=name) for name, path in models.items()
+    }
+    plan = plan_models(
+        opened,
+        open_model(str(base), Path()),
+        method=method,
+        params=params,
+        dtype=dtype,
         seed=seed,
     )
-    return {
-        "method": method,
-        "params": as_json(checked),
-        "base": None if base is None else str(base),
-        "models": list(models),
-        "tensors": tensors,
-    }
+    return run_plan(plan, out)
 
 
 def choose_tau0(

@@ -1,36 +1,86 @@
-"""The file that `infifusion merge` reads: mergekit's simple form, checked key by key."""
+"""The file that `infifusion merge` reads: mergekit's form, checked key by key."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from infifusion.errors import CheckpointError, RecipeError
+from infifusion.errors import RecipeError
+from infifusion.registry import nearest
 from infifusion.strict import Strict, read_yaml
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-# Keys of mergekit's that mean something we do not do yet: refused by name, not ignored.
-NOT_YET = (
-    "slices",
-    "modules",
-    "tokenizer_source",
-    "tokenizer",
-    "chat_template",
-    "pad_to_multiple_of",
-)
-PER_MODEL = ("weight", "density")
-WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
+Scalar = bool | int | float | str
+# Accepted for mergekit's sake and without effect: masks are bits here, whatever the file says.
+NOT_NEEDED = {"int8_mask": "masks take one bit here"}
+
+
+class Condition(Strict):
+    """A value for the tensors whose name holds `filter`."""
+
+    value: Scalar | list[Scalar]
+    filter: str | None = None
+    """Part of a tensor's name; * or nothing: every tensor."""
+
+
+Setting = Scalar | list[Scalar] | Condition | list[Condition]
 
 
 class MergeModel(Strict):
     """One model of the merge."""
 
     model: str
-    """Folder, relative to the merge file, or hub name."""
-    parameters: dict[str, Any] = {}
-    """Its weight and density."""
+    """Folder, relative to the merge file, or hub name; name@revision, and name+adapter for LoRA."""
+    parameters: dict[str, Setting] = {}
+    """Its weight, density, ..."""
+
+
+class SliceSource(MergeModel):
+    """Some layers of one model."""
+
+    layer_range: tuple[int, int]
+    """First layer, and the one after the last."""
+
+
+class Slice(Strict):
+    """Layers of the result, each merged from one layer of every source."""
+
+    sources: list[SliceSource] = Field(min_length=1)
+    """All of one length."""
+    base_model: str | None = None
+    """Instead of the file's base_model."""
+    parameters: dict[str, Setting] = {}
+    """Parameters for these layers."""
+
+
+class Module(Strict):
+    """One module of a model with several; ours have one, called default."""
+
+    models: list[MergeModel] | None = None
+    slices: list[Slice] | None = None
+    parameters: dict[str, Setting] = {}
+
+
+class TokenEmbedding(Strict):
+    """Where the embedding of one token comes from."""
+
+    source: Any = None
+    """A model of the merge; {kind: zero}; or {kind: model_token, model, token or token_id}."""
+    force: bool = False
+    """Also for models that have the token."""
+
+
+class Tokenizer(Strict):
+    """How the result's vocabulary is made."""
+
+    source: str = "union"
+    """base, union, or a model of the merge."""
+    tokens: dict[str, TokenEmbedding] = {}
+    """Embeddings of single tokens, which are added where they are missing."""
+    pad_to_multiple_of: int | None = Field(default=None, ge=1)
+    """Pad the embeddings' rows to a multiple of this."""
 
 
 class MergeFile(Strict):
@@ -40,78 +90,162 @@ class MergeFile(Strict):
     """A merge method (`infifusion list`), or module:function."""
     base_model: str | None = None
     """The untouched pivot."""
-    models: list[MergeModel] = Field(min_length=1)
-    """The models to merge; base_model may stand among them."""
-    parameters: dict[str, Any] = {}
+    models: list[MergeModel] | None = None
+    """The models to merge, all layers; base_model may stand among them."""
+    slices: list[Slice] | None = None
+    """Or layers of models, stacked."""
+    modules: dict[str, Module] | None = None
+    """Or either of them under the module's name."""
+    parameters: dict[str, Setting] = {}
     """The method's own parameters."""
     dtype: Dtype | None = None
     """dtype of the result, where out_dtype is not given. Arithmetic is always float32."""
     out_dtype: Dtype | None = None
     """dtype of the result; the base's by default."""
+    tokenizer_source: str | None = None
+    """base, union, or a model of the merge; by default the base's tokenizer is copied."""
+    tokenizer: Tokenizer | None = None
+    """The same with more to say."""
+    chat_template: str | None = None
+    """auto, chatml, or a Jinja template; by default the tokenizer's own."""
+    mergekit_compat: bool = False
+    """Do as mergekit 0.1.5 does where it differs from the papers (docs/merge.md)."""
     seed: int = 0
     """Decides the draws of the random methods."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> MergeFile:
+        forms = [key for key in ("models", "slices", "modules") if getattr(self, key)]
+        if len(forms) != 1:
+            raise ValueError(
+                "give exactly one of models, slices and modules; found "
+                f"{', '.join(forms) or 'none'}"
+            )
+        if self.modules and list(self.modules) != ["default"]:
+            raise ValueError(
+                f"modules.{next(iter(self.modules))}: only language models of one module, called "
+                "'default', are merged"
+            )
+        if self.tokenizer and self.tokenizer_source:
+            raise ValueError("give tokenizer or tokenizer_source, not both")
+        return self
+
+    def whole_models(self) -> list[MergeModel] | None:
+        """The models, where whole models are merged."""
+        return self.modules["default"].models if self.modules else self.models
+
+    def layer_slices(self) -> list[Slice]:
+        """The slices, where layers are stacked."""
+        return (self.modules["default"].slices if self.modules else self.slices) or []
+
+    def scopes(self) -> list[dict[str, Setting]]:
+        """The parameters that hold for all, nearest first."""
+        inner = [self.modules["default"].parameters] if self.modules else []
+        return [*inner, self.parameters]
+
+    def vocabulary(self) -> Tokenizer | None:
+        """How the vocabulary is made, where it is."""
+        if self.tokenizer_source:
+            return Tokenizer(source=self.tokenizer_source)
+        return self.tokenizer
 
 
 def read_merge_file(path: Path, *, base_override: str | None) -> MergeFile:
     """Read and check; `base_override` replaces base_model."""
     values = read_yaml(path)
-    unsupported = [key for key in NOT_YET if key in values]
-    if unsupported:
-        raise RecipeError(
-            f"{path}: the key '{unsupported[0]}' of mergekit is not supported yet. Remove it, or "
-            "merge whole models: models, merge_method, base_model, parameters."
-        )
     if base_override is not None:
         values["base_model"] = base_override
     return MergeFile.from_mapping(values, where=str(path))
 
 
-def method_params(file: MergeFile, models: list[MergeModel], *, where: str) -> dict[str, Any]:
-    """The method's parameters; per-model ones become lists in the order of `models`.
+def check_parameters(file: MergeFile, params: type[Strict], *, where: str) -> list[str]:
+    """RecipeError for a parameter that the method does not have; returns notes for the user."""
+    known = {field.alias or name: per_model(field) for name, field in params.model_fields.items()}
+    own = [m.parameters for m in file.whole_models() or []]
+    own += [source.parameters for one in file.layer_slices() for source in one.sources]
+    shared = [*file.scopes(), *(one.parameters for one in file.layer_slices())]
+    notes = []
+    for scope, is_own in [*((s, True) for s in own), *((s, False) for s in shared)]:
+        for key in scope:
+            if key in NOT_NEEDED:
+                notes.append(f"{key} is not needed: {NOT_NEEDED[key]}.")
+            elif key not in known:
+                hint = nearest(key, known)
+                raise RecipeError(
+                    f"{where}: {file.merge_method} has no parameter '{key}'.{hint} It has: "
+                    f"{', '.join(sorted(known)) or 'none'}."
+                )
+            elif is_own and not known[key]:
+                raise RecipeError(
+                    f"{where}: '{key}' is one value for all models; put it under the file's own "
+                    "parameters, not under a model."
+                )
+    return sorted(set(notes))
 
-    A per-model parameter may be left out where all models leave it out, or where the file's own
-    `parameters` give it for all. int8_mask is accepted and not needed: masks are bits here.
+
+def per_model(field: Any) -> bool:
+    """Whether a method's parameter may differ between the models."""
+    return "list[float]" in str(field.annotation)
+
+
+def resolve(
+    key: str, scopes: list[dict[str, Setting]], tensor: str, t: float, *, loose: bool
+) -> Scalar | None:
+    """The nearest scope's value for a tensor at depth t in [0, 1]; None where none says."""
+    for scope in scopes:
+        if key in scope:
+            value = evaluate(scope[key], tensor, t, loose=loose)
+            if value is not None:
+                return value
+    return None
+
+
+def evaluate(setting: Setting, tensor: str, t: float, *, loose: bool) -> Scalar | None:
+    """One value of a setting: conditions in their order, lists interpolated over the layers.
+
+    A list of n numbers stands at depths 0, 1 / (n - 1), ..., 1 with straight lines in between; of
+    other values the one before t is taken.
     """
-    params = {key: value for key, value in file.parameters.items() if key != "int8_mask"}
-    for model in models:
-        unknown = set(model.parameters) - set(PER_MODEL)
-        if unknown:
-            raise RecipeError(
-                f"{where}: {model.model} has the parameter '{sorted(unknown)[0]}'. A model's own "
-                f"parameters are {' and '.join(PER_MODEL)}; the method's go under parameters."
-            )
-    for key in PER_MODEL:
-        given = [model.parameters.get(key, params.get(key)) for model in models]
-        if any(key in model.parameters for model in models):
-            if None in given:
-                raise RecipeError(
-                    f"{where}: '{key}' is given for some models and not for others. Give it for "
-                    "each, or once under parameters."
-                )
-            if any(isinstance(value, list | dict) for value in given):
-                raise RecipeError(
-                    f"{where}: '{key}' by layer or by tensor name is not supported yet. Give one "
-                    "number per model."
-                )
-            params[key] = given
-    return params
+    if isinstance(setting, Condition):
+        setting = [setting]
+    if not isinstance(setting, list):
+        return setting
+    if setting and isinstance(setting[0], Condition):
+        for condition in setting:
+            assert isinstance(condition, Condition)
+            if matches(condition.filter, tensor, loose=loose):
+                return evaluate(condition.value, tensor, t, loose=loose)
+        return None
+    if not setting:
+        return None
+    values = [_number(value) for value in setting]  # type: ignore[arg-type]
+    place = t * (len(values) - 1)
+    low = int(place)
+    high = min(low + 1, len(values) - 1)
+    if any(isinstance(value, bool | str) for value in values):
+        return values[low]
+    return (1 - (place - low)) * values[low] + (place - low) * values[high]  # type: ignore[operator]
 
 
-def find_model(name: str, folder: Path) -> Path:
-    """A model's folder: relative to the merge file, as given, or fetched from the hub."""
-    for candidate in (folder / Path(name).expanduser(), Path(name).expanduser()):
-        if candidate.is_dir():
-            return candidate.resolve()
-    if Path(name).is_absolute() or name.startswith((".", "~")):
-        raise CheckpointError(f"There is no model folder {name}.")
-    from huggingface_hub import snapshot_download
-
+def _number(value: Scalar) -> Scalar:
+    """YAML reads 1e-3 as text."""
     try:
-        return Path(snapshot_download(name, allow_patterns=list(WEIGHT_FILES)))
-    except (
-        Exception
-    ) as error:  # the hub client raises many kinds, all about the name or the network
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{name!r} is neither a folder nor a model that the hub gives: {reason}."
-        ) from error
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def matches(filter_: str | None, tensor: str, *, loose: bool) -> bool:
+    """Whether the filter stands in the tensor's name, no number cut in two: `layers.1` is not in
+    `layers.10`, as it is where `loose`, for mergekit."""
+    if filter_ is None or filter_ == "*":
+        return True
+    start = tensor.find(filter_)
+    while start >= 0:
+        stop = start + len(filter_)
+        cut_left = start > 0 and tensor[start - 1].isdigit() and filter_[:1].isdigit()
+        cut_right = stop < len(tensor) and tensor[stop].isdigit() and filter_[-1:].isdigit()
+        if loose or not (cut_left or cut_right):
+            return True
+        start = tensor.find(filter_, start + 1)
+    return False

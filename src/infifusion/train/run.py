@@ -192,7 +192,9 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
                 for name, value in state.items()
             },
         )
-        set_config_dtype(folder, dtype)  # save_pretrained names the dtype of training
+        set_config_dtype(
+            folder, str(dtype).removeprefix("torch.")
+        )  # save_pretrained names the dtype of training
         job.tokenizer.save_pretrained(folder)
 
 

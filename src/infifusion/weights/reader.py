@@ -1,93 +1,201 @@
-"""Reading a safetensors checkpoint lazily, one tensor at a time. Pickles are never opened."""
+"""Reading a safetensors checkpoint as memory maps. Nothing is trusted, pickles are never opened."""
 
 from __future__ import annotations
 
 import json
+import math
+import mmap
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from safetensors import SafetensorError, safe_open
+import numpy as np
 
 from infifusion.errors import CheckpointError
+from infifusion.weights.dtypes import STORED, bytes_of
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+LARGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses more
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies: file, dtype, shape and the bytes from start to stop of the file."""
+
+    file: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
 
 
 class Checkpoint:
     """The tensors of one model folder, single file or sharded, by name."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open the headers. Raises CheckpointError naming the file that is missing, cut short,
-        pickled or outside the folder."""
+    def __init__(self, folder: Path, *, single: str = SINGLE) -> None:
+        """Read and check the headers; no weight is touched. Raises CheckpointError naming the file
+        that is missing, cut short, damaged, pickled or outside the folder."""
         self.folder = folder
-        self._files = {}
-        self._file_of: dict[str, str] = {}
-        for name in _files(folder):
-            opened = _open(folder / name)
-            self._files[name] = opened
-            for tensor in opened.keys():  # noqa: SIM118  (no dict)
-                if tensor in self._file_of:
+        self._stored: dict[str, Stored] = {}
+        self._maps: dict[str, mmap.mmap] = {}
+        for file in _files(folder, single):
+            for name, stored in read_header(folder / file).items():
+                if name in self._stored:
                     raise CheckpointError(
-                        f"{folder}: the tensor {tensor} stands in {self._file_of[tensor]} and in "
-                        f"{name}. Save the model again with save_pretrained."
+                        f"{folder}: the tensor {name} stands in {self._stored[name].file} and in "
+                        f"{file}. Save the model again with save_pretrained."
                     )
-                self._file_of[tensor] = name
-        _check_index(folder, self._file_of)
+                self._stored[name] = stored
+        _check_index(folder, {name: stored.file for name, stored in self._stored.items()})
 
     @property
     def names(self) -> list[str]:
         """All tensor names, sorted."""
-        return sorted(self._file_of)
+        return sorted(self._stored)
+
+    def stored(self, name: str) -> Stored:
+        """What the header says of the tensor."""
+        return self._stored[name]
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """The tensor's shape, from the header."""
-        return tuple(self._slice(name).get_shape())
+        """The tensor's shape."""
+        return self._stored[name].shape
 
     def dtype(self, name: str) -> str:
         """The tensor's dtype as safetensors writes it, such as BF16."""
-        return self._slice(name).get_dtype()
+        return self._stored[name].dtype
 
-    def tensor(self, name: str) -> torch.Tensor:
-        """The tensor, as stored."""
-        return self._files[self._file_of[name]].get_tensor(name)
+    def array(self, name: str) -> np.ndarray:
+        """The tensor as stored, flat, read from the file when it is used; bfloat16 as uint16."""
+        stored = self._stored[name]
+        if stored.dtype not in STORED:
+            raise CheckpointError(
+                f"The tensor {name} in {self.folder} is stored as {stored.dtype}, which cannot be "
+                "merged. Convert the model to bfloat16."
+            )
+        if stored.size == 0:
+            return np.empty(0, STORED[stored.dtype])
+        return np.frombuffer(
+            self._map(stored.file), STORED[stored.dtype], count=stored.size, offset=stored.start
+        )
+
+    def read_ahead(self, name: str) -> None:
+        """Ask the system to read the tensor before it is used."""
+        stored = self._stored[name]
+        if stored.size and hasattr(mmap, "MADV_WILLNEED"):
+            page = stored.start - stored.start % mmap.PAGESIZE
+            self._map(stored.file).madvise(mmap.MADV_WILLNEED, page, stored.stop - page)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._file_of
+        return name in self._stored
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.names)
 
-    def _slice(self, name: str):
-        return self._files[self._file_of[name]].get_slice(name)
+    def _map(self, file: str) -> mmap.mmap:
+        if file not in self._maps:
+            with (self.folder / file).open("rb") as opened:
+                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+        return self._maps[file]
 
-    def config(self) -> dict:
+    def config(self) -> dict[str, Any]:
         """config.json of the folder."""
-        path = self.folder / "config.json"
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}.") from None
+        return read_config(self.folder)
 
 
-def _files(folder: Path) -> list[str]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of a model folder."""
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+
+
+def read_header(path: Path) -> dict[str, Stored]:
+    """Every tensor of one safetensors file. Raises CheckpointError when the header does not
+    describe exactly the bytes that are there."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > min(LARGEST_HEADER, size - 8):
+            raise _damaged(path, f"its header would take {length} bytes of the file's {size}")
+        text = file.read(length)
+    try:
+        header = json.loads(text, object_pairs_hook=_no_repeats)
+        header.pop("__metadata__", None)
+        found = {name: _stored(path.name, 8 + length, entry) for name, entry in header.items()}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, f"its header cannot be read ({error!r})") from None
+    end = max((stored.stop for stored in found.values()), default=8 + length)
+    if end != size:
+        raise _damaged(path, f"its header announces {end} bytes; it has {size} bytes")
+    _check_layout(path, found, 8 + length)
+    return found
+
+
+def _stored(file: str, start: int, entry: dict[str, Any]) -> Stored:
+    first, last = entry["data_offsets"]
+    shape = tuple(int(length) for length in entry["shape"])
+    if min((*shape, first), default=0) < 0:
+        raise ValueError("a length or offset is negative")
+    return Stored(file, str(entry["dtype"]), shape, start + int(first), start + int(last))
+
+
+def _check_layout(path: Path, found: dict[str, Stored], start: int) -> None:
+    """The tensors lie one after another, without overlap or hole, each as long as it says."""
+    for name, stored in sorted(found.items(), key=lambda item: (item[1].start, item[1].stop)):
+        if stored.start != start:
+            raise _damaged(path, f"{name} lies at byte {stored.start}, the one before ends {start}")
+        if stored.dtype in STORED and stored.stop - start != stored.size * bytes_of(stored.dtype):
+            raise _damaged(
+                path,
+                f"{name} is {stored.dtype} {list(stored.shape)}, but takes {stored.stop - start} "
+                "bytes",
+            )
+        if stored.stop < start:
+            raise _damaged(path, f"{name} ends before it starts")
+        start = stored.stop
+
+
+def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
+def _damaged(path: Path, why: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is no whole safetensors file: {why}. It was cut short or damaged; copy it again."
+    )
+
+
+def _files(folder: Path, single: str) -> list[str]:
     """Names of the safetensors files of a model folder."""
     if not folder.is_dir():
         raise CheckpointError(f"There is no model folder {folder}.")
     if (folder / INDEX).is_file():
         return sorted(set(_weight_map(folder).values()))
-    if (folder / SINGLE).is_file():
-        return [SINGLE]
+    if (folder / single).is_file():
+        return [single]
     pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
     if pickles:
         raise CheckpointError(
             f"{folder} holds only pickled weights ({pickles[0]}), which can run code when read and "
             "are not opened. Convert them where you trust them: AutoModelForCausalLM."
-            "from_pretrained(folder).save_pretrained(new_folder)."
+            "from_pretrained(folder).save_pretrained(new_folder); or give --allow-pickle, which "
+            "reads tensors alone (torch.load with weights_only=True)."
         )
-    raise CheckpointError(f"{folder} holds neither {SINGLE} nor {INDEX}: not a model folder.")
+    raise CheckpointError(f"{folder} holds neither {single} nor {INDEX}: not a model folder.")
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
@@ -109,31 +217,6 @@ def _weight_map(folder: Path) -> dict[str, str]:
                 f"{path} names {name}, which is missing. Download the model again."
             )
     return weight_map
-
-
-def _open(path: Path) -> safe_open:
-    try:
-        return safe_open(path, framework="pt")
-    except (SafetensorError, OSError) as error:
-        expected = _expected_bytes(path)
-        should = "" if expected is None else f"its header announces {expected} bytes; "
-        raise CheckpointError(
-            f"{path} is no whole safetensors file: {should}it has {path.stat().st_size} bytes "
-            f"({error}). It was cut short or damaged; copy it again."
-        ) from error
-
-
-def _expected_bytes(path: Path) -> int | None:
-    """The size that the file's header announces; None where the header itself is damaged."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            # safetensors itself refuses headers of more than 100 MB.
-            header = json.loads(file.read(length)) if length <= 100_000_000 else {}
-        ends = [v["data_offsets"][1] for k, v in header.items() if k != "__metadata__"]
-        return 8 + length + max(ends)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, IndexError):
-        return None
 
 
 def _check_index(folder: Path, found: dict[str, str]) -> None:

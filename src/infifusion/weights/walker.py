@@ -1,179 +1,170 @@
-"""Walking S checkpoints and their base tensor by tensor through a merge function.
+"""Carrying out a planned merge: tensors in any order, blocks side by side, shards whole.
 
-Axes: S models, P elements of one parameter tensor.
+What is written does not depend on the number of threads or on the order in which they work.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
+import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
+import numpy as np
 
-from infifusion.artifacts import atomic_folder
-from infifusion.errors import CheckpointError
+from infifusion.artifacts import write_json
+from infifusion.errors import ArtifactError
 from infifusion.runtime import progress_bar
 from infifusion.weights.reader import Checkpoint
-from infifusion.weights.writer import (
-    DTYPES,
-    SHARD_BYTES,
-    Spec,
-    set_config_dtype,
-    write_checkpoint,
-)
+from infifusion.weights.writer import SHARD_BYTES, Shard, Spec, plan_shards, write_index
 
-# base_P or None, model_SP, generator -> merged_P and details; all float32.
-MergeTensor = Callable[
-    [torch.Tensor | None, torch.Tensor, torch.Generator], tuple[torch.Tensor, dict[str, Any]]
-]
-FLOATS = {"F64", "F32", "F16", "BF16"}
-TIED_HEAD = "lm_head.weight"
-SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+Json = dict[str, Any]
+Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+Put = Callable[[int, np.ndarray], None]
+PLAN = "plan.json"
+UNFINISHED = ".unfinished"
 
 
-def merge_folders(
-    models: Mapping[str, Path],
-    base: Path | None,
-    merge: MergeTensor,
+@dataclass(frozen=True)
+class Task:
+    """One tensor of the result. `merge(parallel, put)` puts all its elements, as they are stored,
+    and returns details for the report. `reads` names what it will read, to be read ahead."""
+
+    spec: Spec
+    merge: Callable[[Parallel, Put], Json]
+    reads: tuple[tuple[Checkpoint, str], ...] = ()
+
+
+def carry_out(
+    tasks: Mapping[str, Task],
     out: Path,
     *,
-    dtype: str | None,
-    seed: int,
+    identity: Json,
+    finish: Callable[[Path], None],
+    threads: int,
     shard_bytes: int = SHARD_BYTES,
-) -> list[dict[str, Any]]:
-    """Write the merged checkpoint to the new folder `out`; returns the details of every tensor.
+) -> dict[str, Json]:
+    """Write the checkpoint to the new folder `out`; returns the details of every tensor.
 
-    Arithmetic is float32; the result has the dtype of the base (of the first model where there is
-    no base), or `dtype` as safetensors names it. Config, tokenizer and chat template come from the
-    same place. Tensors that are no floats must be equal everywhere. Random methods get a generator
-    seeded by `seed` and the tensor's name: the same recipe gives the same bytes. The folder appears
-    whole or not at all.
-
-    Raises CheckpointError for tensors that are missing or differ in shape, and for NaN or Inf in
-    an input or in the result, naming tensor and model.
+    Shards are written in a hidden folder beside `out`, which `finish` completes (config, tokenizer)
+    and which then takes its name: `out` appears whole or not at all. A merge that was killed leaves
+    the hidden folder behind; one with the same `identity` goes on at its last complete shard, one
+    with another starts anew. A merge that fails removes it. Raises ArtifactError when `out` exists
+    and is not empty.
     """
-    donor_path = base if base is not None else next(iter(models.values()))
-    opened = {name: Checkpoint(path) for name, path in models.items()}
-    donor = Checkpoint(donor_path)
-    checked = dict(opened) if base is None else {"the base": donor, **opened}
-    names = _common_names(checked, donor)
-    specs = {
-        name: Spec(
-            dtype if dtype and donor.dtype(name) in FLOATS else donor.dtype(name),
-            donor.shape(name),
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
+    place = out.parent / f".{out.name}{UNFINISHED}"
+    specs = {name: task.spec for name, task in tasks.items()}
+    shards = plan_shards(specs, shard_bytes=shard_bytes)
+    _open(place, {"identity": identity, "shards": shards})
+    details: dict[str, Json] = {}
+    try:
+        with (
+            progress_bar("merge (tensors)", len(tasks)) as progress,
+            ThreadPoolExecutor(threads) as tensors,
+            ThreadPoolExecutor(threads) as blocks,
+        ):
+
+            def advance() -> None:
+                progress.advance(progress.task_ids[0])
+
+            for file, names in shards.items():
+                done = place / f"{file}.json"
+                if not done.exists():
+                    shard_tasks = {name: tasks[name] for name in names}
+                    found = _write_shard(place / file, shard_tasks, tensors, blocks, advance)
+                    write_json(done, found)
+                details |= json.loads(done.read_text(encoding="utf-8"))
+        write_index(place, shards, specs)
+        finish(place)
+        for file in shards:
+            (place / f"{file}.json").unlink()
+        (place / PLAN).unlink()
+        if out.exists():
+            out.rmdir()
+        place.replace(out)
+    except Exception:
+        shutil.rmtree(place, ignore_errors=True)
+        raise
+    return {name: details[name] for name in tasks}
+
+
+def _open(place: Path, plan: Json) -> None:
+    """Make the hidden folder ready: as it was left by the same merge, or empty."""
+    plan = json.loads(json.dumps(plan, default=str))
+    path = place / PLAN
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == plan:
+        return
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    write_json(path, plan)
+
+
+def _write_shard(
+    path: Path,
+    tasks: Mapping[str, Task],
+    tensors: ThreadPoolExecutor,
+    blocks: ThreadPoolExecutor,
+    advance: Callable[[], None],
+) -> dict[str, Json]:
+    """Write one file; the details of its tensors. Large tensors first, so that no thread is left
+    alone with one at the end."""
+    shard = Shard(path, {name: task.spec for name, task in tasks.items()})
+    order = sorted(tasks, key=lambda name: -tasks[name].spec.bytes)
+    ahead = iter([*order[1:], *[""] * len(order)])
+
+    def one(name: str) -> Json:
+        following = next(ahead)
+        for checkpoint, read in tasks[following].reads if following else ():
+            checkpoint.read_ahead(read)
+        # A tensor's spans share the pool of blocks with those of other tensors.
+        found = tasks[name].merge(
+            lambda function, items: _spread(blocks, function, items),
+            lambda first, values: shard.put(name, first, values),
         )
-        for name in names
-    }
-    details: list[dict[str, Any]] = []
-    with atomic_folder(out) as folder:
-        written = _merged(names, specs, opened, donor if base else None, merge, seed, details)
-        write_checkpoint(folder, specs, written, shard_bytes=shard_bytes)
-        _copy_side_files(donor_path, folder)
-        if dtype:
-            set_config_dtype(folder, DTYPES[dtype])
-    return details
+        advance()
+        return found
+
+    try:
+        futures = {name: tensors.submit(one, name) for name in order}
+        _first_failure(list(futures.values()))
+        return {name: futures[name].result() for name in tasks}
+    finally:
+        shard.close()
 
 
-def _common_names(checked: Mapping[str, Checkpoint], donor: Checkpoint) -> list[str]:
-    """The names to merge; CheckpointError when the models do not fit together."""
-    tied = bool(donor.config().get("tie_word_embeddings", False))
-    names = [n for n in donor.names if not (tied and n == TIED_HEAD and _lacks(checked, n))]
-    for label, checkpoint in checked.items():
-        extra = set(checkpoint.names) - set(names) - ({TIED_HEAD} if tied else set())
-        missing = set(names) - set(checkpoint.names)
-        if extra or missing:
-            odd = sorted(extra or missing)[0]
-            raise CheckpointError(
-                f"{checkpoint.folder} ({label}) {'has' if extra else 'lacks'} the tensor {odd}, "
-                f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
-                "differ. Only models of one architecture can be merged."
-            )
-        for name in names:
-            if checkpoint.shape(name) != donor.shape(name):
-                raise CheckpointError(
-                    f"The tensor {name} has shape {list(checkpoint.shape(name))} in "
-                    f"{checkpoint.folder} ({label}), but {list(donor.shape(name))} in "
-                    f"{donor.folder}. Only models of one architecture and vocabulary can be merged."
-                )
-            if checkpoint.dtype(name) not in DTYPES:
-                raise CheckpointError(
-                    f"The tensor {name} in {checkpoint.folder} is stored as "
-                    f"{checkpoint.dtype(name)}, which is not merged. Convert the model to bfloat16."
-                )
-    return names
+def _first_failure(futures: list[Future]) -> None:
+    """Wait for all, or raise what the first failing one raised, having stopped the others."""
+    done, open_ = wait(futures, return_when=FIRST_EXCEPTION)
+    failed = [future for future in done if future.exception()]
+    if failed:
+        for future in open_:
+            future.cancel()
+        wait(futures)
+        failed.sort(key=futures.index)
+        raise failed[0].exception()  # type: ignore[misc]
 
 
-def _lacks(checked: Mapping[str, Checkpoint], name: str) -> bool:
-    return any(name not in checkpoint for checkpoint in checked.values())
+def _spread(
+    pool: ThreadPoolExecutor, function: Callable[[Any], Any], items: Iterable[Any]
+) -> Iterator[Any]:
+    """Results in order; one item is worked on here."""
+    listed = list(items)
+    return map(function, listed) if len(listed) < 2 else pool.map(function, listed)
 
 
-def _merged(
-    names: list[str],
-    specs: Mapping[str, Spec],
-    models: Mapping[str, Checkpoint],
-    base: Checkpoint | None,
-    merge: MergeTensor,
-    seed: int,
-    details: list[dict[str, Any]],
-) -> Iterator[tuple[str, torch.Tensor]]:
-    with progress_bar("merge (tensors)", len(names)) as progress:
-        for name in names:
-            stored = {label: model.tensor(name) for label, model in models.items()}
-            base_tensor = None if base is None else base.tensor(name)
-            first = next(iter(stored.values())) if base_tensor is None else base_tensor
-            progress.advance(progress.task_ids[0])
-            if not first.is_floating_point():
-                yield name, _equal_everywhere(name, first, stored)
-                continue
-            flat = {label: _floats(name, label, value) for label, value in stored.items()}
-            base_P = None if base_tensor is None else _floats(name, "the base", base_tensor)
-            merged_P, found = merge(base_P, torch.stack(list(flat.values())), generator(seed, name))
-            merged = merged_P.to(DTYPES[specs[name].dtype]).view(specs[name].shape)
-            if not torch.isfinite(merged).all():
-                raise CheckpointError(
-                    f"The merged tensor {name} holds NaN or Inf as {specs[name].dtype}, though its "
-                    "inputs do not: the weights or lambda are too large. Lower them."
-                )
-            details.append({"name": name, "numel": merged.numel(), **found})
-            yield name, merged
-
-
-def _equal_everywhere(
-    name: str, first: torch.Tensor, stored: Mapping[str, torch.Tensor]
-) -> torch.Tensor:
-    for label, value in stored.items():
-        if not torch.equal(value, first):
-            raise CheckpointError(
-                f"The tensor {name} ({first.dtype}) differs in {label}; tensors that are no floats "
-                "cannot be merged and must be equal."
-            )
-    return first
-
-
-def _floats(name: str, label: str, value: torch.Tensor) -> torch.Tensor:
-    """Flat float32; CheckpointError for NaN or Inf."""
-    flat = value.reshape(-1).float()
-    if not torch.isfinite(flat).all():
-        bad = int((~torch.isfinite(flat)).sum())
-        raise CheckpointError(
-            f"The tensor {name} of {label} holds {bad} NaN or Inf of {flat.numel()} values. That "
-            "checkpoint is broken; take an earlier one."
-        )
-    return flat
-
-
-def generator(seed: int, name: str) -> torch.Generator:
-    """A generator for one tensor: the same in every process and whatever the order."""
+def seed_of(seed: int, name: str) -> int:
+    """64 bits for one tensor's draws: the same in every process and whatever the order."""
     digest = hashlib.sha256(f"{seed}:{name}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") % 2**63)
+    return int.from_bytes(digest[:8], "little")
 
 
-def _copy_side_files(source: Path, folder: Path) -> None:
-    """Config, generation config, tokenizer, chat template; not the weights' index."""
-    for pattern in SIDE_FILES:
-        for path in sorted(source.glob(pattern)):
-            if path.is_file() and not path.name.endswith(".index.json"):
-                shutil.copyfile(path, folder / path.name)
+def usable_threads() -> int:
+    """How many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

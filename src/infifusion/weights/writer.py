@@ -1,35 +1,24 @@
-"""Writing a sharded safetensors checkpoint tensor by tensor, each at its known offset.
+"""Writing a sharded safetensors checkpoint at known offsets.
 
 All shapes are known before the first byte is written, so shards, offsets and headers are planned
-first; then tensors are written as they come, and memory holds one of them at a time.
+first; then any thread may write any part of any tensor, and memory holds only what is at work.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+import numpy as np
 
-from infifusion.errors import CheckpointError
+from infifusion.weights.dtypes import bytes_of
 from infifusion.weights.reader import INDEX, SINGLE
 
 SHARD_BYTES = 5_000_000_000
-DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 @dataclass(frozen=True)
@@ -42,11 +31,11 @@ class Spec:
     @property
     def bytes(self) -> int:
         """Its size on disk."""
-        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
+        return math.prod(self.shape) * bytes_of(self.dtype)
 
 
-def plan_shards(specs: Mapping[str, Spec], *, shard_bytes: int) -> list[list[str]]:
-    """Tensor names of each shard, in the order given; a tensor is never split."""
+def plan_shards(specs: Mapping[str, Spec], *, shard_bytes: int) -> dict[str, list[str]]:
+    """File name -> tensor names, in the order given; a tensor is never split."""
     shards: list[list[str]] = [[]]
     size = 0
     for name, spec in specs.items():
@@ -55,49 +44,61 @@ def plan_shards(specs: Mapping[str, Spec], *, shard_bytes: int) -> list[list[str
             size = 0
         shards[-1].append(name)
         size += spec.bytes
-    return shards
+    count = len(shards)
+    return {
+        SINGLE if count == 1 else f"model-{n + 1:05d}-of-{count:05d}.safetensors": names
+        for n, names in enumerate(shards)
+    }
 
 
-def write_checkpoint(
-    folder: Path,
-    specs: Mapping[str, Spec],
-    tensors: Iterable[tuple[str, torch.Tensor]],
-    *,
-    shard_bytes: int = SHARD_BYTES,
-) -> list[Path]:
-    """Write the tensors, which must come in the order of `specs`; returns the files.
+class Shard:
+    """One safetensors file of known layout that is filled in any order, by any thread."""
 
-    Raises CheckpointError when a tensor is not what its spec says.
-    """
-    shards = plan_shards(specs, shard_bytes=shard_bytes)
-    files = [folder / _file_name(n, len(shards)) for n in range(len(shards))]
-    source = iter(tensors)
-    weight_map = {}
-    for path, names in zip(files, shards, strict=True):
-        with path.open("wb") as file:
-            file.write(_header({name: specs[name] for name in names}))
-            for name in names:
-                found, tensor = next(source)
-                _check(found, tensor, name, specs[name])
-                file.write(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-                weight_map[name] = path.name
-    if len(files) > 1:
-        total = sum(spec.bytes for spec in specs.values())
-        index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
-        (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        files.append(folder / INDEX)
-    return files
+    def __init__(self, path: Path, specs: Mapping[str, Spec]) -> None:
+        """Write the header and make room for the tensors."""
+        header, self._start = _header(specs)
+        size = len(header) + sum(spec.bytes for spec in specs.values())
+        self._step = {name: bytes_of(spec.dtype) for name, spec in specs.items()}
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.ftruncate(self._descriptor, size)
+        self._write(header, 0)
 
+    def put(self, name: str, first: int, values: np.ndarray) -> None:
+        """Write elements of the tensor from number `first` on."""
+        self._write(
+            np.ascontiguousarray(values).view(np.uint8).data if values.size else b"",
+            self._start[name] + first * self._step[name],
+        )
 
-def _file_name(number: int, count: int) -> str:
-    return SINGLE if count == 1 else f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+    def close(self) -> None:
+        """Finish the file."""
+        os.close(self._descriptor)
+
+    def _write(self, data: bytes | memoryview, offset: int) -> None:
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._descriptor, view, offset)
+            view, offset = view[written:], offset + written
 
 
-def _header(specs: Mapping[str, Spec]) -> bytes:
-    """Length (8 bytes, little endian) and JSON header, padded with blanks to 8 bytes."""
+def write_index(folder: Path, shards: Mapping[str, list[str]], specs: Mapping[str, Spec]) -> None:
+    """The index of a checkpoint of several files; a single file has none."""
+    if len(shards) < 2:
+        return
+    weight_map = {name: file for file, names in shards.items() for name in names}
+    total = sum(spec.bytes for spec in specs.values())
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _header(specs: Mapping[str, Spec]) -> tuple[bytes, dict[str, int]]:
+    """Length (8 bytes, little endian) and JSON header, padded with blanks to 8 bytes; and the
+    place of each tensor in the file."""
     values: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    offsets = {}
     offset = 0
     for name, spec in specs.items():
+        offsets[name] = offset
         values[name] = {
             "dtype": spec.dtype,
             "shape": list(spec.shape),
@@ -106,21 +107,14 @@ def _header(specs: Mapping[str, Spec]) -> bytes:
         offset += spec.bytes
     text = json.dumps(values, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, {n: start + o for n, o in offsets.items()}
 
 
-def _check(found: str, tensor: torch.Tensor, name: str, spec: Spec) -> None:
-    if (found, tuple(tensor.shape), tensor.dtype) != (name, spec.shape, DTYPES[spec.dtype]):
-        raise CheckpointError(
-            f"Writing {name} as {spec.dtype} {spec.shape}, but {found} came as {tensor.dtype} "
-            f"{tuple(tensor.shape)}."
-        )
-
-
-def set_config_dtype(folder: Path, dtype: torch.dtype) -> None:
-    """Let the folder's config.json name the dtype of the weights beside it."""
+def set_config_dtype(folder: Path, dtype: str) -> None:
+    """Let the folder's config.json name the dtype (bfloat16, ...) of the weights beside it."""
     path = folder / "config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config.pop("torch_dtype", None)
-    config["dtype"] = str(dtype).removeprefix("torch.")
+    config["dtype"] = dtype
     path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

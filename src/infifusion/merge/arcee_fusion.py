@@ -1,0 +1,67 @@
+"""Arcee Fusion: take over the entries of a model that are unusually important.
+
+Axes: R rows, N positions of a row.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.result import Merged
+from infifusion.merge.select import LEADING, Score, largest
+from infifusion.strict import Strict
+
+SMOOTHING = 1e-8
+QUARTILES = (0.25, 0.5, 0.75)
+
+
+class Params(Strict):
+    """Parameters of `arcee_fusion`: it has none."""
+
+
+def arcee_fusion(blocks: Blocks, params: Params) -> Merged:
+    """The model's value where its importance is at least median + 1.5 (Q3 - Q1), else the base's.
+
+    Importance is |delta| times the row's KL(softmax(theta) || softmax(base)), both plus 1e-8; a row
+    is the last dimension. The quartiles are those of the whole tensor, exactly (mergekit samples a
+    million). Arcee AI, mergekit 0.1. Raises ValueError for another number of models than one and
+    the base.
+    """
+    if len(blocks.models) != 1:
+        raise ValueError(
+            f"arcee_fusion takes a base and one model; found {len(blocks.models)} models."
+        )
+    length = max(blocks.row, 1)
+    rows = blocks.by_rows()
+
+    def importance_1P(block: Block) -> np.ndarray:
+        model_RN = block.model_SP[0].reshape(-1, length).astype(np.float64)
+        base_RN = block.base_P.reshape(-1, length).astype(np.float64)
+        p_RN, q_RN = _softmax(model_RN) + SMOOTHING, _softmax(base_RN) + SMOOTHING
+        kl_R1 = (p_RN * np.log(p_RN / q_RN)).sum(axis=1, keepdims=True).clip(min=0)
+        return (np.abs(model_RN - base_RN) * kl_R1).astype(np.float32).reshape(1, -1)
+
+    low, median, high = _quartiles(rows, importance_1P)
+    threshold = np.float32(median + 1.5 * (high - low))
+
+    def apply(block: Block) -> np.ndarray:
+        mask_P = importance_1P(block)[0] >= threshold
+        return np.where(mask_P, block.model_SP[0], block.base_P)
+
+    return Merged(rows, apply, {"threshold": float(threshold)})
+
+
+def _softmax(row_RN: np.ndarray) -> np.ndarray:
+    raised_RN = np.exp(row_RN - row_RN.max(axis=1, keepdims=True))
+    return raised_RN / raised_RN.sum(axis=1, keepdims=True)
+
+
+def _quartiles(blocks: Blocks, score: Score) -> list[float]:
+    """The q-quantile is the value of rank int(q (P - 1)), counted from the smallest, from 0."""
+    ranks = [int(q * (blocks.size - 1)) for q in QUARTILES]
+    if blocks.size <= LEADING:
+        ordered = np.sort(np.concatenate(blocks.collect(lambda block: score(block)[0]) or [[0.0]]))
+        return [float(ordered[rank]) for rank in ranks]
+    (borders,) = largest(blocks, score, [[blocks.size - rank for rank in ranks]])
+    return [border.value for border in borders]

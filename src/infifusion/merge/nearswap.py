@@ -1,0 +1,36 @@
+"""NearSwap: take the other model's value where it is near the base's."""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.result import Merged
+from infifusion.strict import Strict
+
+SMALLEST_DISTANCE = np.float32(1e-6)
+
+
+class Params(Strict):
+    """Parameters of `nearswap`."""
+
+    t: float = Field(ge=0)
+    """Distance up to which the other model's value is taken whole."""
+
+
+def nearswap(blocks: Blocks, params: Params) -> Merged:
+    """base + min(1, t / |delta|) delta: a step of at most t. alchemonaut, QuartetAnemoi-70B, 2024.
+
+    Raises ValueError for another number of models than one and the base.
+    """
+    if len(blocks.models) != 1:
+        raise ValueError(f"nearswap takes a base and one model; found {len(blocks.models)} models.")
+
+    def apply(block: Block) -> np.ndarray:
+        (delta_P,) = block.delta_SP
+        distance_P = np.maximum(np.abs(delta_P), SMALLEST_DISTANCE)
+        share_P = np.minimum(np.float32(params.t) / distance_P, np.float32(1))
+        return block.base_P + share_P * delta_P
+
+    return Merged(blocks, apply)

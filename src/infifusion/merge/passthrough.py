@@ -1,0 +1,32 @@
+"""One model's tensor as it is, or scaled: for stacking layers of several models."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.result import Merged
+from infifusion.strict import Strict
+
+
+class Params(Strict):
+    """Parameters of `passthrough`."""
+
+    scale: float | list[float] | None = None
+    """Factor on the tensor."""
+
+
+def passthrough(blocks: Blocks, params: Params) -> Merged:
+    """scale * theta. Raises ValueError for more than one model."""
+    if len(blocks.models) != 1:
+        raise ValueError(
+            f"passthrough takes one model per slice; found {len(blocks.models)}. Give each slice "
+            "one source."
+        )
+    scale = params.scale[0] if isinstance(params.scale, list) else params.scale
+
+    def apply(block: Block) -> np.ndarray:
+        (row_P,) = block.model_SP
+        return row_P if scale is None else row_P * np.float32(scale)
+
+    return Merged(blocks, apply)

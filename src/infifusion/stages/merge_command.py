@@ -1,0 +1,142 @@
+"""`infifusion merge`: read the file, say what will be done, do it."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from infifusion.artifacts import write_json
+from infifusion.errors import ArtifactError, RecipeError
+from infifusion.stages.merge_file import read_merge_file
+from infifusion.stages.merge_memory import STARTED, fit_threads, memory_per_thread
+from infifusion.stages.merge_plan import MergePlan, plan_file
+from infifusion.stages.merge_weights import run_plan
+from infifusion.weights.dtypes import bytes_of
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
+# Nanoseconds per position of the result and per model read, on one 2.5 GHz thread, measured on
+# 500 M positions of three models (docs/performance.md): good for the order of magnitude.
+NANOSECONDS = {"passthrough": 1.0, "linear": 2.0, "task_arithmetic": 2.0, "slerp": 3.0}
+NANOSECONDS |= {"della": 14.0, "della_linear": 14.0, "dare_linear": 3.0, "dare_ties": 3.0}
+OTHERS = 4.0
+
+
+def merge_command(
+    path: Path,
+    out: Path | None,
+    *,
+    base: str | None,
+    plan_only: bool,
+    dry_run: bool,
+    memory: str | None,
+    threads: int | None,
+    shard_size: str,
+    allow_nan: bool,
+    allow_pickle: bool,
+) -> tuple[str, dict[str, Any]]:
+    """What to print, and the same as values."""
+    file = read_merge_file(path, base_override=base)
+    limit = bytes_from(memory, "--memory") if memory else None
+    shard_bytes = bytes_from(shard_size, "--shard-size")
+    plan = plan_file(file, path, pickle=allow_pickle)
+    if plan_only or dry_run:
+        values = describe(plan, threads=threads, memory=limit)
+        command = f"infifusion merge {path} {out or 'OUT_DIR'}"
+        if dry_run:
+            return (
+                f"{values['tensors']} tensors are present in all models, with fitting shapes and "
+                f"dtypes. Next: {command}",
+                values,
+            )
+        return f"{as_text(plan, values)}\nNext: {command}", values
+    if out is None:
+        raise RecipeError("OUT_DIR is missing: infifusion merge MERGE.yaml OUT_DIR.")
+    check_room(plan, out)
+    details = run_plan(
+        plan, out, threads=threads, memory=limit, allow_nan=allow_nan, shard_bytes=shard_bytes
+    )
+    write_json(out / "merge_details.json", details)
+    notes = "".join(f"\nNote: {note}" for note in plan.notes)
+    text = (
+        f"Merged {len(plan.models)} models by {plan.method} into {out} "
+        f"({details['seconds']:.1f} s).{notes}\nNext: infifusion evaluate {out} --tasks gsm8k"
+    )
+    return text, {"out": str(out), **details}
+
+
+def bytes_from(text: str, option: str) -> int:
+    """1GB, 500 MB or 2GiB as bytes. RecipeError for anything else."""
+    match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1:
+        raise RecipeError(f"{option} {text!r} is no size. Give one such as 1GB or 500MB.")
+    return int(float(match[1]) * UNITS[match[2].upper()])
+
+
+def check_room(plan: MergePlan, out: Path) -> None:
+    """ArtifactError where the disk cannot hold the result."""
+    place = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
+    needed = sum(planned.spec.bytes for planned in plan.tensors.values())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ArtifactError(
+            f"The result takes {needed / 1e9:.1f} GB, but {place} has {free / 1e9:.1f} GB free. "
+            "Make room, or give another folder."
+        )
+
+
+def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dict[str, Any]:
+    """Everything that --plan prints."""
+    workers = fit_threads(plan, threads=threads, memory=memory)
+    parts = {
+        (model.name, inner): (model, inner)
+        for planned in plan.tensors.values()
+        for model, inner in planned.parts
+    }
+    read = sum(
+        model.checkpoint.stored(inner).stop - model.checkpoint.stored(inner).start
+        for model, inner in parts.values()
+    )
+    written = sum(planned.spec.bytes for planned in plan.tensors.values())
+    each = NANOSECONDS.get(plan.method, OTHERS)
+    positions = sum(
+        planned.spec.bytes // bytes_of(planned.spec.dtype) * len(planned.parts)
+        for planned in plan.tensors.values()
+    )
+    return {
+        "method": plan.method,
+        "base": None if plan.base is None else plan.base.name,
+        "models": [model.name for model in plan.models],
+        "tensors": len(plan.tensors),
+        "dtypes": dict(Counter(planned.spec.dtype for planned in plan.tensors.values())),
+        "layers": len(plan.layers) or plan.donor.layers,
+        "bytes_read": read,
+        "bytes_written": written,
+        "threads": workers,
+        "memory": STARTED + workers * memory_per_thread(plan),
+        # Reading and writing at 2 GB/s, which a laptop's SSD does.
+        "seconds": round(1 + positions * each * 1e-9 / workers + (read + written) / 2e9, 1),
+        "notes": plan.notes,
+    }
+
+
+def as_text(plan: MergePlan, values: dict[str, Any]) -> str:
+    """The plan in a few lines."""
+    dtypes = ", ".join(f"{count} {name}" for name, count in values["dtypes"].items())
+    lines = [
+        f"method    {values['method']}",
+        f"base      {values['base'] or 'none'}",
+        *(f"model     {name}" for name in values["models"]),
+        f"tensors   {values['tensors']} in {values['layers']} layers: {dtypes}",
+        f"reads     {values['bytes_read'] / 1e9:.2f} GB",
+        f"writes    {values['bytes_written'] / 1e9:.2f} GB",
+        f"memory    about {values['memory'] / 1e6:.0f} MB with {values['threads']} threads",
+        f"time      about {values['seconds']:.0f} s",
+        *(f"note      {note}" for note in values["notes"]),
+    ]
+    if plan.vocabulary is not None:
+        lines.insert(-3, f"tokens    {plan.vocabulary.rows} rows")
+    return "\n".join(lines)

@@ -1,0 +1,394 @@
+"""What a merge will do: every tensor of the result, what it is merged from and how.
+
+Nothing but headers is read for it, so that it can be checked and printed before it starts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge import BASE_UNUSED, METHODS, NEEDS_BASE, PARAMS
+from infifusion.stages.merge_file import (
+    MergeFile,
+    MergeModel,
+    Slice,
+    SliceSource,
+    check_parameters,
+    per_model,
+    resolve,
+)
+from infifusion.stages.merge_models import LAYER, TIED_HEAD, Model, open_model
+from infifusion.stages.merge_vocabulary import Vocabulary, build_vocabulary
+from infifusion.stages.named import function_and_params
+from infifusion.strict import Strict
+from infifusion.weights.dtypes import BY_NAME, FLOATS
+from infifusion.weights.writer import Spec
+
+Part = tuple[Model, str]  # a model and one of its tensors
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tensor of the result."""
+
+    spec: Spec
+    base: Part | None
+    models: list[Part]
+    params: Strict
+    by_token: bool = False
+    """Whether its rows are tokens that the vocabulary moves."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """Everything that is read, the base first."""
+        return [*([self.base] if self.base else []), *self.models]
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A whole merge. donor: the model whose config and tokenizer the result has."""
+
+    method: str
+    donor: Model
+    base: Model | None
+    models: list[Model]
+    tensors: dict[str, Planned]
+    layers: list[Part]
+    """Per layer of the result: the model and layer (as text) whose config entries it has."""
+    dtype: str | None
+    seed: int
+    vocabulary: Vocabulary | None = None
+    chat_template: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_file(
+    file: MergeFile, path: Path, *, needs_base: frozenset[str] = NEEDS_BASE, pickle: bool = False
+) -> MergePlan:
+    """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit."""
+
+    @cache
+    def model(name: str) -> Model:
+        return open_model(name, path.parent, allow_pickle=pickle)
+
+    where = str(path)
+    params = _params_class(file.merge_method, where)
+    notes = check_parameters(file, params, where=where)
+    slices = file.layer_slices() or [_as_slice(file, model)]
+    base = model(file.base_model) if file.base_model else None
+    if file.merge_method in needs_base and base is None and not all(s.base_model for s in slices):
+        raise RecipeError(
+            f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
+        )
+    donor = base or model(slices[0].sources[0].model)
+    wanted = file.vocabulary()
+    vocabulary = None
+    if wanted:
+        names = [source.model for one in slices for source in one.sources]
+        everyone = list({name: model(name) for name in [*names, donor.name]}.values())
+        vocabulary = build_vocabulary(wanted, everyone, donor, base, where=where)
+    planner = _Planner(file, params, model, donor, vocabulary, where)
+    tensors = dict(planner.tensors(slices))
+    used = [m for planned in tensors.values() for m, _ in planned.models]
+    used = list({m.name: m for m in used}.values())
+    if not used:
+        raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
+    return MergePlan(
+        method=file.merge_method,
+        donor=donor,
+        base=None if file.merge_method in BASE_UNUSED else base,
+        models=used,
+        tensors=tensors,
+        layers=planner.layers(slices) if file.layer_slices() else [],
+        dtype=_dtype(file),
+        seed=file.seed,
+        vocabulary=vocabulary,
+        chat_template=file.chat_template,
+        notes=notes,
+    )
+
+
+def plan_models(
+    models: Mapping[str, Model],
+    base: Model,
+    *,
+    method: str,
+    params: dict[str, Any],
+    dtype: str | None,
+    seed: int,
+) -> MergePlan:
+    """Plan the merge of whole models with parameters that hold for every tensor."""
+    _, checked = function_and_params(
+        METHODS, PARAMS, method, params, kind="merge method", where="merge"
+    )
+    unused = method in BASE_UNUSED
+    listed = list(models.values())
+    if not listed:
+        raise RecipeError("merge: there is no model besides the base.")
+    stored = BY_NAME[dtype] if dtype else None
+    tensors = {}
+    for name in _common_names([base, *listed], base):
+        parts = [(model, model.source_of(name)) for model in listed]
+        origin = (base, base.source_of(name))
+        # What no method of several models needs: the base gives shape and dtype all the same.
+        planned = _planned(origin, parts, stored, checked, None)
+        tensors[name] = replace(planned, base=None) if unused else planned
+    return MergePlan(method, base, None if unused else base, listed, tensors, [], stored, seed)
+
+
+def _dtype(file: MergeFile) -> str | None:
+    name = file.out_dtype or file.dtype
+    return BY_NAME[name] if name else None
+
+
+def _params_class(method: str, where: str) -> type[Strict]:
+    from infifusion.registry import look_up
+
+    function = look_up(METHODS, method, kind="merge method")
+    if method in PARAMS:
+        return PARAMS[method]
+    import inspect
+
+    found = getattr(inspect.getmodule(function), "Params", None)
+    if found is None:
+        raise RecipeError(
+            f"{where}: the module of {method} has no class Params (a infifusion.strict.Strict), "
+            "which describes its parameters. Add one; it may be empty."
+        )
+    return found
+
+
+def _as_slice(file: MergeFile, model: Any) -> Slice:
+    """Whole models as one slice of all layers; the base joins in where it is not listed."""
+    listed = list(file.whole_models() or [])
+    joins = file.merge_method not in BASE_UNUSED or file.merge_method == "karcher"
+    if file.base_model and joins and file.base_model not in [m.model for m in listed]:
+        listed.append(MergeModel(model=file.base_model))
+    return Slice(
+        sources=[
+            SliceSource(
+                model=m.model, parameters=m.parameters, layer_range=(0, model(m.model).layers)
+            )
+            for m in listed
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Planner:
+    file: MergeFile
+    params: type[Strict]
+    model: Any
+    donor: Model
+    vocabulary: Vocabulary | None
+    where: str
+
+    def tensors(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
+        """All tensors: those outside the layers from the first slice's models (before) and the
+        last one's (after), then layer by layer."""
+        outside = self._outside(slices)
+        for name in outside:
+            # Without knowing the architecture: what is named like an output belongs to the end.
+            last = name.startswith(("lm_head", "model.norm", "norm", "transformer.ln_f"))
+            yield name, self._one(name, slices[-1 if last else 0], None, 0, 0.0)
+        number = 0
+        for one in slices:
+            length = self._length(one)
+            for offset in range(length):
+                t = offset / (length - 1) if length > 1 else 1.0
+                for around in self._around_layer(one, offset):
+                    name = f"{around[0]}{number}{around[1]}"
+                    yield name, self._one(name, one, around, offset, t)
+                number += 1
+
+    def layers(self, slices: list[Slice]) -> list[Part]:
+        """For every layer of the result, where its entries in the config come from."""
+        return [
+            (self.model(one.sources[0].model), str(one.sources[0].layer_range[0] + offset))
+            for one in slices
+            for offset in range(self._length(one))
+        ]
+
+    def _length(self, one: Slice) -> int:
+        lengths = {s.layer_range[1] - s.layer_range[0] for s in one.sources}
+        for source in one.sources:
+            first, last = source.layer_range
+            if not 0 <= first < last <= self.model(source.model).layers:
+                raise RecipeError(
+                    f"{self.where}: layer_range [{first}, {last}] of {source.model}, which has "
+                    f"{self.model(source.model).layers} layers."
+                )
+        if len(lengths) != 1:
+            raise RecipeError(
+                f"{self.where}: the sources of one slice have {sorted(lengths)} layers; give them "
+                "layer_ranges of one length."
+            )
+        return lengths.pop()
+
+    def _outside(self, slices: list[Slice]) -> list[str]:
+        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
+        names = _common_names(list({m.name: m for m in models}.values()), self.donor, layers=False)
+        return [name for name in names if not LAYER.match(name)]
+
+    def _around_layer(self, one: Slice, offset: int) -> list[tuple[str, str]]:
+        found: list[tuple[Model, int, set[tuple[str, str]]]] = []
+        for source in one.sources:
+            model, layer = self.model(source.model), source.layer_range[0] + offset
+            found.append((model, layer, _by_layer(model).get(layer, set())))
+        first = found[0]
+        for other in found[1:]:
+            if other[2] != first[2]:
+                odd = sorted(other[2] ^ first[2])[0]
+                raise CheckpointError(
+                    f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
+                    f"{first[0].folder} do not have the same tensors: one of them has "
+                    f"{odd[0]}N{odd[1]}. Only models of one architecture can be merged."
+                )
+        return sorted(first[2])
+
+    def _one(
+        self, name: str, one: Slice, around: tuple[str, str] | None, offset: int, t: float
+    ) -> Planned:
+        base_name = one.base_model or self.file.base_model
+        base: Part | None = None
+        models: list[Part] = []
+        sources: list[SliceSource] = []
+        for source in one.sources:
+            model = self.model(source.model)
+            inner = (
+                f"{around[0]}{source.layer_range[0] + offset}{around[1]}"
+                if around
+                else model.source_of(name)
+            )
+            if source.model == base_name and self.file.merge_method not in BASE_UNUSED:
+                base = (model, inner)
+            else:
+                models.append((model, inner))
+                sources.append(source)
+        if base is None and base_name and self.file.merge_method not in BASE_UNUSED:
+            raise RecipeError(
+                f"{self.where}: a slice does not have base_model {base_name} among its sources. "
+                "Add it, with the layers that belong to it."
+            )
+        params = self._params(name, one, sources, [inner for _, inner in models], t)
+        return _planned(base, models, _dtype(self.file), params, self.vocabulary)
+
+    def _params(
+        self, name: str, one: Slice, sources: list[SliceSource], inputs: list[str], t: float
+    ) -> Strict:
+        loose = self.file.mergekit_compat
+        shared = [one.parameters, *self.file.scopes()]
+        values: dict[str, Any] = {}
+        for key, entry in self.params.model_fields.items():
+            public = entry.alias or key
+            if not per_model(entry):
+                found = resolve(public, shared, name, t, loose=loose)
+                if found is not None:
+                    values[public] = found
+                continue
+            each = [
+                resolve(public, [source.parameters, *shared], inner, t, loose=loose)
+                for source, inner in zip(sources, inputs, strict=True)
+            ]
+            if any(value is not None for value in each):
+                if None in each:
+                    raise RecipeError(
+                        f"{self.where}: '{public}' is given for some models and not for others "
+                        f"(tensor {name}). Give it for each, or once under parameters."
+                    )
+                values[public] = each
+        if loose:
+            values |= _mergekit_defaults(self.file.merge_method, values)
+        return _checked(self.params, self.where, tuple(_frozen(values)))
+
+
+@cache
+def _checked(params: type[Strict], where: str, values: tuple) -> Strict:
+    """Validated once for all tensors that have the same values."""
+    return params.from_mapping(
+        {k: list(v) if isinstance(v, tuple) else v for k, v in values}, where=f"{where}: parameters"
+    )
+
+
+def _frozen(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield key, tuple(value) if isinstance(value, list) else value
+
+
+def _mergekit_defaults(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What mergekit does where we do something else by default."""
+    if method.startswith(("dare", "della")):
+        return {"rescale": "l1" if given.get("rescale", True) else False}
+    if method == "sce":
+        return {"uniform_below": 1e-6}
+    return {}
+
+
+@cache
+def _by_layer(model: Model) -> dict[int, set[tuple[str, str]]]:
+    """Layer -> what stands before and after its number in the names of its tensors."""
+    found: dict[int, set[tuple[str, str]]] = {}
+    for name in model.checkpoint.names:
+        if match := LAYER.match(name):
+            found.setdefault(int(match[2]), set()).add((match[1], match[3]))
+    return found
+
+
+def _common_names(models: list[Model], donor: Model, *, layers: bool = True) -> list[str]:
+    """The names to merge; CheckpointError when the models do not fit together."""
+
+    def names_of(model: Model) -> set[str]:
+        return {n for n in model.checkpoint.names if layers or not LAYER.match(n)}
+
+    drop = (
+        {TIED_HEAD} if donor.tied and any(TIED_HEAD not in m.checkpoint for m in models) else set()
+    )
+    names = names_of(donor) - drop
+    for model in models:
+        own = names_of(model)
+        extra = own - names - {TIED_HEAD} if donor.tied else own - names
+        missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
+        if extra or missing:
+            odd = sorted(extra or missing)[0]
+            raise CheckpointError(
+                f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "
+                f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
+                "differ. Only models of one architecture can be merged."
+            )
+    return sorted(names)
+
+
+def _planned(
+    base: Part | None,
+    models: list[Part],
+    dtype: str | None,
+    params: Strict,
+    vocabulary: Vocabulary | None,
+) -> Planned:
+    """One tensor, its shapes compared. The base, or else the first model, gives shape and dtype."""
+    donor, donor_name = base or models[0]
+    shape = donor.checkpoint.shape(donor_name)
+    stored = donor.checkpoint.dtype(donor_name)
+    by_token = vocabulary is not None and vocabulary.holds(donor, donor_name)
+    for model, inner in [*([base] if base else []), *models]:
+        found = model.checkpoint.shape(inner)
+        if found != shape and not (by_token and found[1:] == shape[1:]):
+            hint = (
+                " Their vocabularies differ: tokenizer_source: union (or base) merges them."
+                if found[1:] == shape[1:]
+                else ""
+            )
+            raise CheckpointError(
+                f"The tensor {inner} has shape {list(found)} in {model.folder} ({model.name}), but "
+                f"{list(shape)} in {donor.folder}. Only models of one architecture and vocabulary "
+                f"can be merged.{hint}"
+            )
+    if by_token and vocabulary is not None:
+        shape = (vocabulary.rows, *shape[1:])
+    spec = Spec(dtype if dtype and stored in FLOATS else stored, shape)
+    return Planned(spec, base, models, params, by_token)

@@ -1,0 +1,316 @@
+"""Carrying out a merge plan: from a plan to a folder that from_pretrained loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infifusion import __version__
+from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge import METHODS
+from infifusion.merge.blocks import Blocks, NotFinite, Raw, encode
+from infifusion.merge.result import Merged
+from infifusion.merge.rsaf import Params as RsafParams
+from infifusion.merge.rsaf import across_tensors, measure
+from infifusion.recipe import as_json
+from infifusion.registry import look_up
+from infifusion.stages.merge_chat import write_chat_template
+from infifusion.stages.merge_memory import fit_threads
+from infifusion.stages.merge_models import Model, text_config
+from infifusion.stages.merge_plan import MergePlan, Part, Planned
+from infifusion.strict import Strict
+from infifusion.weights.dtypes import FLOATS, NAME_OF
+from infifusion.weights.views import WithLowRank
+from infifusion.weights.walker import Parallel, Put, Task, carry_out, seed_of
+from infifusion.weights.writer import SHARD_BYTES, set_config_dtype
+
+SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+COPIED = 16_000_000  # elements of a tensor that is only copied, at once
+
+
+def run_plan(
+    plan: MergePlan,
+    out: Path,
+    *,
+    threads: int | None = None,
+    memory: int | None = None,
+    allow_nan: bool = False,
+    shard_bytes: int = SHARD_BYTES,
+) -> dict[str, Any]:
+    """Merge into the new folder `out`; returns what merge_details.json holds.
+
+    threads: at most so many; memory: bytes of anonymous memory at most. Raises CheckpointError for
+    NaN or Inf in an input or in the result (unless allow_nan), naming tensor and model, and
+    RecipeError when the method does not fit the models.
+    """
+    started = time.monotonic()
+    workers = fit_threads(plan, threads=threads, memory=memory)
+    runner = _Runner(plan, allow_nan)
+    params = runner.params_of_all()
+    tasks = {
+        name: Task(
+            planned.spec,
+            runner.task(name, planned, params[name]),
+            tuple((model.checkpoint, inner) for model, inner in planned.parts),
+        )
+        for name, planned in plan.tensors.items()
+    }
+    details = carry_out(
+        tasks,
+        out,
+        identity=_identity(plan, params, allow_nan),
+        finish=lambda folder: _finish(plan, folder),
+        threads=workers,
+        shard_bytes=shard_bytes,
+    )
+    return {
+        "method": plan.method,
+        "params": as_json(next(iter(plan.tensors.values())).params) if plan.tensors else {},
+        "base": str(plan.base.folder) if plan.base else None,
+        "models": [model.name for model in plan.models],
+        "seconds": round(time.monotonic() - started, 3),
+        "threads": workers,
+        "tensors": [
+            {"name": name, "numel": int(np.prod(plan.tensors[name].spec.shape)), **found}
+            for name, found in details.items()
+        ],
+    }
+
+
+class _Runner:
+    """Makes the function that merges one tensor."""
+
+    def __init__(self, plan: MergePlan, allow_nan: bool) -> None:
+        self.plan = plan
+        self.allow_nan = allow_nan
+        self.method = look_up(METHODS, plan.method, kind="merge method")
+
+    def params_of_all(self) -> dict[str, Strict]:
+        """The parameters of every tensor; RSAF's may depend on all tensors together."""
+        params = {name: planned.params for name, planned in self.plan.tensors.items()}
+        first = next(iter(params.values()), None)
+        if not isinstance(first, RsafParams):
+            return params
+        if first.granularity == "tensor" and first.control == "none":
+            return params
+        measured = {}
+        for name, planned in self.plan.tensors.items():
+            if planned.spec.dtype in FLOATS and isinstance(planned.params, RsafParams):
+                blocks = self._blocks(name, planned, map)
+                measured[name] = self._named(
+                    name, planned, lambda b=blocks, p=planned.params: measure(b, p)
+                )
+        return params | across_tensors(measured, first)
+
+    def task(self, name: str, planned: Planned, params: Strict):
+        """merge(parallel, put) of one tensor."""
+
+        def merge(parallel: Parallel, put: Put) -> dict[str, Any]:
+            if planned.spec.dtype not in FLOATS:
+                return self._copy_equal(name, planned, put)
+            if self._is_plain_copy(planned, params):
+                return self._copy(planned, put)
+            return self._named(
+                name, planned, lambda: self._merge(name, planned, params, parallel, put)
+            )
+
+        return merge
+
+    def _merge(
+        self, name: str, planned: Planned, params: Strict, parallel: Parallel, put: Put
+    ) -> dict[str, Any]:
+        blocks = self._blocks(name, planned, parallel)
+        merged: Merged = self.method(blocks, params)
+        merged = merged if isinstance(merged, Merged) else _bad_method(self.plan.method)
+        dtype = planned.spec.dtype
+
+        def write(span: range) -> int:
+            bad = 0
+            for index in span:
+                block = merged.blocks.block(index)
+                stored = encode(merged.apply(block), dtype)
+                bad += 0 if self.allow_nan else _not_finite(stored, dtype)
+                put(block.start, stored)
+            return bad
+
+        if sum(merged.blocks.parallel(write, merged.blocks.spans())):
+            raise CheckpointError(
+                f"The merged tensor {name} holds NaN or Inf as {dtype}, though its inputs do not: "
+                "the weights or lambda are too large. Lower them, or give --allow-nan."
+            )
+        return dict(merged.details)
+
+    def _named(self, name: str, planned: Planned, call):
+        try:
+            return call()
+        except NotFinite as error:
+            parts = planned.parts if planned.base else [None, *planned.models]
+            raise _names_the_bad(name, parts[error.source]) from None
+        except ValueError as error:
+            if isinstance(error, CheckpointError | RecipeError):
+                raise
+            raise RecipeError(f"merge, tensor {name}: {error}") from error
+
+    def _blocks(self, name: str, planned: Planned, parallel: Parallel) -> Blocks:
+        return Blocks(
+            base=self._raw(planned.base, planned) if planned.base else None,
+            models=[self._raw(part, planned) for part in planned.models],
+            shape=planned.spec.shape,
+            seed=seed_of(self.plan.seed, name),
+            parallel=parallel,
+            allow_not_finite=self.allow_nan,
+        )
+
+    def _raw(self, part: Part, planned: Planned) -> Raw:
+        model, name = part
+        if planned.by_token and self.plan.vocabulary is not None:
+            parts = {m.name: _with_adapter(m, n) for m, n in planned.parts}
+            # A model of the merge may have no part in this tensor's slice.
+            for other in self.plan.vocabulary.models:
+                parts.setdefault(other.name, _with_adapter(other, other.source_of(name)))
+            width = int(np.prod(planned.spec.shape[1:], dtype=np.int64))
+            return Raw(self.plan.vocabulary.view(model, parts, width), "F32")  # type: ignore[arg-type]
+        array, dtype = _with_adapter(model, name)
+        return Raw(array, dtype)
+
+    def _is_plain_copy(self, planned: Planned, params: Strict) -> bool:
+        if self.plan.method != "passthrough" or planned.by_token or len(planned.models) != 1:
+            return False
+        model, name = planned.models[0]
+        scale = params.scale  # type: ignore[attr-defined]
+        return (
+            self.allow_nan is False
+            and (scale is None or scale == [None])
+            and model.adapter is None
+            and model.checkpoint.dtype(name) == planned.spec.dtype
+        )
+
+    def _copy(self, planned: Planned, put: Put) -> dict[str, Any]:
+        model, name = planned.models[0]
+        array = model.checkpoint.array(name)
+        for start in range(0, len(array), COPIED):
+            part = array[start : start + COPIED]
+            if _not_finite(part, planned.spec.dtype):
+                raise _names_the_bad(name, planned.models[0])
+            put(start, part)
+        return {}
+
+    def _copy_equal(self, name: str, planned: Planned, put: Put) -> dict[str, Any]:
+        (first, first_name), *others = planned.parts
+        array = first.checkpoint.array(first_name)
+        for model, inner in others:
+            if not np.array_equal(model.checkpoint.array(inner), array):
+                raise CheckpointError(
+                    f"The tensor {name} ({planned.spec.dtype}) differs in {model.name}; tensors "
+                    "that are no floats cannot be merged and must be equal."
+                )
+        put(0, array)
+        return {}
+
+
+def _with_adapter(model: Model, name: str) -> tuple[Any, str]:
+    """A tensor as it is read: flat array or view, and the dtype of what it gives."""
+    array, dtype = model.checkpoint.array(name), model.checkpoint.dtype(name)
+    if model.adapter is None or name not in model.adapter.changed:
+        return array, dtype
+    left, right = model.adapter.factors(name)
+    if (left.shape[0], right.shape[1]) != model.checkpoint.shape(name):
+        raise CheckpointError(
+            f"{model.adapter.folder} changes {name} by [{left.shape[0]}, {right.shape[1]}], but "
+            f"{model.folder} has it as {list(model.checkpoint.shape(name))}."
+        )
+    return WithLowRank(array, dtype, left, right), "F32"
+
+
+def _not_finite(stored: np.ndarray, dtype: str) -> int:
+    """How many stored values are NaN or Inf."""
+    if dtype == "BF16":
+        return int(np.count_nonzero((stored & 0x7F80) == 0x7F80))
+    return int(stored.size - np.count_nonzero(np.isfinite(stored)))
+
+
+def _names_the_bad(name: str, part: Part | None) -> CheckpointError:
+    assert part is not None
+    model, inner = part
+    array = model.checkpoint.array(inner)
+    bad = _not_finite(array, model.checkpoint.dtype(inner))
+    return CheckpointError(
+        f"The tensor {inner} of {model.name} holds {bad} NaN or Inf of {len(array)} values. That "
+        "checkpoint is broken; take an earlier one, or give --allow-nan."
+    )
+
+
+def _bad_method(name: str) -> Merged:
+    raise RecipeError(
+        f"merge: {name} did not return a Merged. A merge method is method(blocks, params) -> Merged"
+        " (infifusion.merge.result)."
+    )
+
+
+def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) -> dict[str, Any]:
+    """Everything that decides the bytes of the result."""
+    models = {m.name: m for m in [plan.donor, *plan.models]}
+    for planned in plan.tensors.values():
+        models |= {model.name: model for model, _ in planned.parts}
+    return {
+        "version": __version__,
+        "method": plan.method,
+        "seed": plan.seed,
+        "allow_nan": allow_nan,
+        "files": {name: _stamps(model) for name, model in sorted(models.items())},
+        "tensors": {
+            name: [
+                planned.spec.dtype,
+                list(planned.spec.shape),
+                [f"{model.name}:{inner}" for model, inner in planned.parts],
+                as_json(params[name]),
+            ]
+            for name, planned in plan.tensors.items()
+        },
+    }
+
+
+def _stamps(model: Model) -> dict[str, list[int]]:
+    folders = [model.folder, *([model.adapter.folder] if model.adapter else [])]
+    files = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
+
+
+def _finish(plan: MergePlan, folder: Path) -> None:
+    """Config, generation config, tokenizer and chat template beside the weights."""
+    for pattern in SIDE_FILES:
+        for path in sorted(plan.donor.folder.glob(pattern)):
+            if path.is_file() and not path.name.endswith(".index.json"):
+                shutil.copyfile(path, folder / path.name)
+    if plan.vocabulary is not None:
+        plan.vocabulary.tokenizer.save_pretrained(folder)
+    _write_config(plan, folder / "config.json")
+    if plan.dtype:
+        set_config_dtype(folder, NAME_OF[plan.dtype])
+    write_chat_template(plan, folder)
+
+
+def _write_config(plan: MergePlan, path: Path) -> None:
+    """The donor's config with the layers and the vocabulary of the result."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    inner = text_config(config)
+    if plan.layers:
+        count = plan.donor.layers
+        for key, value in inner.items():
+            # Entries with one value per layer, such as layer_types.
+            if isinstance(value, list) and len(value) == count and count > 1:
+                inner[key] = [
+                    text_config(model.config)[key][int(layer)] for model, layer in plan.layers
+                ]
+        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if key in inner:
+                inner[key] = len(plan.layers)
+    if plan.vocabulary is not None:
+        inner["vocab_size"] = plan.vocabulary.rows
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

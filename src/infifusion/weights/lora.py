@@ -1,0 +1,71 @@
+"""LoRA adapters: W + scale B A, computed for the rows that are asked for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from infifusion.errors import CheckpointError
+from infifusion.weights.reader import Checkpoint
+from infifusion.weights.views import as_float32
+
+WEIGHTS = "adapter_model.safetensors"
+CONFIG = "adapter_config.json"
+PREFIX = "base_model.model."
+
+
+class Adapter:
+    """The low-rank changes of one adapter folder, by the name of the tensor they change."""
+
+    def __init__(self, folder: Path, model: Checkpoint) -> None:
+        """Raises CheckpointError for adapters of another kind or for another model."""
+        self.folder = folder
+        try:
+            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}.") from None
+        odd = [
+            key
+            for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
+            if config.get(key)
+        ]
+        if config.get("peft_type") != "LORA" or odd:
+            raise CheckpointError(
+                f"{folder}: only plain LoRA adapters are merged; found "
+                f"{odd[0] if odd else config.get('peft_type')!r}. Merge it into its model with "
+                "peft (merge_and_unload) and give that folder."
+            )
+        rank, alpha = config["r"], config["lora_alpha"]
+        self._scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
+        self._transposed = bool(config.get("fan_in_fan_out", False))
+        self._weights = Checkpoint(folder, single=WEIGHTS)
+        targets = [(self._target(name, model), name) for name in self._weights.names]
+        self.changed = {t: name for t, name in targets if name.endswith(".lora_A.weight")}
+
+    def _target(self, name: str, model: Checkpoint) -> str:
+        module, _, kind = name.removeprefix(PREFIX).rpartition(".lora_")
+        if not module or kind not in ("A.weight", "B.weight"):
+            raise CheckpointError(
+                f"{self.folder}: the tensor {name} is no LoRA matrix. Merge the adapter into its "
+                "model with peft (merge_and_unload) and give that folder."
+            )
+        target = f"{module}.weight"
+        if target not in model:
+            raise CheckpointError(
+                f"{self.folder} changes {target}, which {model.folder} does not have. The adapter "
+                "belongs to another model."
+            )
+        return target
+
+    def factors(self, tensor: str) -> tuple[np.ndarray, np.ndarray]:
+        """B scale [N, r] and A [r, M], float32, whose product is added to the tensor [N, M]."""
+        name = self.changed[tensor]
+        a = self._float(name)
+        b = self._float(name.replace(".lora_A.", ".lora_B.")) * np.float32(self._scale)
+        return (a.T, b.T) if self._transposed else (b, a)
+
+    def _float(self, name: str) -> np.ndarray:
+        values = as_float32(self._weights.array(name), self._weights.dtype(name))
+        return values.reshape(self._weights.shape(name))

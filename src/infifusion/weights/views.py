@@ -1,0 +1,71 @@
+"""Tensors that are made as they are read: with other rows, or with a low-rank change.
+
+Both are sliced flat, like the arrays they stand for, and give float32: view[start:stop].
+Axes: S models, N rows of the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+MEAN, ZERO, PADDING = -1, -2, -3
+
+
+def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
+    """Stored values as float32."""
+    if dtype == "BF16":
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return values.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class WithRows:
+    """A matrix whose rows are taken from those of S others.
+
+    arrays: flat, rows of `width` values. from_N: the model a row comes from, or MEAN (of all that
+    have it), ZERO, PADDING (the row `padding`). row_SN: the row in each model, or -1.
+    """
+
+    arrays: list[np.ndarray]
+    dtypes: list[str]
+    width: int
+    from_N: np.ndarray
+    row_SN: np.ndarray
+    padding: np.ndarray
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        first, last = part.start // self.width, -(-part.stop // self.width)
+        from_N, row_SN = self.from_N[first:last], self.row_SN[:, first:last]
+        out = np.zeros((len(from_N), self.width), np.float32)
+        mean_N = from_N == MEAN
+        for s in range(len(self.arrays)):
+            taken_N = (from_N == s) | (mean_N & (row_SN[s] >= 0))
+            if taken_N.any():
+                out[taken_N] += self._rows(s, row_SN[s, taken_N])
+        if mean_N.any():
+            out[mean_N] /= (row_SN[:, mean_N] >= 0).sum(axis=0)[:, None].astype(np.float32)
+        out[from_N == PADDING] = self.padding
+        return out.reshape(-1)[part.start - first * self.width : part.stop - first * self.width]
+
+    def _rows(self, model: int, row_N: np.ndarray) -> np.ndarray:
+        found = self.arrays[model].reshape(-1, self.width)[row_N]
+        return as_float32(found.reshape(-1), self.dtypes[model]).reshape(-1, self.width)
+
+
+@dataclass(frozen=True)
+class WithLowRank:
+    """A matrix plus left @ right; array is flat, [N, M] in all."""
+
+    array: np.ndarray
+    dtype: str
+    left: np.ndarray
+    right: np.ndarray
+
+    def __getitem__(self, part: slice) -> np.ndarray:
+        width = self.right.shape[1]
+        first, last = part.start // width, -(-part.stop // width)
+        rows = as_float32(self.array[first * width : last * width], self.dtype)
+        rows = rows.reshape(-1, width) + self.left[first:last] @ self.right
+        return rows.reshape(-1)[part.start - first * width : part.stop - first * width]
