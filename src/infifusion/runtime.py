@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import logging
 import os
 import random
@@ -65,6 +66,24 @@ def pick_device() -> str:
     if torch.cuda.is_available():
         return f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
     return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep the buffers that a step frees, for the next one.
+
+    By default it gives large ones back to the system at once, which then hands out pages that have
+    to be faulted in and zeroed: with logits over 150k tokens that took half of every training step
+    on a CPU (docs/log.md). No effect with another C library, or where MALLOC_* variables decide.
+    """
+    if any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    arena_max, mmap_max, top_pad, trim_threshold = -8, -4, -2, -1  # malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(arena_max, 1)
+        mallopt(mmap_max, 0)
+        mallopt(top_pad, 64 << 20)
+        mallopt(trim_threshold, -1)  # never
 
 
 def pick_dtype(name: str, device: str) -> torch.dtype:

@@ -114,6 +114,12 @@ def test_linear_refuses_weights_that_sum_to_zero():
         run("linear", None, torch.ones(2, 2), weight=[1.0, -1.0])
 
 
+@pytest.mark.parametrize("method", ["task_arithmetic", "dare_linear", "breadcrumbs"])
+def test_weights_that_cancel_are_not_divided_by(method):
+    with pytest.raises(ValueError, match="the weights sum to zero"):
+        run(method, BASE, BASE + DELTA, weight=[0.5, -0.5], normalize=True)
+
+
 def test_a_list_of_the_wrong_length_is_refused():
     with pytest.raises(ValueError, match="'weight' holds 3 values, but 2 models"):
         run("ties", BASE, BASE + DELTA, weight=[1.0, 1.0, 1.0])

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infifusion.report.charts import Dot, Line, axis, dot_chart, line_chart, number, stacked_chart
-from infifusion.report.tensors import Place, _grid, _mean_coefficients, place_of
+from infifusion.report.tensors import Place, _mean_coefficients, grid_of, place_of
 from infifusion.report.training import POINTS, _thinned
 from infifusion.report.words import duration, joined
 
@@ -37,7 +37,7 @@ def test_tensors_of_one_place_are_averaged_by_their_elements() -> None:
         {"name": "l.0.experts.1.w", "numel": 300, "ratio": 0.6, "coefficients": [0.0, 1.0]},
         {"name": "l.1.norm", "numel": 8, "ratio": None, "coefficients": []},
     ]
-    grid = _grid(tensors, "ratio")
+    grid = grid_of(tensors, "ratio")
     # (0.2 * 100 + 0.6 * 300) / 400 = 0.5
     assert grid["kinds"] == ["experts.*.w"]
     assert grid["rows"][0][1][0]["value"] == pytest.approx(0.5)

@@ -19,7 +19,7 @@ from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.registry import look_up
-from infifusion.runtime import pick_device, pick_dtype, quiet_libraries
+from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quiet_libraries
 
 
 def evaluate_model(
@@ -63,6 +63,8 @@ def evaluate_model(
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
         device = device or pick_device()
+        if device == "cpu":
+            keep_freed_memory()
         model = _load_model(
             model_path,
             device=device,

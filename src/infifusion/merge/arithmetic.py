@@ -19,6 +19,8 @@ from infifusion.merge.result import Merged, per_model
 Rescale = bool | Literal["l1"]
 # Below this a sum of magnitudes is not divided by.
 SMALLEST_NORM = 1e-7
+# Nor below this a sum of weights.
+SMALLEST_WEIGHT = 1e-8
 
 
 def combine(
@@ -35,9 +37,12 @@ def combine(
 
     deltas(block) gives what the method kept, [S, P]. The majority sign is that of the weighted sum.
     normalize divides every position by the sum of the weights that took part in it. keep_norm
-    scales each model's kept deltas to the sum of magnitudes they had.
+    scales each model's kept deltas to the sum of magnitudes they had. Raises ValueError where
+    weights that sum to zero would be divided by.
     """
     weight_S = per_model(weight, len(blocks.models), name="weight").astype(np.float32)
+    if normalize and not elect_sign and abs(float(weight_S.sum())) < SMALLEST_WEIGHT:
+        raise ValueError("the weights sum to zero. Change them, or set normalize: false.")
     factor_S = norm_factors(blocks, deltas) if keep_norm else None
 
     def apply(block: Block) -> np.ndarray:

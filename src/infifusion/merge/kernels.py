@@ -20,7 +20,6 @@ INFINITE = np.uint32(0x7F800000)
 LEADING_SHIFT = np.uint32(15)  # leading part of a magnitude: 8 bits exponent, 8 of the fraction
 ZERO = np.float32(0)
 ONE = np.float32(1)
-SMALLEST_DIVISOR = np.float32(1e-8)  # a smaller sum of weights counts as zero
 
 
 @compiled
@@ -278,7 +277,7 @@ def add_weighted(base_P, row_SP, weight_S, normalize, scale, out_P):
     divisor = ZERO
     for s in range(models):
         divisor += weight_S[s]
-    if not normalize or abs(divisor) < SMALLEST_DIVISOR:
+    if not normalize:
         divisor = ONE
     for start in range(0, size, TILE):
         stop = min(start + TILE, size)

@@ -13,6 +13,7 @@ from typing import Any
 
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge import BASE_UNUSED, METHODS, NEEDS_BASE, PARAMS
+from infifusion.registry import look_up
 from infifusion.stages.merge_file import (
     MergeFile,
     MergeModel,
@@ -24,7 +25,7 @@ from infifusion.stages.merge_file import (
 )
 from infifusion.stages.merge_models import LAYER, TIED_HEAD, Model, open_model
 from infifusion.stages.merge_vocabulary import Vocabulary, build_vocabulary
-from infifusion.stages.named import function_and_params
+from infifusion.stages.named import function_and_params, params_class_of
 from infifusion.strict import Strict
 from infifusion.weights.dtypes import BY_NAME, FLOATS
 from infifusion.weights.writer import Spec
@@ -77,7 +78,8 @@ def plan_file(
         return open_model(name, path.parent, allow_pickle=pickle)
 
     where = str(path)
-    params = _params_class(file.merge_method, where)
+    method = look_up(METHODS, file.merge_method, kind="merge method")
+    params = params_class_of(method, PARAMS, file.merge_method, where=where)
     notes = check_parameters(file, params, where=where)
     slices = file.layer_slices() or [_as_slice(file, model)]
     base = model(file.base_model) if file.base_model else None
@@ -144,23 +146,6 @@ def plan_models(
 def _dtype(file: MergeFile) -> str | None:
     name = file.out_dtype or file.dtype
     return BY_NAME[name] if name else None
-
-
-def _params_class(method: str, where: str) -> type[Strict]:
-    from infifusion.registry import look_up
-
-    function = look_up(METHODS, method, kind="merge method")
-    if method in PARAMS:
-        return PARAMS[method]
-    import inspect
-
-    found = getattr(inspect.getmodule(function), "Params", None)
-    if found is None:
-        raise RecipeError(
-            f"{where}: the module of {method} has no class Params (a infifusion.strict.Strict), "
-            "which describes its parameters. Add one; it may be empty."
-        )
-    return found
 
 
 def _as_slice(file: MergeFile, model: Any) -> Slice:

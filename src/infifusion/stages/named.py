@@ -28,10 +28,18 @@ def function_and_params(
     RecipeError for an unknown name or parameter; `where` is the recipe key.
     """
     function = look_up(table, name, kind=kind)
-    params_class = params_table.get(name) or getattr(inspect.getmodule(function), "Params", None)
-    if params_class is None:
+    params_class = params_class_of(function, params_table, name, where=where)
+    return function, params_class.from_mapping(values, where=f"{where}.params")
+
+
+def params_class_of(
+    function: Callable[..., Any], params_table: Mapping[str, type[Strict]], name: str, *, where: str
+) -> type[Strict]:
+    """The class that describes a function's parameters. RecipeError where it has none."""
+    found = params_table.get(name) or getattr(inspect.getmodule(function), "Params", None)
+    if found is None:
         raise RecipeError(
             f"{where}: the module of {name} has no class Params (a infifusion.strict.Strict), "
             "which describes the function's parameters. Add one; it may be empty."
         )
-    return function, params_class.from_mapping(values, where=f"{where}.params")
+    return found

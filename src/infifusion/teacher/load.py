@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Model
-from infifusion.runtime import pick_device, pick_dtype
+from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype
 
 
 def load_model(model: Model) -> PreTrainedModel:
@@ -19,6 +19,8 @@ def load_model(model: Model) -> PreTrainedModel:
     particular when weights are missing and would be left at random values.
     """
     device = pick_device()
+    if device == "cpu":
+        keep_freed_memory()
     if Path(model.model).is_dir() and not (Path(model.model) / "config.json").exists():
         raise CheckpointError(f"The folder {model.model} holds no config.json: not a model folder.")
     try:

@@ -21,7 +21,7 @@ from transformers import (
 from infifusion.artifacts import atomic_folder
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.recipe import Lora
-from infifusion.runtime import rank, seed_everything
+from infifusion.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import PositionLoss, with_position_loss
@@ -80,6 +80,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         seed=job.seed,
         bf16_by_default=dtype is torch.bfloat16,
     )
+    if arguments.device.type == "cpu":
+        keep_freed_memory()
     if job.lora is not None and (arguments.fsdp or arguments.deepspeed):
         raise RecipeError(
             f"{job.title}: lora cannot be combined with fsdp or deepspeed yet. Remove one of them."
