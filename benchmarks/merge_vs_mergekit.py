@@ -28,8 +28,8 @@ import yaml
 
 BIN = Path(sys.executable).parent
 METHODS = {
-    "rsaf": {},
     "sce": {"select_topk": 0.1},
+    "rsaf": {},
     "ties": {"density": 0.5, "weight": 1.0},
     "della": {"density": 0.5, "epsilon": 0.1, "weight": 1.0},
     "breadcrumbs": {"density": 0.9, "gamma": 0.01, "weight": 1.0},
@@ -51,16 +51,20 @@ def shapes(millions: int, tensors: int | None = None) -> dict[str, tuple[int, ..
         return {f"model.layers.{n}.mlp.up_proj.weight": (8, 8) for n in range(tensors)}
     width = 896 if millions > 300 else 512
     inner, vocabulary = width * 38 // 7, 151_936 if millions > 300 else 50_304
+    keys = 128  # two heads of keys and values
     layer = {
         "self_attn.q_proj.weight": (width, width),
         "self_attn.q_proj.bias": (width,),
-        "self_attn.k_proj.weight": (width // 7 if width == 896 else 128, width),
-        "self_attn.v_proj.weight": (width // 7 if width == 896 else 128, width),
+        "self_attn.k_proj.weight": (keys, width),
+        "self_attn.k_proj.bias": (keys,),
+        "self_attn.v_proj.weight": (keys, width),
+        "self_attn.v_proj.bias": (keys,),
         "self_attn.o_proj.weight": (width, width),
         "mlp.gate_proj.weight": (inner, width),
         "mlp.up_proj.weight": (inner, width),
         "mlp.down_proj.weight": (width, inner),
         "input_layernorm.weight": (width,),
+        "post_attention_layernorm.weight": (width,),
     }
     each = sum(int(np.prod(shape)) for shape in layer.values())
     layers = max(1, round((millions * 1e6 - vocabulary * width) / each))
@@ -213,7 +217,8 @@ def medians(runs: list[dict[str, float]]) -> dict[str, float]:
 def compare(options: argparse.Namespace) -> list[dict]:
     """One row per method."""
     places = make(options.work / "models", shapes(options.millions), copies=options.models)
-    rows = []
+    rows: list[dict] = []
+    theirs: dict[str, list] = {}
     for method in options.methods.split(","):
         used = {"passthrough": places[:1], "slerp": places[:2], "linear": places[1:]}.get(
             method, places
@@ -221,17 +226,19 @@ def compare(options: argparse.Namespace) -> list[dict]:
         found: dict[str, list] = {"ours": [], "theirs": [], "floor": []}
         for n in range(options.repeats):
             found["floor"].append({"wall": floor(used, options.work / "out")})
-            sides = (
-                ["ours"] if options.ours_only or n >= options.their_repeats else ["ours", "theirs"]
-            )
+            # mergekit has no rsaf: ours is set against its sce, measured before.
+            alone = options.ours_only or n >= options.their_repeats or method == "rsaf"
+            sides = ["ours"] if alone else ["ours", "theirs"]
             for side in sides:
-                name = "sce" if side == "theirs" and method == "rsaf" else method
                 path = options.work / f"{side}.yaml"
-                path.write_text(yaml.safe_dump(recipe(name, places)))
+                path.write_text(yaml.safe_dump(recipe(method, places)))
                 out = options.work / "out" / side
                 shutil.rmtree(out, ignore_errors=True)
                 found[side].append(timed(command(side, path, out)))
                 shutil.rmtree(out, ignore_errors=True)
+        if method == "rsaf":
+            found["theirs"] = theirs.get("sce", [])
+        theirs[method] = found["theirs"]
         row = {"method": method, "floor": medians(found["floor"])["wall"]}
         row |= {side: medians(found[side]) for side in ("ours", "theirs") if found[side]}
         rows.append(row)
@@ -298,6 +305,7 @@ def growth(options: argparse.Namespace) -> list[dict]:
         one(f"{copies} models", shapes(100), copies, "rsaf")
     for tensors in (1_000, 10_000, 100_000):
         one(f"{tensors} tensors", shapes(0, tensors), 3, "rsaf")
+    one("one embedding", {"model.embed_tokens.weight": (150_000, 8192), **shapes(0, 1)}, 1, "ties")
     return rows
 
 

@@ -39,8 +39,8 @@ def scatter(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     """Of P entries floor(density P) are kept, after floor(gamma P) of the largest; density 1 keeps
     everything. Of equal magnitudes the earlier ones count as larger."""
     models = len(blocks.models)
-    density_S = per_model(params.density, models, name="density")
-    gamma_S = per_model(params.gamma, models, name="gamma")
+    density_S = per_model(params.density, models, name="density", share=True)
+    gamma_S = per_model(params.gamma, models, name="gamma", share=True)
     counts = [
         _window(blocks.size, float(d), float(g)) for d, g in zip(density_S, gamma_S, strict=True)
     ]

@@ -36,7 +36,9 @@ def dare_linear(blocks: Blocks, params: Params) -> Merged:
 def dare(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     """Drop at random, then combine. The draws follow from the seed, the model's number and the
     position."""
-    density_S = per_model(params.density, len(blocks.models), name="density").astype(np.float32)
+    density_S = per_model(params.density, len(blocks.models), name="density", share=True).astype(
+        np.float32
+    )
     by_density = params.rescale is True
 
     def dropped(block: Block) -> np.ndarray:

@@ -42,8 +42,12 @@ def della_merge(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     dimension, a vector is one row. density 1 keeps, 0 drops everything. Raises ValueError when
     density +- epsilon leaves (0, 1).
     """
-    density_S = per_model(params.density, len(blocks.models), name="density").astype(np.float32)
-    epsilon_S = per_model(params.epsilon, len(blocks.models), name="epsilon").astype(np.float32)
+    density_S = per_model(params.density, len(blocks.models), name="density", share=True).astype(
+        np.float32
+    )
+    epsilon_S = per_model(params.epsilon, len(blocks.models), name="epsilon", share=True).astype(
+        np.float32
+    )
     for density, epsilon in zip(density_S, epsilon_S, strict=True):
         if 0 < density < 1 and not 0 < density - epsilon <= density + epsilon < 1:
             raise ValueError(

@@ -26,12 +26,17 @@ def in_memory(merged: Merged) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 
-def per_model(value: float | list[float], models: int, *, name: str) -> np.ndarray:
-    """One float64 per model: a number stands for all of them. ValueError for another length."""
+def per_model(
+    value: float | list[float], models: int, *, name: str, share: bool = False
+) -> np.ndarray:
+    """One float64 per model: a number stands for all of them. ValueError for another length, and
+    for a `share` outside [0, 1]."""
     values = [value] * models if isinstance(value, int | float) else list(value)
     if len(values) != models:
         raise ValueError(
             f"'{name}' holds {len(values)} values, but {models} models are merged. Give one value, "
             "or one per model in their order."
         )
+    if share and not all(0 <= number <= 1 for number in values):
+        raise ValueError(f"'{name}' is {values}; a share lies between 0 and 1.")
     return np.array(values, np.float64)

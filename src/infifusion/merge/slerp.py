@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from pydantic import Field
 
 from infifusion.merge.blocks import Blocks
 from infifusion.merge.combination import combination, inner_products
@@ -21,7 +20,7 @@ SMALLEST_NORM = 1e-8
 class Params(Strict):
     """Parameters of `slerp`."""
 
-    t: float = Field(ge=0, le=1)
+    t: float
     """0 gives the base (or the first model), 1 the other one."""
 
 

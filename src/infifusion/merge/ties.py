@@ -33,7 +33,7 @@ def ties(blocks: Blocks, params: Params) -> Merged:
     Of P entries max(1, floor(density P)) are kept per model; of equal magnitudes at the border the
     earlier ones. The sign elected is that of the weighted sum.
     """
-    density_S = per_model(params.density, len(blocks.models), name="density")
+    density_S = per_model(params.density, len(blocks.models), name="density", share=True)
     counts = [kept_of(blocks.size, float(density)) for density in density_S]
     borders = largest(blocks, lambda block: block.delta_SP, [[count] for count in counts])
 

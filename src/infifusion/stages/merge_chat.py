@@ -19,26 +19,29 @@ CHATML = (
 )
 
 
-def write_chat_template(plan: MergePlan, folder: Path) -> None:
-    """Write what the file's chat_template asks for; nothing where it asks for nothing.
+def chat_template_of(plan: MergePlan) -> str | None:
+    """The template that the file's chat_template asks for; None where it asks for nothing.
 
     auto: the one that most of the models have, the donor's among equals. Raises RecipeError for a
     name that is no template, and for auto where no model has one.
     """
     wanted = plan.chat_template
     if wanted is None:
-        return
+        return None
     if wanted == "auto":
-        text = _most_common(plan)
-    elif wanted == "chatml":
-        text = CHATML
-    elif "{%" in wanted or "{{" in wanted:
-        text = wanted
-    else:
-        raise RecipeError(
-            f"chat_template: {wanted!r} is neither auto, chatml nor a Jinja template. Write the "
-            "template itself."
-        )
+        return _most_common(plan)
+    if wanted == "chatml":
+        return CHATML
+    if "{%" in wanted or "{{" in wanted:
+        return wanted
+    raise RecipeError(
+        f"chat_template: {wanted!r} is neither auto, chatml nor a Jinja template. Write the "
+        "template itself."
+    )
+
+
+def write_chat_template(text: str, folder: Path) -> None:
+    """Let `text` be the template of the tokenizer in the folder."""
     (folder / TEMPLATE).write_text(text, encoding="utf-8")
     config = folder / "tokenizer_config.json"
     if config.exists():
@@ -59,5 +62,8 @@ def _template(model: Model) -> str | None:
         return (model.folder / TEMPLATE).read_text(encoding="utf-8")
     config = model.folder / "tokenizer_config.json"
     if config.exists():
-        return json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
+        if isinstance(found, list):  # several by name
+            found = {one.get("name"): one.get("template") for one in found}.get("default")
+        return found if isinstance(found, str) else None
     return None

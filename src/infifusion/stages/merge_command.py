@@ -8,13 +8,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import write_json
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.stages.merge_file import read_merge_file
 from infifusion.stages.merge_memory import STARTED, fit_threads, memory_per_thread
 from infifusion.stages.merge_plan import MergePlan, plan_file
 from infifusion.stages.merge_weights import run_plan
 from infifusion.weights.dtypes import bytes_of
+from infifusion.weights.walker import unfinished
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
@@ -59,7 +59,6 @@ def merge_command(
     details = run_plan(
         plan, out, threads=threads, memory=limit, allow_nan=allow_nan, shard_bytes=shard_bytes
     )
-    write_json(out / "merge_details.json", details)
     notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (
         f"Merged {len(plan.models)} models by {plan.method} into {out} "
@@ -70,16 +69,18 @@ def merge_command(
 
 def bytes_from(text: str, option: str) -> int:
     """1GB, 500 MB or 2GiB as bytes. RecipeError for anything else."""
-    match = re.fullmatch(r"([0-9.]+)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS or match[1].count(".") > 1:
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)", text.strip())
+    if match is None or match[2].upper() not in UNITS:
         raise RecipeError(f"{option} {text!r} is no size. Give one such as 1GB or 500MB.")
     return int(float(match[1]) * UNITS[match[2].upper()])
 
 
 def check_room(plan: MergePlan, out: Path) -> None:
     """ArtifactError where the disk cannot hold the result."""
-    place = next(parent for parent in [out, *out.resolve().parents] if parent.exists())
-    needed = sum(planned.spec.bytes for planned in plan.tensors.values())
+    place = next(parent for parent in out.resolve().parents if parent.exists())
+    begun = unfinished(out)
+    written = sum(path.stat().st_size for path in begun.glob("*")) if begun.exists() else 0
+    needed = sum(planned.spec.bytes for planned in plan.tensors.values()) - written
     free = shutil.disk_usage(place).free
     if needed > free:
         raise ArtifactError(

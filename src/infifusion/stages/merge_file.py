@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
@@ -13,8 +13,11 @@ from infifusion.strict import Strict, read_yaml
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
-# Accepted for mergekit's sake and without effect: masks are bits here, whatever the file says.
-NOT_NEEDED = {"int8_mask": "masks take one bit here"}
+# Accepted for mergekit's sake and without effect, by method or for all.
+NOT_NEEDED = {
+    "": {"int8_mask": "masks take one bit here"},
+    "task_arithmetic": {"density": "every entry is kept", "rescale": "every entry is kept"},
+}
 
 
 class Condition(Strict):
@@ -28,12 +31,20 @@ class Condition(Strict):
 Setting = Scalar | list[Scalar] | Condition | list[Condition]
 
 
+def _empty_for_nothing(value: object) -> object:
+    """`parameters:` with nothing under it is no parameters."""
+    return {} if value is None else value
+
+
+Parameters = Annotated[dict[str, Setting], BeforeValidator(_empty_for_nothing)]
+
+
 class MergeModel(Strict):
     """One model of the merge."""
 
     model: str
     """Folder, relative to the merge file, or hub name; name@revision, and name+adapter for LoRA."""
-    parameters: dict[str, Setting] = {}
+    parameters: Parameters = {}
     """Its weight, density, ..."""
 
 
@@ -51,7 +62,7 @@ class Slice(Strict):
     """All of one length."""
     base_model: str | None = None
     """Instead of the file's base_model."""
-    parameters: dict[str, Setting] = {}
+    parameters: Parameters = {}
     """Parameters for these layers."""
 
 
@@ -60,7 +71,7 @@ class Module(Strict):
 
     models: list[MergeModel] | None = None
     slices: list[Slice] | None = None
-    parameters: dict[str, Setting] = {}
+    parameters: Parameters = {}
 
 
 class TokenEmbedding(Strict):
@@ -96,7 +107,7 @@ class MergeFile(Strict):
     """Or layers of models, stacked."""
     modules: dict[str, Module] | None = None
     """Or either of them under the module's name."""
-    parameters: dict[str, Setting] = {}
+    parameters: Parameters = {}
     """The method's own parameters."""
     dtype: Dtype | None = None
     """dtype of the result, where out_dtype is not given. Arithmetic is always float32."""
@@ -161,14 +172,15 @@ def read_merge_file(path: Path, *, base_override: str | None) -> MergeFile:
 def check_parameters(file: MergeFile, params: type[Strict], *, where: str) -> list[str]:
     """RecipeError for a parameter that the method does not have; returns notes for the user."""
     known = {field.alias or name: per_model(field) for name, field in params.model_fields.items()}
+    idle = NOT_NEEDED[""] | NOT_NEEDED.get(file.merge_method, {})
     own = [m.parameters for m in file.whole_models() or []]
     own += [source.parameters for one in file.layer_slices() for source in one.sources]
     shared = [*file.scopes(), *(one.parameters for one in file.layer_slices())]
     notes = []
     for scope, is_own in [*((s, True) for s in own), *((s, False) for s in shared)]:
         for key in scope:
-            if key in NOT_NEEDED:
-                notes.append(f"{key} is not needed: {NOT_NEEDED[key]}.")
+            if key in idle:
+                notes.append(f"{key} is not needed: {idle[key]}.")
             elif key not in known:
                 hint = nearest(key, known)
                 raise RecipeError(

@@ -5,7 +5,8 @@ Nothing but headers is read for it, so that it can be checked and printed before
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -23,14 +24,19 @@ from infifusion.stages.merge_file import (
     per_model,
     resolve,
 )
-from infifusion.stages.merge_models import LAYER, TIED_HEAD, Model, open_model
+from infifusion.stages.merge_models import TIED_HEAD, Model, open_model
 from infifusion.stages.merge_vocabulary import Vocabulary, build_vocabulary
 from infifusion.stages.named import function_and_params, params_class_of
 from infifusion.strict import Strict
-from infifusion.weights.dtypes import BY_NAME, FLOATS
+from infifusion.weights.dtypes import BY_NAME, FLOATS, STORED
 from infifusion.weights.writer import Spec
 
 Part = tuple[Model, str]  # a model and one of its tensors
+# Tensors before the layers; all others outside them come after.
+BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
+AFTER = re.compile(r"embed_out|output_embed|lm_head")
+# Buffers that some versions of the libraries save and others compute.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
 
 
 @dataclass(frozen=True)
@@ -59,8 +65,8 @@ class MergePlan:
     base: Model | None
     models: list[Model]
     tensors: dict[str, Planned]
-    layers: list[Part]
-    """Per layer of the result: the model and layer (as text) whose config entries it has."""
+    layers: list[tuple[Model, int]]
+    """Where layers are stacked: the model and layer whose config entries each layer has."""
     dtype: str | None
     seed: int
     vocabulary: Vocabulary | None = None
@@ -92,12 +98,13 @@ def plan_file(
     vocabulary = None
     if wanted:
         names = [source.model for one in slices for source in one.sources]
-        everyone = list({name: model(name) for name in [*names, donor.name]}.values())
+        everyone = list({model(name).key: model(name) for name in [*names, donor.name]}.values())
         vocabulary = build_vocabulary(wanted, everyone, donor, base, where=where)
     planner = _Planner(file, params, model, donor, vocabulary, where)
-    tensors = dict(planner.tensors(slices))
+    stacked = bool(file.layer_slices())
+    tensors = dict(planner.stacked(slices) if stacked else planner.whole(slices[0]))
     used = [m for planned in tensors.values() for m, _ in planned.models]
-    used = list({m.name: m for m in used}.values())
+    used = list({m.key: m for m in used}.values())
     if not used:
         raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
     return MergePlan(
@@ -106,7 +113,7 @@ def plan_file(
         base=None if file.merge_method in BASE_UNUSED else base,
         models=used,
         tensors=tensors,
-        layers=planner.layers(slices) if file.layer_slices() else [],
+        layers=planner.layers(slices) if stacked else [],
         dtype=_dtype(file),
         seed=file.seed,
         vocabulary=vocabulary,
@@ -148,18 +155,20 @@ def _dtype(file: MergeFile) -> str | None:
     return BY_NAME[name] if name else None
 
 
-def _as_slice(file: MergeFile, model: Any) -> Slice:
-    """Whole models as one slice of all layers; the base joins in where it is not listed."""
+def _as_slice(file: MergeFile, model: Callable[[str], Model]) -> Slice:
+    """Whole models as one slice. The base joins in where it is not listed, as in mergekit; for
+    `linear` only if a weight stands for all."""
     listed = list(file.whole_models() or [])
-    joins = file.merge_method not in BASE_UNUSED or file.merge_method == "karcher"
-    if file.base_model and joins and file.base_model not in [m.model for m in listed]:
-        listed.append(MergeModel(model=file.base_model))
+    joins = file.merge_method != "passthrough"
+    if file.merge_method == "linear":
+        joins = any("weight" in scope for scope in file.scopes())
+    if file.base_model and joins:
+        base = model(file.base_model)
+        if base.key not in [model(m.model).key for m in listed]:
+            listed.append(MergeModel(model=file.base_model))
     return Slice(
         sources=[
-            SliceSource(
-                model=m.model, parameters=m.parameters, layer_range=(0, model(m.model).layers)
-            )
-            for m in listed
+            SliceSource(model=m.model, parameters=m.parameters, layer_range=(0, 0)) for m in listed
         ]
     )
 
@@ -168,33 +177,49 @@ def _as_slice(file: MergeFile, model: Any) -> Slice:
 class _Planner:
     file: MergeFile
     params: type[Strict]
-    model: Any
+    model: Callable[[str], Model]
     donor: Model
     vocabulary: Vocabulary | None
     where: str
 
-    def tensors(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
-        """All tensors: those outside the layers from the first slice's models (before) and the
-        last one's (after), then layer by layer."""
-        outside = self._outside(slices)
-        for name in outside:
-            # Without knowing the architecture: what is named like an output belongs to the end.
-            last = name.startswith(("lm_head", "model.norm", "norm", "transformer.ln_f"))
-            yield name, self._one(name, slices[-1 if last else 0], None, 0, 0.0)
+    def whole(self, one: Slice) -> Iterator[tuple[str, Planned]]:
+        """All tensors of whole models."""
+        models = [self.model(source.model) for source in one.sources]
+        last = max(self.donor.layers - 1, 1)
+        for name in _common_names(models, self.donor):
+            place = self.donor.layer_of(name)
+            # Outside the layers a gradient is at its start; a single layer is at its end.
+            t = 0.0 if place is None else 1.0 if self.donor.layers == 1 else place[0] / last
+            inner = [model.source_of(name) for model in models]
+            yield name, self._one(name, one, inner, t)
+
+    def stacked(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
+        """The tensors outside the layers, those before them from the first slice's models and those
+        after from the last one's; then layer by layer."""
+        stack = self.donor.stack
+        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
+        for name in _common_names(models, self.donor, outside=True):
+            one = slices[0 if BEFORE.search(name) and not AFTER.search(name) else -1]
+            inner = [self.model(source.model).source_of(name) for source in one.sources]
+            yield name, self._one(name, one, inner, 0.0)
         number = 0
         for one in slices:
             length = self._length(one)
             for offset in range(length):
                 t = offset / (length - 1) if length > 1 else 1.0
-                for around in self._around_layer(one, offset):
-                    name = f"{around[0]}{number}{around[1]}"
-                    yield name, self._one(name, one, around, offset, t)
+                for suffix in self._in_layer(one, offset):
+                    inner = [
+                        f"{self.model(s.model).stack}{s.layer_range[0] + offset}{suffix}"
+                        for s in one.sources
+                    ]
+                    name = f"{stack}{number}{suffix}"
+                    yield name, self._one(name, one, inner, t)
                 number += 1
 
-    def layers(self, slices: list[Slice]) -> list[Part]:
+    def layers(self, slices: list[Slice]) -> list[tuple[Model, int]]:
         """For every layer of the result, where its entries in the config come from."""
         return [
-            (self.model(one.sources[0].model), str(one.sources[0].layer_range[0] + offset))
+            (self.model(one.sources[0].model), one.sources[0].layer_range[0] + offset)
             for one in slices
             for offset in range(self._length(one))
         ]
@@ -215,52 +240,45 @@ class _Planner:
             )
         return lengths.pop()
 
-    def _outside(self, slices: list[Slice]) -> list[str]:
-        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
-        names = _common_names(list({m.name: m for m in models}.values()), self.donor, layers=False)
-        return [name for name in names if not LAYER.match(name)]
-
-    def _around_layer(self, one: Slice, offset: int) -> list[tuple[str, str]]:
-        found: list[tuple[Model, int, set[tuple[str, str]]]] = []
+    def _in_layer(self, one: Slice, offset: int) -> list[str]:
+        """What stands after the layer's number in its tensors, the same in all sources."""
+        found: list[tuple[Model, int, frozenset[str]]] = []
         for source in one.sources:
             model, layer = self.model(source.model), source.layer_range[0] + offset
-            found.append((model, layer, _by_layer(model).get(layer, set())))
+            found.append((model, layer, _by_layer(model).get(layer, frozenset())))
         first = found[0]
         for other in found[1:]:
             if other[2] != first[2]:
                 odd = sorted(other[2] ^ first[2])[0]
                 raise CheckpointError(
                     f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
-                    f"{first[0].folder} do not have the same tensors: one of them has "
-                    f"{odd[0]}N{odd[1]}. Only models of one architecture can be merged."
+                    f"{first[0].folder} do not have the same tensors: only one of them has "
+                    f"{odd}. Only models of one architecture can be merged."
                 )
         return sorted(first[2])
 
-    def _one(
-        self, name: str, one: Slice, around: tuple[str, str] | None, offset: int, t: float
-    ) -> Planned:
+    def _one(self, name: str, one: Slice, inner: list[str], t: float) -> Planned:
+        """One tensor; `inner` names it in each source of the slice."""
         base_name = one.base_model or self.file.base_model
+        wanted = self.model(base_name).key if base_name else None
+        if self.file.merge_method in BASE_UNUSED:
+            wanted = None
         base: Part | None = None
         models: list[Part] = []
         sources: list[SliceSource] = []
-        for source in one.sources:
+        for source, tensor in zip(one.sources, inner, strict=True):
             model = self.model(source.model)
-            inner = (
-                f"{around[0]}{source.layer_range[0] + offset}{around[1]}"
-                if around
-                else model.source_of(name)
-            )
-            if source.model == base_name and self.file.merge_method not in BASE_UNUSED:
-                base = (model, inner)
+            if wanted is not None and model.key == wanted:
+                base = (model, tensor)
             else:
-                models.append((model, inner))
+                models.append((model, tensor))
                 sources.append(source)
-        if base is None and base_name and self.file.merge_method not in BASE_UNUSED:
+        if base is None and wanted is not None:
             raise RecipeError(
                 f"{self.where}: a slice does not have base_model {base_name} among its sources. "
                 "Add it, with the layers that belong to it."
             )
-        params = self._params(name, one, sources, [inner for _, inner in models], t)
+        params = self._params(name, one, sources, [tensor for _, tensor in models], t)
         return _planned(base, models, _dtype(self.file), params, self.vocabulary)
 
     def _params(
@@ -315,27 +333,31 @@ def _mergekit_defaults(method: str, given: dict[str, Any]) -> dict[str, Any]:
 
 
 @cache
-def _by_layer(model: Model) -> dict[int, set[tuple[str, str]]]:
-    """Layer -> what stands before and after its number in the names of its tensors."""
-    found: dict[int, set[tuple[str, str]]] = {}
+def _by_layer(model: Model) -> dict[int, frozenset[str]]:
+    """Layer -> what stands after its number in the names of its tensors."""
+    found: dict[int, set[str]] = {}
     for name in model.checkpoint.names:
-        if match := LAYER.match(name):
-            found.setdefault(int(match[2]), set()).add((match[1], match[3]))
-    return found
+        if place := model.layer_of(name):
+            found.setdefault(place[0], set()).add(place[1])
+    return {layer: frozenset(names) for layer, names in found.items()}
 
 
-def _common_names(models: list[Model], donor: Model, *, layers: bool = True) -> list[str]:
-    """The names to merge; CheckpointError when the models do not fit together."""
+def _common_names(models: list[Model], donor: Model, *, outside: bool = False) -> list[str]:
+    """The names to merge, or those outside the layers alone. CheckpointError when the models do not
+    fit together."""
 
     def names_of(model: Model) -> set[str]:
-        return {n for n in model.checkpoint.names if layers or not LAYER.match(n)}
+        names = set(model.checkpoint.names)
+        return {n for n in names if not (outside and model.layer_of(n))}
 
-    drop = (
-        {TIED_HEAD} if donor.tied and any(TIED_HEAD not in m.checkpoint for m in models) else set()
-    )
+    everyone = list({model.key: model for model in [donor, *models]}.values())
+    optional = {name for model in everyone for name in model.checkpoint if COMPUTED.search(name)}
+    drop = {name for name in optional if any(name not in model.checkpoint for model in everyone)}
+    if donor.tied and any(TIED_HEAD not in model.checkpoint for model in everyone):
+        drop.add(TIED_HEAD)
     names = names_of(donor) - drop
-    for model in models:
-        own = names_of(model)
+    for model in everyone:
+        own = names_of(model) - drop
         extra = own - names - {TIED_HEAD} if donor.tied else own - names
         missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
         if extra or missing:
@@ -360,6 +382,7 @@ def _planned(
     shape = donor.checkpoint.shape(donor_name)
     stored = donor.checkpoint.dtype(donor_name)
     by_token = vocabulary is not None and vocabulary.holds(donor, donor_name)
+    _check_dtypes([*([base] if base else []), *models])
     for model, inner in [*([base] if base else []), *models]:
         found = model.checkpoint.shape(inner)
         if found != shape and not (by_token and found[1:] == shape[1:]):
@@ -377,3 +400,21 @@ def _planned(
         shape = (vocabulary.rows, *shape[1:])
     spec = Spec(dtype if dtype and stored in FLOATS else stored, shape)
     return Planned(spec, base, models, params, by_token)
+
+
+def _check_dtypes(parts: list[Part]) -> None:
+    """All floats, or all of one dtype; CheckpointError otherwise."""
+    kinds = {}
+    for model, name in parts:
+        dtype = model.checkpoint.dtype(name)
+        if dtype not in STORED:
+            raise CheckpointError(
+                f"The tensor {name} in {model.folder} is stored as {dtype}, which cannot be merged."
+                " Convert the model to bfloat16."
+            )
+        kinds["float" if dtype in FLOATS else dtype] = f"{dtype} in {model.folder}"
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"The tensor {parts[0][1]} is {' but '.join(kinds.values())}. Floats and whole numbers "
+            "cannot be merged."
+        )

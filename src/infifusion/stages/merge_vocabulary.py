@@ -5,6 +5,7 @@ Axes: S models, N rows (tokens) of the result.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,14 @@ class Vocabulary:
     from_SN: np.ndarray
     rows: int
 
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the mapping."""
+        digest = hashlib.sha256(str(self.rows).encode())
+        for array in (self.row_SN, self.from_SN):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
     def holds(self, model: Model, tensor: str) -> bool:
         """Whether the tensor has a row per token."""
         shape = model.checkpoint.shape(tensor)
@@ -43,7 +52,7 @@ class Vocabulary:
         """The model's tensor in the new vocabulary; parts: array and dtype of each model's."""
         arrays = [parts[one.name][0] for one in self.models]
         dtypes = [parts[one.name][1] for one in self.models]
-        s = next(n for n, one in enumerate(self.models) if one.name == model.name)
+        s = next(n for n, one in enumerate(self.models) if one.key == model.key)
         size = self.row_SN.shape[1]
         bare = WithRows(
             arrays, dtypes, width, self.from_SN[s], self.row_SN, np.zeros(width, np.float32)
@@ -100,7 +109,7 @@ def _origins(row_SN: np.ndarray, models: list[Model], base: Model | None) -> np.
     count_N = has_SN.sum(axis=0)
     default_N = np.where(count_N == 0, ZERO, np.where(count_N == 1, has_SN.argmax(axis=0), MEAN))
     if base is not None:
-        b = next(n for n, model in enumerate(models) if model.name == base.name)
+        b = next(n for n, model in enumerate(models) if model.key == base.key)
         default_N = np.where(has_SN[b], b, default_N)
     return np.where(has_SN, np.arange(len(models))[:, None], default_N)
 
@@ -164,7 +173,8 @@ def _load(folder: Path) -> Any:
 
 def _usable(tokenizer: Any, model: Model) -> dict[str, int]:
     """Token -> id, of those that have a row."""
-    rows = model.vocabulary
+    stored = [model.checkpoint.shape(name)[0] for name in model.checkpoint if BY_TOKEN.search(name)]
+    rows = min([*stored, *([model.vocabulary] if model.vocabulary else [])], default=None)
     return {t: i for t, i in tokenizer.get_vocab().items() if rows is None or i < rows}
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from infifusion import __version__
+from infifusion.artifacts import write_json
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge import METHODS
 from infifusion.merge.blocks import Blocks, NotFinite, Raw, encode
@@ -20,17 +23,19 @@ from infifusion.merge.rsaf import Params as RsafParams
 from infifusion.merge.rsaf import across_tensors, measure
 from infifusion.recipe import as_json
 from infifusion.registry import look_up
-from infifusion.stages.merge_chat import write_chat_template
+from infifusion.stages.merge_chat import chat_template_of, write_chat_template
 from infifusion.stages.merge_memory import fit_threads
-from infifusion.stages.merge_models import Model, text_config
+from infifusion.stages.merge_models import LAYER_COUNTS, Model, text_config
 from infifusion.stages.merge_plan import MergePlan, Part, Planned
 from infifusion.strict import Strict
 from infifusion.weights.dtypes import FLOATS, NAME_OF
 from infifusion.weights.views import WithLowRank
 from infifusion.weights.walker import Parallel, Put, Task, carry_out, seed_of
-from infifusion.weights.writer import SHARD_BYTES, set_config_dtype
+from infifusion.weights.writer import SHARD_BYTES
 
 SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
+OF_TOKENIZERS = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "chat_template")
+DETAILS = "merge_details.json"
 COPIED = 16_000_000  # elements of a tensor that is only copied, at once
 
 
@@ -43,7 +48,7 @@ def run_plan(
     allow_nan: bool = False,
     shard_bytes: int = SHARD_BYTES,
 ) -> dict[str, Any]:
-    """Merge into the new folder `out`; returns what merge_details.json holds.
+    """Merge into the new folder `out`; returns what merge_details.json holds, seconds and threads.
 
     threads: at most so many; memory: bytes of anonymous memory at most. Raises CheckpointError for
     NaN or Inf in an input or in the result (unless allow_nan), naming tensor and model, and
@@ -53,6 +58,8 @@ def run_plan(
     workers = fit_threads(plan, threads=threads, memory=memory)
     runner = _Runner(plan, allow_nan)
     params = runner.params_of_all()
+    # All that can be wrong with the small files is found before the large ones are written.
+    config, template = _config(plan), chat_template_of(plan)
     tasks = {
         name: Task(
             planned.spec,
@@ -61,24 +68,37 @@ def run_plan(
         )
         for name, planned in plan.tensors.items()
     }
-    details = carry_out(
+    found: dict[str, Any] = {}
+
+    def finish(folder: Path, details: dict[str, dict[str, Any]]) -> None:
+        _copy_side_files(plan, folder)
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if template is not None:
+            write_chat_template(template, folder)
+        found.update(_report(plan, details))
+        write_json(folder / DETAILS, found)
+
+    carry_out(
         tasks,
         out,
         identity=_identity(plan, params, allow_nan),
-        finish=lambda folder: _finish(plan, folder),
+        finish=finish,
         threads=workers,
         shard_bytes=shard_bytes,
     )
+    return found | {"seconds": round(time.monotonic() - started, 3), "threads": workers}
+
+
+def _report(plan: MergePlan, details: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """What merge_details.json holds: the same for the same merge."""
     return {
         "method": plan.method,
         "params": as_json(next(iter(plan.tensors.values())).params) if plan.tensors else {},
         "base": str(plan.base.folder) if plan.base else None,
         "models": [model.name for model in plan.models],
-        "seconds": round(time.monotonic() - started, 3),
-        "threads": workers,
         "tensors": [
-            {"name": name, "numel": int(np.prod(plan.tensors[name].spec.shape)), **found}
-            for name, found in details.items()
+            {"name": name, "numel": int(np.prod(plan.tensors[name].spec.shape)), **one}
+            for name, one in details.items()
         ],
     }
 
@@ -240,6 +260,11 @@ def _names_the_bad(name: str, part: Part | None) -> CheckpointError:
     model, inner = part
     array = model.checkpoint.array(inner)
     bad = _not_finite(array, model.checkpoint.dtype(inner))
+    if not bad:
+        return CheckpointError(
+            f"The tensor {inner} of {model.name} holds values beyond what float32 can hold, in "
+            "which merging calculates. Scale it down, or give --allow-nan."
+        )
     return CheckpointError(
         f"The tensor {inner} of {model.name} holds {bad} NaN or Inf of {len(array)} values. That "
         "checkpoint is broken; take an earlier one, or give --allow-nan."
@@ -255,15 +280,16 @@ def _bad_method(name: str) -> Merged:
 
 def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) -> dict[str, Any]:
     """Everything that decides the bytes of the result."""
-    models = {m.name: m for m in [plan.donor, *plan.models]}
+    models = {str(m.folder): m for m in [plan.donor, *plan.models]}
     for planned in plan.tensors.values():
-        models |= {model.name: model for model, _ in planned.parts}
+        models |= {str(model.folder): model for model, _ in planned.parts}
     return {
         "version": __version__,
         "method": plan.method,
         "seed": plan.seed,
         "allow_nan": allow_nan,
-        "files": {name: _stamps(model) for name, model in sorted(models.items())},
+        "vocabulary": plan.vocabulary.identity if plan.vocabulary else None,
+        "files": {folder: _stamps(model) for folder, model in sorted(models.items())},
         "tensors": {
             name: [
                 planned.spec.dtype,
@@ -277,40 +303,52 @@ def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) ->
 
 
 def _stamps(model: Model) -> dict[str, list[int]]:
+    """Size and time of every file of a model and its adapter."""
     folders = [model.folder, *([model.adapter.folder] if model.adapter else [])]
-    files = [path for folder in folders for path in sorted(folder.glob("*.safetensors"))]
+    files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
 
 
-def _finish(plan: MergePlan, folder: Path) -> None:
-    """Config, generation config, tokenizer and chat template beside the weights."""
+def _copy_side_files(plan: MergePlan, folder: Path) -> None:
+    """Generation config, tokenizer and the like beside the weights."""
     for pattern in SIDE_FILES:
         for path in sorted(plan.donor.folder.glob(pattern)):
-            if path.is_file() and not path.name.endswith(".index.json"):
+            stale = plan.vocabulary is not None and path.name.startswith(OF_TOKENIZERS)
+            if path.is_file() and not path.name.endswith(".index.json") and not stale:
                 shutil.copyfile(path, folder / path.name)
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
-    _write_config(plan, folder / "config.json")
-    if plan.dtype:
-        set_config_dtype(folder, NAME_OF[plan.dtype])
-    write_chat_template(plan, folder)
 
 
-def _write_config(plan: MergePlan, path: Path) -> None:
-    """The donor's config with the layers and the vocabulary of the result."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+def _config(plan: MergePlan) -> dict[str, Any]:
+    """The donor's config with the layers, the vocabulary and the dtype of the result. Raises
+    CheckpointError where a stacked model's config lacks what the donor's says per layer."""
+    config = copy.deepcopy(plan.donor.config)
     inner = text_config(config)
     if plan.layers:
-        count = plan.donor.layers
         for key, value in inner.items():
-            # Entries with one value per layer, such as layer_types.
-            if isinstance(value, list) and len(value) == count and count > 1:
-                inner[key] = [
-                    text_config(model.config)[key][int(layer)] for model, layer in plan.layers
-                ]
-        for key in ("num_hidden_layers", "n_layer", "num_layers", "n_layers"):
+            if isinstance(value, list) and len(value) == plan.donor.layers and "layer" in key:
+                inner[key] = [_of_layer(model, key, layer) for model, layer in plan.layers]
+        for key in LAYER_COUNTS:
             if key in inner:
                 inner[key] = len(plan.layers)
     if plan.vocabulary is not None:
         inner["vocab_size"] = plan.vocabulary.rows
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    sizes: Counter[str] = Counter()
+    for planned in plan.tensors.values():
+        if planned.spec.dtype in FLOATS:
+            sizes[planned.spec.dtype] += planned.spec.bytes
+    if sizes:
+        config.pop("torch_dtype", None)
+        config["dtype"] = NAME_OF[sizes.most_common(1)[0][0]]
+    return config
+
+
+def _of_layer(model: Model, key: str, layer: int) -> Any:
+    value = text_config(model.config).get(key)
+    if not isinstance(value, list) or len(value) <= layer:
+        raise CheckpointError(
+            f"{model.folder / 'config.json'} has no '{key}' for layer {layer}, which the first "
+            "model's has. Add it: one entry per layer."
+        )
+    return value[layer]

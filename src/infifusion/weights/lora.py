@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
 from infifusion.errors import CheckpointError
-from infifusion.weights.reader import Checkpoint
+from infifusion.weights.reader import Checkpoint, read_config
 from infifusion.weights.views import as_float32
 
 WEIGHTS = "adapter_model.safetensors"
@@ -22,10 +21,7 @@ class Adapter:
     def __init__(self, folder: Path, model: Checkpoint) -> None:
         """Raises CheckpointError for adapters of another kind or for another model."""
         self.folder = folder
-        try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}.") from None
+        config = read_config(folder, CONFIG)
         odd = [
             key
             for key in ("use_dora", "rank_pattern", "alpha_pattern", "modules_to_save")
@@ -37,12 +33,19 @@ class Adapter:
                 f"{odd[0] if odd else config.get('peft_type')!r}. Merge it into its model with "
                 "peft (merge_and_unload) and give that folder."
             )
-        rank, alpha = config["r"], config["lora_alpha"]
+        rank, alpha = config.get("r"), config.get("lora_alpha")
+        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+            raise CheckpointError(
+                f"{folder / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; expected numbers."
+            )
         self._scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         self._transposed = bool(config.get("fan_in_fan_out", False))
         self._weights = Checkpoint(folder, single=WEIGHTS)
         targets = [(self._target(name, model), name) for name in self._weights.names]
         self.changed = {t: name for t, name in targets if name.endswith(".lora_A.weight")}
+        for name in self.changed.values():
+            if name.replace(".lora_A.", ".lora_B.") not in self._weights:
+                raise CheckpointError(f"{folder} has {name}, but not the B that belongs to it.")
 
     def _target(self, name: str, model: Checkpoint) -> str:
         module, _, kind = name.removeprefix(PREFIX).rpartition(".lora_")

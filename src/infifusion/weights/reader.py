@@ -111,13 +111,16 @@ class Checkpoint:
         return read_config(self.folder)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """config.json of a model folder."""
-    path = folder / "config.json"
+def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    """A JSON object of a model folder."""
+    path = folder / name
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}.") from None
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{path} holds no JSON object: not the config of a model.")
+    return found
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -133,8 +136,8 @@ def read_header(path: Path) -> dict[str, Stored]:
         header = json.loads(text, object_pairs_hook=_no_repeats)
         header.pop("__metadata__", None)
         found = {name: _stored(path.name, 8 + length, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise _damaged(path, f"its header cannot be read ({error!r})") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise _damaged(path, f"its header cannot be read ({error!r:.200})") from None
     end = max((stored.stop for stored in found.values()), default=8 + length)
     if end != size:
         raise _damaged(path, f"its header announces {end} bytes; it has {size} bytes")
@@ -144,10 +147,10 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 def _stored(file: str, start: int, entry: dict[str, Any]) -> Stored:
     first, last = entry["data_offsets"]
-    shape = tuple(int(length) for length in entry["shape"])
-    if min((*shape, first), default=0) < 0:
-        raise ValueError("a length or offset is negative")
-    return Stored(file, str(entry["dtype"]), shape, start + int(first), start + int(last))
+    shape = tuple(entry["shape"])
+    if any(type(number) is not int or number < 0 for number in (*shape, first, last)):
+        raise ValueError("a length or offset is no whole number from 0 on")
+    return Stored(file, str(entry["dtype"]), shape, start + first, start + last)
 
 
 def _check_layout(path: Path, found: dict[str, Stored], start: int) -> None:

@@ -6,6 +6,7 @@ Axes: S models, N rows of the result.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,8 +29,8 @@ class WithRows:
     have it), ZERO, PADDING (the row `padding`). row_SN: the row in each model, or -1.
     """
 
-    arrays: list[np.ndarray]
-    dtypes: list[str]
+    arrays: Sequence[np.ndarray | WithLowRank]
+    dtypes: Sequence[str]
     width: int
     from_N: np.ndarray
     row_SN: np.ndarray
@@ -50,7 +51,10 @@ class WithRows:
         return out.reshape(-1)[part.start - first * self.width : part.stop - first * self.width]
 
     def _rows(self, model: int, row_N: np.ndarray) -> np.ndarray:
-        found = self.arrays[model].reshape(-1, self.width)[row_N]
+        array = self.arrays[model]
+        if isinstance(array, WithLowRank):
+            return array.rows(row_N)
+        found = array.reshape(-1, self.width)[row_N]
         return as_float32(found.reshape(-1), self.dtypes[model]).reshape(-1, self.width)
 
 
@@ -63,9 +67,14 @@ class WithLowRank:
     left: np.ndarray
     right: np.ndarray
 
+    def rows(self, row_N: np.ndarray) -> np.ndarray:
+        """These rows: [N, M]."""
+        width = self.right.shape[1]
+        rows = as_float32(self.array.reshape(-1, width)[row_N].reshape(-1), self.dtype)
+        return rows.reshape(-1, width) + self.left[row_N] @ self.right
+
     def __getitem__(self, part: slice) -> np.ndarray:
         width = self.right.shape[1]
         first, last = part.start // width, -(-part.stop // width)
-        rows = as_float32(self.array[first * width : last * width], self.dtype)
-        rows = rows.reshape(-1, width) + self.left[first:last] @ self.right
+        rows = self.rows(np.arange(first, last))
         return rows.reshape(-1)[part.start - first * width : part.stop - first * width]

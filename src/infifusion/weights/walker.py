@@ -5,6 +5,8 @@ What is written does not depend on the number of threads or on the order in whic
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -18,16 +20,15 @@ from typing import Any
 import numpy as np
 
 from infifusion.artifacts import write_json
-from infifusion.errors import ArtifactError
+from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.runtime import progress_bar
-from infifusion.weights.reader import Checkpoint
+from infifusion.weights.reader import Checkpoint, read_header
 from infifusion.weights.writer import SHARD_BYTES, Shard, Spec, plan_shards, write_index
 
 Json = dict[str, Any]
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 Put = Callable[[int, np.ndarray], None]
 PLAN = "plan.json"
-UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -45,54 +46,71 @@ def carry_out(
     out: Path,
     *,
     identity: Json,
-    finish: Callable[[Path], None],
+    finish: Callable[[Path, dict[str, Json]], None],
     threads: int,
     shard_bytes: int = SHARD_BYTES,
-) -> dict[str, Json]:
-    """Write the checkpoint to the new folder `out`; returns the details of every tensor.
+) -> None:
+    """Write the checkpoint to the new folder `out`.
 
-    Shards are written in a hidden folder beside `out`, which `finish` completes (config, tokenizer)
-    and which then takes its name: `out` appears whole or not at all. A merge that was killed leaves
-    the hidden folder behind; one with the same `identity` goes on at its last complete shard, one
-    with another starts anew. A merge that fails removes it. Raises ArtifactError when `out` exists
-    and is not empty.
+    Shards are written in a hidden folder beside `out`, which `finish(folder, details of every
+    tensor)` completes (config, tokenizer) and which then takes its name: `out` appears whole or not
+    at all. A merge that was killed leaves the hidden folder behind; one with the same `identity`
+    goes on at its last complete shard, one with another starts anew. A merge that its input stops
+    removes it. Raises ArtifactError when `out` is not free.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.is_symlink() or out.is_mount() or (out.exists() and not _is_empty_folder(out)):
         raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
-    place = out.parent / f".{out.name}{UNFINISHED}"
     specs = {name: task.spec for name, task in tasks.items()}
     shards = plan_shards(specs, shard_bytes=shard_bytes)
-    _open(place, {"identity": identity, "shards": shards})
-    details: dict[str, Json] = {}
-    try:
-        with (
-            progress_bar("merge (tensors)", len(tasks)) as progress,
-            ThreadPoolExecutor(threads) as tensors,
-            ThreadPoolExecutor(threads) as blocks,
-        ):
-
-            def advance() -> None:
-                progress.advance(progress.task_ids[0])
-
-            for file, names in shards.items():
-                done = place / f"{file}.json"
-                if not done.exists():
-                    shard_tasks = {name: tasks[name] for name in names}
-                    found = _write_shard(place / file, shard_tasks, tensors, blocks, advance)
-                    write_json(done, found)
-                details |= json.loads(done.read_text(encoding="utf-8"))
-        write_index(place, shards, specs)
-        finish(place)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    place = unfinished(out)
+    with _alone(out):
+        try:
+            _open(place, {"identity": identity, "shards": shards, "boot": _boot()})
+            details = _write_all(tasks, shards, place, threads)
+            write_index(place, shards, specs)
+            finish(place, details)
+        except (ValueError, RuntimeError):  # the input is wrong; nothing of it is of use
+            shutil.rmtree(place, ignore_errors=True)
+            raise
         for file in shards:
             (place / f"{file}.json").unlink()
         (place / PLAN).unlink()
         if out.exists():
             out.rmdir()
         place.replace(out)
-    except Exception:
-        shutil.rmtree(place, ignore_errors=True)
-        raise
-    return {name: details[name] for name in tasks}
+
+
+def unfinished(out: Path) -> Path:
+    """The hidden folder in which `out` is made."""
+    return out.parent / f".{out.name}.unfinished"
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Hold a lock beside `out`. Raises ArtifactError when another process has it."""
+    path = out.parent / f".{out.name}.lock"
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ArtifactError(
+                f"Another process is writing {out}. Wait for it, or give another folder."
+            ) from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _boot() -> str:
+    """This start of the machine: what was written before a crash of it may not be on the disk."""
+    path = Path("/proc/sys/kernel/random/boot_id")
+    return path.read_text().strip() if path.exists() else ""
 
 
 def _open(place: Path, plan: Json) -> None:
@@ -104,6 +122,42 @@ def _open(place: Path, plan: Json) -> None:
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     write_json(path, plan)
+
+
+def _write_all(
+    tasks: Mapping[str, Task], shards: Mapping[str, list[str]], place: Path, threads: int
+) -> dict[str, Json]:
+    """Write every shard that is not there yet; the details of all tensors, in the tasks' order."""
+    details: dict[str, Json] = {}
+    with (
+        progress_bar("merge (tensors)", len(tasks)) as progress,
+        ThreadPoolExecutor(threads) as tensors,
+        ThreadPoolExecutor(threads) as blocks,
+    ):
+
+        def advance(count: int = 1) -> None:
+            progress.advance(progress.task_ids[0], count)
+
+        for file, names in shards.items():
+            done = place / f"{file}.json"
+            shard_tasks = {name: tasks[name] for name in names}
+            if done.exists() and _is_whole(place / file, shard_tasks):
+                advance(len(names))
+            else:
+                write_json(done, _write_shard(place / file, shard_tasks, tensors, blocks, advance))
+            details |= json.loads(done.read_text(encoding="utf-8"))
+    return {name: details[name] for name in tasks}
+
+
+def _is_whole(path: Path, tasks: Mapping[str, Task]) -> bool:
+    """Whether a shard is as long as, and holds what, it should."""
+    try:
+        found = read_header(path)
+    except (CheckpointError, OSError):
+        return False
+    return {n: (s.dtype, s.shape) for n, s in found.items()} == {
+        n: (task.spec.dtype, task.spec.shape) for n, task in tasks.items()
+    }
 
 
 def _write_shard(
@@ -131,24 +185,20 @@ def _write_shard(
         advance()
         return found
 
+    futures: dict[str, Future] = {}
     try:
-        futures = {name: tensors.submit(one, name) for name in order}
-        _first_failure(list(futures.values()))
+        futures |= {name: tensors.submit(one, name) for name in order}
+        done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+        for name in tasks:
+            if futures[name] in done:
+                futures[name].result()
         return {name: futures[name].result() for name in tasks}
     finally:
-        shard.close()
-
-
-def _first_failure(futures: list[Future]) -> None:
-    """Wait for all, or raise what the first failing one raised, having stopped the others."""
-    done, open_ = wait(futures, return_when=FIRST_EXCEPTION)
-    failed = [future for future in done if future.exception()]
-    if failed:
-        for future in open_:
+        # Where one failed, or the user stopped: begin no other, and let those under way end.
+        for future in futures.values():
             future.cancel()
-        wait(futures)
-        failed.sort(key=futures.index)
-        raise failed[0].exception()  # type: ignore[misc]
+        wait(futures.values())
+        shard.close()
 
 
 def _spread(
