@@ -296,3 +296,99 @@ def test_diff_by_hand(models):
     assert all(t["changed"] == [0, 0] and t["cosine"] is None for t in others)
     page = (models / "d.html").read_text()
     assert "mlp.up_proj" in page and "<script" not in page
+
+
+def test_one_base_however_it_is_spelt(models):
+    same_vocabulary(models)
+    shutil.copytree(models / "b", models / "c")
+    found = []
+    for n, name in enumerate(("a", "./a", str(models / "a") + "/")):
+        out = merge(
+            models,
+            f"out{n}",
+            merge_method="task_arithmetic",
+            base_model=name,
+            models=[{"model": "a"}, {"model": "b"}, {"model": "c"}],
+            parameters={"normalize": True, "weight": 1.0},
+        )
+        found.append(weights(out)["model.norm.weight"])
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_other_numbered_tensors_are_not_taken_for_layers(models):
+    same_vocabulary(models)
+    for name in "ab":
+        tensors = weights(models / name)
+        more = {f"visual.blocks.{n}.w": torch.full((2,), float(n)) for n in range(5)}
+        save_file({**tensors, **more}, models / name / "model.safetensors")
+    whole = merge(models, "w", merge_method="linear", models=[{"model": "a"}, {"model": "b"}])
+    assert weights(whole).keys() == weights(models / "a").keys()
+    stack = [{"sources": [{"model": "a", "layer_range": [0, 1]}]}] * 3
+    stacked = weights(merge(models, "s", merge_method="passthrough", slices=stack))
+    assert {f"visual.blocks.{n}.w" for n in range(5)} <= stacked.keys()
+    layers = {name.split(".")[2] for name in stacked if name.startswith("model.layers.")}
+    assert layers == {"0", "1", "2"}
+
+
+def test_a_stacked_layers_config_entry_comes_along(models):
+    same_vocabulary(models)
+    for name, kinds in (("a", ["one", "two"]), ("b", ["three", "four"])):
+        path = models / name / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"layer_types": kinds}))
+    slices = [
+        {"sources": [{"model": "a", "layer_range": [1, 2]}]},
+        {"sources": [{"model": "b", "layer_range": [0, 2]}]},
+    ]
+    out = merge(models, merge_method="passthrough", slices=slices)
+    config = json.loads((out / "config.json").read_text())
+    assert config["layer_types"] == ["two", "three", "four"]
+    path = models / "b" / "config.json"
+    config = json.loads(path.read_text())
+    del config["layer_types"]
+    path.write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="no 'layer_types' for layer 0"):
+        merge(models, "no", merge_method="passthrough", slices=slices)
+    assert not (models / "no").exists() and not (models / ".no.unfinished").exists()
+
+
+def test_an_adapter_and_another_vocabulary_go_together(models):
+    from peft import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_pretrained(models / "a")
+    torch.manual_seed(0)
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=["lm_head"]))
+    for name, parameter in adapted.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.3)
+    adapted.save_pretrained(models / "adapter")
+    if "lm_head.weight" not in weights(models / "a"):
+        pytest.skip("the tests' model ties its embeddings")
+    out = merge(
+        models,
+        merge_method="passthrough",
+        models=[{"model": "a+adapter"}],
+        tokenizer={"source": "base", "tokens": {"<x>": {"source": {"kind": "zero"}}}},
+    )
+    head = weights(out)["lm_head.weight"]
+    expected = adapted.merge_and_unload().state_dict()["lm_head.weight"]
+    torch.testing.assert_close(head[: len(expected)], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_not_needed_is_noted_and_empty_parameters_are_none(models):
+    same_vocabulary(models)
+    path = models / "m.yaml"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "merge_method": "task_arithmetic",
+                "base_model": "a",
+                "models": [{"model": "b", "parameters": None}],
+                "parameters": {"density": 0.5, "int8_mask": True},
+            }
+        )
+    )
+    plan = plan_file(read_merge_file(path, base_override=None), path)
+    assert plan.notes == [
+        "density is not needed: every entry is kept.",
+        "int8_mask is not needed: masks take one bit here.",
+    ]

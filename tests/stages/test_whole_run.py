@@ -177,7 +177,7 @@ def test_check_says_what_would_happen_and_what_is_wrong(finished: Path) -> None:
         "--set",
         "training.learning_rte=1",
         "--set",
-        "merge.pairwise.params={tau: 1}",
+        "merge.pairwise.params={taus: 1}",
     )
     text = str(wrong.exception)
     assert wrong.exit_code == 2

@@ -351,3 +351,72 @@ def test_too_little_memory_says_how_much_is_needed(tmp_path):
     base, models = three(tmp_path)
     with pytest.raises(RecipeError, match="this merge needs .* MB with one thread"):
         merge_folders(models, base, "sce", tmp_path / "out", memory=1_000_000)
+
+
+def test_a_shard_that_is_cut_short_is_written_again(tmp_path, monkeypatch):
+    import infifusion.weights.walker as walker
+
+    base, models = three(tmp_path)
+    real = walker._write_shard
+    count = []
+
+    def killed(*parts):
+        count.append(1)
+        if len(count) == 2:
+            raise KeyboardInterrupt
+        return real(*parts)
+
+    monkeypatch.setattr(walker, "_write_shard", killed)
+    out = tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        merge_folders(models, base, "sce", out, shard_bytes=100)
+    first = walker.unfinished(out) / "model-00001-of-00002.safetensors"
+    first.write_bytes(first.read_bytes()[:-1])
+    monkeypatch.setattr(walker, "_write_shard", real)
+    merge_folders(models, base, "sce", out, shard_bytes=100)
+    merge_folders(models, base, "sce", tmp_path / "fresh", shard_bytes=100)
+    for name in SHAPES:
+        assert torch.equal(tensor(out, name), tensor(tmp_path / "fresh", name))
+
+
+def test_two_processes_do_not_write_one_folder(tmp_path):
+    from infifusion.errors import ArtifactError
+    from infifusion.weights.walker import _alone
+
+    base, models = three(tmp_path)
+    with _alone(tmp_path / "out"), pytest.raises(ArtifactError, match="Another process"):
+        merge_folders(models, base, "sce", tmp_path / "out")
+    merge_folders(models, base, "sce", tmp_path / "out")
+
+
+def test_a_link_is_not_written_through(tmp_path):
+    from infifusion.errors import ArtifactError
+
+    base, models = three(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "out").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="exists already"):
+        merge_folders(models, base, "sce", tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"a":{"dtype":"F32","shape":[1e400],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":["2"],"data_offsets":[0,8]}}',
+        b'{"a":{"dtype":"F32","shape":[-2],"data_offsets":[0,8]}}',
+        b"[" * 100_000,
+        b'{"a":1}',
+        b"[1]",
+    ],
+    ids=["huge", "text", "negative", "deep", "no entry", "no object"],
+)
+def test_headers_that_are_not_what_they_should_be_are_refused(tmp_path, header):
+    damaged(tmp_path, header, bytes(8), "its header cannot be read")
+
+
+def test_floats_and_whole_numbers_are_not_merged(tmp_path):
+    base, models = three(tmp_path)
+    values = tensors(3)
+    models["z"] = save(tmp_path / "z", {**values, "norm": torch.arange(8)})
+    refused(tmp_path, base, models, "norm is F32 in .* but I64 in .*z")

@@ -132,6 +132,14 @@ class Block:
         return model_SP
 
     @cached_property
+    def end_SP(self) -> np.ndarray:
+        """The base and the models, the base first: float32."""
+        assert self.blocks.base is not None
+        end_SP = np.empty((1 + len(self.blocks.models), self.size), np.float32)
+        self._decode([self.blocks.base, *self.blocks.models], end_SP, first=0)
+        return end_SP
+
+    @cached_property
     def delta_SP(self) -> np.ndarray:
         """The models minus the base: float32."""
         delta_SP = np.empty((len(self.blocks.models), self.size), np.float32)

@@ -48,7 +48,7 @@ def inner_products(blocks: Blocks, *, of: str) -> np.ndarray:
     def rows(block: Block) -> np.ndarray:
         if of == "deltas":
             return block.delta_SP
-        return np.vstack([block.base_P, block.model_SP]) if of == "ends" else block.model_SP
+        return block.end_SP if of == "ends" else block.model_SP
 
     size = len(blocks.models) + (of == "ends")
     return blocks.total(lambda block, sums: kernels.gram(rows(block), sums), np.zeros((size, size)))

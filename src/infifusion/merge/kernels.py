@@ -14,6 +14,7 @@ import numpy as np
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 LANES = 256
+TURNS = 4  # counters per value of a histogram
 TILE = 1024  # positions that a loop over the models keeps in the first-level cache
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign
 INFINITE = np.uint32(0x7F800000)
@@ -119,17 +120,22 @@ def variance(row_SP, out_P):
 
 
 @compiled
-def count_leading(bits_P, histogram):
-    """Add up how often each leading part of a magnitude occurs."""
-    # Zeros are common and would wait for one another at one counter: they take turns at eight.
-    zeros = np.zeros(8, np.int64)
-    for i in range(len(bits_P)):
-        bits = bits_P[i] & MAGNITUDE
-        if bits == np.uint32(0):
-            zeros[i & 7] += 1
-        else:
-            histogram[bits >> LEADING_SHIFT] += 1
-    histogram[0] += zeros.sum()
+def count_leading(bits_P, histogram_T):
+    """Add up how often each leading part of a magnitude occurs: [TURNS, 65536].
+
+    TURNS counters of each value take turns: deltas have many zeros and few different values, and an
+    increment has to wait for the one before it at the same counter.
+    """
+    h0, h1, h2, h3 = histogram_T
+    size = len(bits_P)
+    whole = size - size % 4
+    for i in range(0, whole, 4):
+        h0[(bits_P[i] & MAGNITUDE) >> LEADING_SHIFT] += 1
+        h1[(bits_P[i + 1] & MAGNITUDE) >> LEADING_SHIFT] += 1
+        h2[(bits_P[i + 2] & MAGNITUDE) >> LEADING_SHIFT] += 1
+        h3[(bits_P[i + 3] & MAGNITUDE) >> LEADING_SHIFT] += 1
+    for i in range(whole, size):
+        h0[(bits_P[i] & MAGNITUDE) >> LEADING_SHIFT] += 1
 
 
 @compiled
@@ -140,12 +146,31 @@ def sum_leading(bits_P, value_P, total):
 
 
 @compiled
-def count_trailing(bits_P, leading, histogram):
-    """Among the magnitudes with this leading part: how often each trailing part occurs."""
-    for i in range(len(bits_P)):
-        bits = bits_P[i] & MAGNITUDE
-        if bits >> LEADING_SHIFT == leading:
-            histogram[bits & np.uint32(0x7FFF)] += 1
+def count_trailing(bits_P, leading, histogram_T):
+    """Among the magnitudes with this leading part: how often each trailing part occurs: [TURNS,
+    32768 + 256]. What has another one is counted in the last 256 places: a branch would often be
+    guessed wrong, and one place for all would be waited for."""
+    h0, h1, h2, h3 = histogram_T
+    size = len(bits_P)
+    whole = size - size % 4
+    for i in range(0, whole, 4):
+        h0[_trailing(bits_P[i], leading)] += 1
+        h1[_trailing(bits_P[i + 1], leading)] += 1
+        h2[_trailing(bits_P[i + 2], leading)] += 1
+        h3[_trailing(bits_P[i + 3], leading)] += 1
+    for i in range(whole, size):
+        h0[_trailing(bits_P[i], leading)] += 1
+
+
+@compiled
+def _trailing(number, leading):
+    bits = number & MAGNITUDE
+    inside = bits >> LEADING_SHIFT == leading
+    return (
+        (bits & np.uint32(0x7FFF))
+        if inside
+        else np.uint32(0x8000) + ((bits >> LEADING_SHIFT) & np.uint32(0xFF))
+    )
 
 
 @compiled

@@ -211,9 +211,10 @@ def _energy_share(blocks: Blocks, params: Params, found: Survey) -> float:
     def add(block: Block, sums: np.ndarray) -> None:
         variance_P = variance_1P(block)[0]
         kernels.sum_leading(variance_P.view(np.uint32), variance_P, sums[0])
-        kernels.count_leading(variance_P.view(np.uint32), sums[1])
+        kernels.count_leading(variance_P.view(np.uint32), sums[1:])
 
-    sums, counts = blocks.total(add, np.zeros((2, LEADING)))
+    sums, *turns = blocks.total(add, np.zeros((1 + kernels.TURNS, LEADING)))
+    counts = np.sum(turns, axis=0)
     total = float(sums.sum())
     target = params.energy * total - 1e-12 * total
     from_top = np.cumsum(sums[::-1])

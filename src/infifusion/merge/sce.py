@@ -53,6 +53,9 @@ def variance_1P(block: Block) -> np.ndarray:
     return out_1P
 
 
+NO_HISTOGRAM = np.zeros(0, np.int64)
+
+
 @dataclass(frozen=True)
 class Survey:
     """What one pass over the variances v finds: the histogram of their leading bits, #{v > 0}, and
@@ -84,10 +87,12 @@ def survey(blocks: Blocks) -> Survey:
         variance_P = variance_1P(block)[0]
         kernels.root_moments(variance_P, centre, sums[:4])
         if many:
-            kernels.count_leading(variance_P.view(np.uint32), sums[4:])
+            kernels.count_leading(variance_P.view(np.uint32), sums[4:].reshape(shape))
 
-    sums = blocks.total(add, np.zeros(4 + (LEADING if many else 0)))
-    return Survey(sums[4:].astype(np.int64), int(sums[0]), centre, sums[1:4])
+    shape = (kernels.TURNS, LEADING)
+    sums = blocks.total(add, np.zeros(4 + (kernels.TURNS * LEADING if many else 0)))
+    leading = sums[4:].reshape(shape).sum(axis=0).astype(np.int64) if many else NO_HISTOGRAM
+    return Survey(leading, int(sums[0]), centre, sums[1:4])
 
 
 def fuse_selected(

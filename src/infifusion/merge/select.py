@@ -15,7 +15,9 @@ from infifusion.merge.blocks import Block, Blocks
 
 LEADING = 1 << 16
 TRAILING = 1 << 15
-GATHERED = 4_000_000  # magnitudes that are sorted in memory; beyond, a second histogram
+# Share of a tensor that is worth sorting to find the border. Deltas of bfloat16 weights have few
+# different values, and then a second histogram is cheaper.
+GATHERED = 1 / 64
 KEEP_NONE = 1 << 32
 ALL = -1
 Score = Callable[[Block], np.ndarray]  # [R, P of the block], not negative
@@ -83,7 +85,7 @@ def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
         for row_P, counts in zip(score(block), found, strict=True):
             kernels.count_leading(row_P.view(np.uint32), counts)
 
-    return blocks.total(add, np.zeros((rows, LEADING), np.int64))
+    return blocks.total(add, np.zeros((rows, kernels.TURNS, LEADING), np.int64)).sum(axis=1)
 
 
 def borders(
@@ -132,7 +134,8 @@ def _window(row: int, leading: np.ndarray, count: int) -> Window:
 def _borders(
     blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
 ) -> dict[tuple[int, int], Border]:
-    if sum(window.population for window in windows.values()) > GATHERED:
+    counted = [w.population for w in windows.values() if w.high - w.low < TRAILING]
+    if max(counted, default=0) > GATHERED * blocks.size:
         windows = _narrowed(blocks, score, windows)
     # A window of one value, all of it kept, needs no look at where it stands.
     done = {
@@ -178,7 +181,8 @@ def _narrowed(
         for (row, low), counts in zip(places, found, strict=True):
             kernels.count_trailing(score_RP[row].view(np.uint32), np.uint32(low >> 15), counts)
 
-    trailing = blocks.total(add, np.zeros((len(places), TRAILING), np.int64))
+    zeros = np.zeros((len(places), kernels.TURNS, TRAILING + 256), np.int64)
+    trailing = blocks.total(add, zeros).sum(axis=1)[:, :TRAILING]
     narrowed = {}
     for key, window in windows.items():
         counts = trailing[places.index((window.row, window.low))]

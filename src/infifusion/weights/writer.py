@@ -55,12 +55,11 @@ class Shard:
     """One safetensors file of known layout that is filled in any order, by any thread."""
 
     def __init__(self, path: Path, specs: Mapping[str, Spec]) -> None:
-        """Write the header and make room for the tensors."""
+        """Write the header."""
         header, self._start = _header(specs)
-        size = len(header) + sum(spec.bytes for spec in specs.values())
+        self._size = len(header) + sum(spec.bytes for spec in specs.values())
         self._step = {name: bytes_of(spec.dtype) for name, spec in specs.items()}
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-        os.ftruncate(self._descriptor, size)
         self._write(header, 0)
 
     def put(self, name: str, first: int, values: np.ndarray) -> None:
@@ -71,7 +70,9 @@ class Shard:
         )
 
     def close(self) -> None:
-        """Finish the file."""
+        """Finish the file. Its length is set here: writing into a file that was made long before
+        it was filled took twice as long."""
+        os.ftruncate(self._descriptor, self._size)
         os.close(self._descriptor)
 
     def _write(self, data: bytes | memoryview, offset: int) -> None:
