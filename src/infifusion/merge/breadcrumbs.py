@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
 from infifusion.merge.arithmetic import combine
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
@@ -49,7 +48,7 @@ def scatter(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     def trimmed(block: Block) -> np.ndarray:
         delta_SP = block.delta_SP
         for row_P, (lower, upper) in zip(delta_SP, borders, strict=True):
-            kernels.clear(row_P, lower.mask(block, row_P) & ~upper.mask(block, row_P))
+            lower.trim_but(upper, block, row_P)
         return delta_SP
 
     return combine(

@@ -19,6 +19,9 @@ TILE = 1024  # positions that a loop over the models keeps in the first-level ca
 MAGNITUDE = np.uint32(0x7FFFFFFF)  # all bits of a float32 but its sign
 INFINITE = np.uint32(0x7F800000)
 LEADING_SHIFT = np.uint32(15)  # leading part of a magnitude: 8 bits exponent, 8 of the fraction
+SECOND_COUNT = 32  # bit where the second count of a counter of `count_leading_twice` begins
+FIRST_COUNT = np.int64((1 << SECOND_COUNT) - 1)  # mask of the first
+IN_BOTH = np.int64((1 << SECOND_COUNT) + 1)
 ZERO = np.float32(0)
 ONE = np.float32(1)
 
@@ -139,6 +142,28 @@ def count_leading(bits_P, histogram_T):
 
 
 @compiled
+def count_leading_twice(bits_P, histogram_T):
+    """`count_leading`, and in the upper 32 bits of a counter how many of them have trailing bits
+    that are not all 0. For up to 2^34 positions."""
+    h0, h1, h2, h3 = histogram_T
+    size = len(bits_P)
+    whole = size - size % 4
+    for i in range(0, whole, 4):
+        h0[(bits_P[i] & MAGNITUDE) >> LEADING_SHIFT] += _twice(bits_P[i])
+        h1[(bits_P[i + 1] & MAGNITUDE) >> LEADING_SHIFT] += _twice(bits_P[i + 1])
+        h2[(bits_P[i + 2] & MAGNITUDE) >> LEADING_SHIFT] += _twice(bits_P[i + 2])
+        h3[(bits_P[i + 3] & MAGNITUDE) >> LEADING_SHIFT] += _twice(bits_P[i + 3])
+    for i in range(whole, size):
+        h0[(bits_P[i] & MAGNITUDE) >> LEADING_SHIFT] += _twice(bits_P[i])
+
+
+@compiled
+def _twice(number):
+    uneven = (number & np.uint32(0x7FFF)) != np.uint32(0)
+    return IN_BOTH if uneven else np.int64(1)
+
+
+@compiled
 def sum_leading(bits_P, value_P, total):
     """Add up the values by the leading part of their magnitude."""
     for i in range(len(bits_P)):
@@ -217,6 +242,14 @@ def clear(row_P, mask_P):
     """Set what the mask leaves out to 0, in place."""
     for i in range(len(row_P)):
         row_P[i] = row_P[i] if mask_P[i] else ZERO
+
+
+@compiled
+def clear_outside(row_P, smallest, above):
+    """Set what has a magnitude under `smallest`, or of `above` and more, to 0, in place."""
+    for i in range(len(row_P)):
+        size = abs(row_P[i])
+        row_P[i] = row_P[i] if (size >= smallest and size < above) else ZERO
 
 
 @compiled

@@ -68,7 +68,7 @@ class Survey:
 
     def border(self, blocks: Blocks, count: int) -> Border:
         """The border of the `count` largest variances."""
-        leading = self.leading[None] if blocks.size > LEADING else None
+        leading = self.leading[None, None] if blocks.size > LEADING else None
         ((border,),) = borders(blocks, variance_1P, leading, [[count]])
         return border
 

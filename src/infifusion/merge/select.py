@@ -15,8 +15,8 @@ from infifusion.merge.blocks import Block, Blocks
 
 LEADING = 1 << 16
 TRAILING = 1 << 15
-# Share of a tensor that is worth sorting to find the border. Deltas of bfloat16 weights have few
-# different values, and then a second histogram is cheaper.
+# Share of a tensor that is worth sorting to find the border; beyond it a second histogram is
+# cheaper.
 GATHERED = 1 / 64
 KEEP_NONE = 1 << 32
 ALL = -1
@@ -55,11 +55,27 @@ class Border:
 
     def trim(self, block: Block, row_P: np.ndarray) -> None:
         """Set what is not kept to 0, in place."""
-        ties = ALL if self.ties is None else int(self.ties[block.index])
-        if self.bits < KEEP_NONE and ties in (ALL, 0):
-            kernels.clear_below(row_P, _as_float(self.bits + (ties == 0)))
-        else:
+        smallest = self._smallest(block)
+        if smallest is None:
             kernels.clear(row_P, self.mask(block, row_P))
+        else:
+            kernels.clear_below(row_P, smallest)
+
+    def trim_but(self, inner: Border, block: Block, row_P: np.ndarray) -> None:
+        """Set what is not kept, and what `inner` keeps, to 0, in place."""
+        smallest, above = self._smallest(block), inner._smallest(block)
+        if smallest is None or above is None:
+            kernels.clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
+        else:
+            kernels.clear_outside(row_P, smallest, above)
+
+    def _smallest(self, block: Block) -> np.float32 | None:
+        """Smallest magnitude that is kept in the block, Inf where none is; None where only some of
+        those that equal it are."""
+        if self.bits >= KEEP_NONE:
+            return np.float32(np.inf)
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        return _as_float(self.bits + (ties == 0)) if ties in (ALL, 0) else None
 
 
 def _as_float(bits: int) -> np.float32:
@@ -71,7 +87,7 @@ def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[
 
     Of equal scores at the border the earlier positions are kept, so that exactly the count is. One
     pass counts the leading 16 bits of the scores, a second one sorts what shares them with the
-    border. A count of 0 keeps nothing, one of P or more everything.
+    border, or counts what equals it. A count of 0 keeps nothing, one of P or more everything.
     """
     if blocks.size <= LEADING:
         return borders(blocks, score, None, counts)
@@ -79,19 +95,24 @@ def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[
 
 
 def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
-    """How often each leading part of a score occurs: [R, LEADING]."""
+    """How often each leading part of a score occurs, and how often with trailing bits that are not
+    all 0: [2, R, LEADING]."""
 
     def add(block: Block, found: np.ndarray) -> None:
         for row_P, counts in zip(score(block), found, strict=True):
-            kernels.count_leading(row_P.view(np.uint32), counts)
+            kernels.count_leading_twice(row_P.view(np.uint32), counts)
 
-    return blocks.total(add, np.zeros((rows, kernels.TURNS, LEADING), np.int64)).sum(axis=1)
+    zeros = np.zeros((rows, kernels.TURNS, LEADING), np.int64)
+    both = blocks.total(add, zeros)
+    parts = [both & kernels.FIRST_COUNT, both >> kernels.SECOND_COUNT]
+    return np.stack([part.sum(axis=1) for part in parts])
 
 
 def borders(
     blocks: Blocks, score: Score, leading: np.ndarray | None, counts: list[list[int]]
 ) -> list[list[Border]]:
-    """`largest`, where the histogram is at hand; None: a small tensor that is sorted whole."""
+    """`largest`, where the histogram is at hand, with or without its second half; None: a small
+    tensor that is sorted whole."""
     found: dict[tuple[int, int], Border] = {}
     open_: dict[tuple[int, int], Window] = {}
     for r, row in enumerate(counts):
@@ -103,7 +124,7 @@ def borders(
             elif leading is None:
                 open_[r, m] = Window(r, 0, KEEP_NONE - 1, count, blocks.size)
             else:
-                open_[r, m] = _window(r, leading[r], count)
+                open_[r, m] = _window(r, leading[:, r], count)
     found |= _borders(blocks, score, open_)
     return [[found[r, m] for m in range(len(row))] for r, row in enumerate(counts)]
 
@@ -121,22 +142,35 @@ class Window:
 
 
 def _window(row: int, leading: np.ndarray, count: int) -> Window:
-    from_top = np.cumsum(leading[::-1])
+    """Where the border lies, by the histogram: [1 or 2, LEADING].
+
+    Deltas of bfloat16 weights mostly have trailing bits of 0. Where it is known how many have not,
+    the border is either that one value or among those few.
+    """
+    from_top = np.cumsum(leading[0][::-1])
     place = int(np.searchsorted(from_top, count))  # the first with from_top >= count
     bin_ = LEADING - 1 - place
-    population = int(leading[bin_])
-    low = bin_ << 15
-    return Window(
-        row, low, low + TRAILING - 1, count - int(from_top[place]) + population, population
-    )
+    population = int(leading[0][bin_])
+    rank = count - int(from_top[place]) + population
+    low, high = bin_ << 15, (bin_ << 15) + TRAILING - 1
+    if len(leading) == 1:
+        return Window(row, low, high, rank, population)
+    uneven = int(leading[1][bin_])
+    if rank > uneven:
+        return Window(row, low, low, rank - uneven, population - uneven)
+    return Window(row, low + 1, high, rank, uneven)
 
 
 def _borders(
     blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
 ) -> dict[tuple[int, int], Border]:
-    counted = [w.population for w in windows.values() if w.high - w.low < TRAILING]
-    if max(counted, default=0) > GATHERED * blocks.size:
-        windows = _narrowed(blocks, score, windows)
+    dense = {
+        key: window
+        for key, window in windows.items()
+        if 0 < window.high - window.low < TRAILING and window.population > GATHERED * blocks.size
+    }
+    if dense:
+        windows = windows | _narrowed(blocks, score, dense)
     # A window of one value, all of it kept, needs no look at where it stands.
     done = {
         k: Border(w.low, None)
@@ -174,21 +208,22 @@ def _narrowed(
     blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
 ) -> dict[tuple[int, int], Window]:
     """Each window shrunk to the one value of its border, by a histogram of the trailing bits."""
-    places = sorted({(window.row, window.low) for window in windows.values()})
+    places = sorted({(window.row, window.low >> 15) for window in windows.values()})
 
     def add(block: Block, found: np.ndarray) -> None:
         score_RP = score(block)
-        for (row, low), counts in zip(places, found, strict=True):
-            kernels.count_trailing(score_RP[row].view(np.uint32), np.uint32(low >> 15), counts)
+        for (row, bin_), counts in zip(places, found, strict=True):
+            kernels.count_trailing(score_RP[row].view(np.uint32), np.uint32(bin_), counts)
 
     zeros = np.zeros((len(places), kernels.TURNS, TRAILING + 256), np.int64)
     trailing = blocks.total(add, zeros).sum(axis=1)[:, :TRAILING]
     narrowed = {}
     for key, window in windows.items():
-        counts = trailing[places.index((window.row, window.low))]
+        bin_ = window.low >> 15
+        counts = trailing[places.index((window.row, bin_))]
         from_top = np.cumsum(counts[::-1])
         place = int(np.searchsorted(from_top, window.rank))
-        value = window.low + TRAILING - 1 - place
+        value = (bin_ << 15) + TRAILING - 1 - place
         population = int(counts[TRAILING - 1 - place])
         rank = window.rank - int(from_top[place]) + population
         narrowed[key] = Window(window.row, value, value, rank, population)
