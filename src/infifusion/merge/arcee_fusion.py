@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from infifusion.merge.arrays import Array, Arrays
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.merge.select import LEADING, Score, largest
@@ -33,35 +34,37 @@ def arcee_fusion(blocks: Blocks, params: Params) -> Merged:
             f"arcee_fusion takes a base and one model; found {len(blocks.models)} models."
         )
     length = max(blocks.row, 1)
-    rows = blocks.by_rows()
+    rows, arrays = blocks.by_rows(), blocks.arrays
 
-    def importance_1P(block: Block) -> np.ndarray:
-        model_RN = block.model_SP[0].reshape(-1, length).astype(np.float64)
-        base_RN = block.base_P.reshape(-1, length).astype(np.float64)
-        p_RN, q_RN = _softmax(model_RN) + SMOOTHING, _softmax(base_RN) + SMOOTHING
-        kl_R1 = (p_RN * np.log(p_RN / q_RN)).sum(axis=1, keepdims=True).clip(min=0)
-        return (np.abs(model_RN - base_RN) * kl_R1).astype(np.float32).reshape(1, -1)
+    def importance_1P(block: Block) -> Array:
+        model_RN = arrays.float64(block.model_SP[0].reshape(-1, length))
+        base_RN = arrays.float64(block.base_P.reshape(-1, length))
+        p_RN = _softmax(arrays, model_RN) + SMOOTHING
+        q_RN = _softmax(arrays, base_RN) + SMOOTHING
+        kl_R1 = arrays.row_sum(p_RN * arrays.log(p_RN / q_RN)).clip(min=0)
+        return arrays.float32(abs(model_RN - base_RN) * kl_R1).reshape(1, -1)
 
     low, median, high = _quartiles(rows, importance_1P)
-    threshold = np.float32(median + 1.5 * (high - low))
+    threshold = float(np.float32(median + 1.5 * (high - low)))
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         mask_P = importance_1P(block)[0] >= threshold
-        return np.where(mask_P, block.model_SP[0], block.base_P)
+        return arrays.where(mask_P, block.model_SP[0], block.base_P)
 
-    return Merged(rows, apply, {"threshold": float(threshold)})
+    return Merged(rows, apply, {"threshold": threshold})
 
 
-def _softmax(row_RN: np.ndarray) -> np.ndarray:
-    raised_RN = np.exp(row_RN - row_RN.max(axis=1, keepdims=True))
-    return raised_RN / raised_RN.sum(axis=1, keepdims=True)
+def _softmax(arrays: Arrays, row_RN: Array) -> Array:
+    raised_RN = arrays.exp(row_RN - arrays.row_max(row_RN))
+    return raised_RN / arrays.row_sum(raised_RN)
 
 
 def _quartiles(blocks: Blocks, score: Score) -> list[float]:
     """The q-quantile is the value of rank int(q (P - 1)), counted from the smallest, from 0."""
     ranks = [int(q * (blocks.size - 1)) for q in QUARTILES]
     if blocks.size <= LEADING:
-        ordered = np.sort(np.concatenate(blocks.collect(lambda block: score(block)[0]) or [[0.0]]))
+        parts = blocks.collect(lambda block: blocks.arrays.get(score(block)[0]))
+        ordered = np.sort(np.concatenate(parts or [[0.0]]))
         return [float(ordered[rank]) for rank in ranks]
     (borders,) = largest(blocks, score, [[blocks.size - rank for rank in ranks]])
     return [border.value for border in borders]

@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
 
@@ -25,7 +25,7 @@ SMALLEST_WEIGHT = 1e-8
 
 def combine(
     blocks: Blocks,
-    deltas: Callable[[Block], np.ndarray],
+    deltas: Callable[[Block], Array],
     *,
     weight: float | list[float],
     elect_sign: bool,
@@ -45,17 +45,18 @@ def combine(
         raise ValueError("the weights sum to zero. Change them, or set normalize: false.")
     factor_S = norm_factors(blocks, deltas) if keep_norm else None
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         delta_SP, out_P = deltas(block), block.empty()
         if factor_S is not None:
-            delta_SP *= factor_S[:, None]
+            for row_P, factor in zip(delta_SP, factor_S, strict=True):
+                row_P *= float(factor)
         if elect_sign:
             votes = weight_S
-            kernels.add_agreeing(
+            blocks.kernels.add_agreeing(
                 block.base_P, delta_SP, votes, weight_S, normalize, np.float32(scale), out_P
             )
         else:
-            kernels.add_weighted(
+            blocks.kernels.add_weighted(
                 block.base_P, delta_SP, weight_S, normalize, np.float32(scale), out_P
             )
         return out_P
@@ -63,13 +64,14 @@ def combine(
     return Merged(blocks, apply)
 
 
-def norm_factors(blocks: Blocks, deltas: Callable[[Block], np.ndarray]) -> np.ndarray:
+def norm_factors(blocks: Blocks, deltas: Callable[[Block], Array]) -> np.ndarray:
     """sum |delta| / sum |kept delta| of each model: [S]; 1 where either is next to nothing."""
 
     def add(block: Block, sums: np.ndarray) -> None:
-        for n, rows in enumerate((block.delta_SP.copy(), deltas(block))):
-            for s, row_P in enumerate(rows):
-                sums[n, s] += kernels.sum_of_magnitudes(row_P)
+        # `deltas` changes block.delta_SP, so its sums are taken first.
+        for n, rows_of in enumerate((lambda block: block.delta_SP, deltas)):
+            for s, row_P in enumerate(rows_of(block)):
+                sums[n, s] += blocks.kernels.sum_of_magnitudes(row_P)
 
     before_S, after_S = blocks.total(add, np.zeros((2, len(blocks.models))))
     usable = (before_S >= SMALLEST_NORM) & (after_S >= SMALLEST_NORM)

@@ -1,4 +1,4 @@
-"""One parameter tensor of S models and their base, in blocks that fit the processor's cache.
+"""One parameter tensor of S models and their base, in blocks.
 
 Axes: S models, P positions. The arrays may be memory maps of checkpoints larger than memory: only
 the blocks at work are decoded. Whatever is summed is summed block by block, and SPAN blocks at a
@@ -15,11 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import HOST, Add, Array, Arrays
 
-# Positions: 512 KiB of float32 per model. Smaller blocks fit the cache better, but then threads
-# wait for the interpreter more often than they calculate (32k: half as fast on two threads).
-BLOCK = 131_072
 SPAN = 8  # blocks per task
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -42,7 +39,8 @@ class Raw:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tensor that a merge method works on. size P; models S; shape as in the checkpoint."""
+    """A tensor that a merge method works on. size P; models S; shape as in the checkpoint; arrays:
+    where it is worked on."""
 
     base: Raw | None
     models: list[Raw]
@@ -50,7 +48,12 @@ class Blocks:
     seed: int = 0
     parallel: Parallel = map
     allow_not_finite: bool = False
-    step: int = BLOCK
+    arrays: Arrays = HOST
+
+    @property
+    def kernels(self) -> Any:
+        """The loops over the arrays of a block."""
+        return self.arrays.kernels
 
     @property
     def size(self) -> int:
@@ -65,35 +68,28 @@ class Blocks:
     @property
     def count(self) -> int:
         """Number of blocks."""
-        return -(-self.size // self.step)
+        return -(-self.size // self.arrays.step)
 
     def by_rows(self, length: int | None = None) -> Blocks:
         """The same tensor in blocks of whole rows of `length` positions (default: `row`)."""
-        row = max(length or self.row, 1)
-        return replace(self, step=row * max(1, BLOCK // row))
+        return replace(self, arrays=self.arrays.in_units(max(length or self.row, 1)))
 
     def block(self, index: int) -> Block:
         """Block number `index`."""
-        start = index * self.step
-        return Block(self, index, start, min(start + self.step, self.size))
+        start = index * self.arrays.step
+        return Block(self, index, start, min(start + self.arrays.step, self.size))
 
     def spans(self) -> list[range]:
         """Block numbers, SPAN at a time: what one thread does at once."""
         return [range(n, min(n + SPAN, self.count)) for n in range(0, self.count, SPAN)]
 
-    def total(self, add: Callable[[Block, np.ndarray], None], zeros: np.ndarray) -> np.ndarray:
+    def total(self, add: Add, zeros: np.ndarray) -> np.ndarray:
         """`add(block, sums)` over all blocks; `zeros` gives shape and dtype of the sums."""
 
         def one(span: range) -> np.ndarray:
-            sums = np.zeros_like(zeros)
-            for index in span:
-                add(self.block(index), sums)
-            return sums
+            return self.arrays.sum_blocks(map(self.block, span), add, zeros)
 
-        total = np.zeros_like(zeros)
-        for sums in self.parallel(one, self.spans()):
-            total += sums
-        return total
+        return self.arrays.sum_spans(self.parallel(one, self.spans()), zeros)
 
     def collect(self, function: Callable[[Block], Any]) -> list[Any]:
         """`function(block)` of every block, in order."""
@@ -117,91 +113,48 @@ class Block:
         return self.stop - self.start
 
     @cached_property
-    def base_P(self) -> np.ndarray:
+    def base_P(self) -> Array:
         """The base: float32."""
         assert self.blocks.base is not None
-        base_1P = np.empty((1, self.size), np.float32)
+        base_1P = self.empty(1)
         self._decode([self.blocks.base], base_1P, first=0)
         return base_1P[0]
 
     @cached_property
-    def model_SP(self) -> np.ndarray:
+    def model_SP(self) -> Array:
         """The models: float32."""
-        model_SP = np.empty((len(self.blocks.models), self.size), np.float32)
+        model_SP = self.empty(len(self.blocks.models))
         self._decode(self.blocks.models, model_SP, first=1)
         return model_SP
 
     @cached_property
-    def end_SP(self) -> np.ndarray:
+    def end_SP(self) -> Array:
         """The base and the models, the base first: float32."""
         assert self.blocks.base is not None
-        end_SP = np.empty((1 + len(self.blocks.models), self.size), np.float32)
+        end_SP = self.empty(1 + len(self.blocks.models))
         self._decode([self.blocks.base, *self.blocks.models], end_SP, first=0)
         return end_SP
 
     @cached_property
-    def delta_SP(self) -> np.ndarray:
+    def delta_SP(self) -> Array:
         """The models minus the base: float32."""
-        delta_SP = np.empty((len(self.blocks.models), self.size), np.float32)
+        delta_SP = self.empty(len(self.blocks.models))
         self._decode(self.blocks.models, delta_SP, first=1, base_P=self.base_P)
         return delta_SP
 
-    def empty(self) -> np.ndarray:
-        """Room for one value per position: float32."""
-        return np.empty(self.size, np.float32)
+    def empty(self, *rows: int) -> Array:
+        """Room for one value per position, in so many rows: float32."""
+        return self.blocks.arrays.empty(*rows, self.size)
+
+    def zeros(self) -> Array:
+        """0 for every position: float32."""
+        return self.blocks.arrays.zeros(self.size)
 
     def _decode(
-        self,
-        raws: list[Raw],
-        out_SP: np.ndarray,
-        *,
-        first: int,
-        base_P: np.ndarray | None = None,
+        self, raws: list[Raw], out_SP: Array, *, first: int, base_P: Array | None = None
     ) -> None:
         """Stored values to float32, minus the base where it is given. Raises NotFinite."""
-        parts = tuple(raw.array_P[self.start : self.stop] for raw in raws)
-        bits_SP = out_SP.view(np.uint32)
-        if all(raw.dtype == "BF16" for raw in raws):
-            if base_P is None:
-                bad = kernels.decode_rows(parts, bits_SP)
-            else:
-                bad = kernels.decode_deltas(parts, base_P, bits_SP, out_SP)
-        else:
-            bad = -1
-            for s, (raw, part) in enumerate(zip(raws, parts, strict=True)):
-                if raw.dtype == "BF16":
-                    kernels.decode_bfloat16(part, bits_SP[s])
-                else:
-                    out_SP[s] = part
-                if bad < 0 and kernels.count_not_finite(bits_SP[s]):
-                    bad = s
-            if base_P is not None:
-                kernels.subtract(out_SP, base_P)
+        parts = [raw.array_P[self.start : self.stop] for raw in raws]
+        bad = self.blocks.arrays.decode(parts, [raw.dtype for raw in raws], out_SP, base_P)
         if bad >= 0 and not self.blocks.allow_not_finite:
             raise NotFinite(first + bad)
-
-
-def encode(merged_P: np.ndarray, dtype: str) -> np.ndarray:
-    """float32 in the storage dtype: rounded to the nearest, ties to even."""
-    if dtype == "BF16":
-        raw_P = np.empty(len(merged_P), np.uint16)
-        kernels.encode_bfloat16(merged_P.view(np.uint32), raw_P)
-        return raw_P
-    if dtype == "F32":
-        return merged_P
-    with np.errstate(over="ignore"):  # Inf is looked for, and named, afterwards
-        return merged_P.astype(NUMPY_DTYPES[dtype])
-
-
-NUMPY_DTYPES = {
-    "F64": np.float64,
-    "F32": np.float32,
-    "F16": np.float16,
-    "BF16": np.uint16,
-    "I64": np.int64,
-    "I32": np.int32,
-    "I16": np.int16,
-    "I8": np.int8,
-    "U8": np.uint8,
-    "BOOL": np.bool_,
-}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from pydantic import Field
 
 from infifusion.merge.arithmetic import combine
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
 from infifusion.merge.select import largest
@@ -45,7 +45,7 @@ def scatter(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     ]
     borders = largest(blocks, lambda block: block.delta_SP, counts)
 
-    def trimmed(block: Block) -> np.ndarray:
+    def trimmed(block: Block) -> Array:
         delta_SP = block.delta_SP
         for row_P, (lower, upper) in zip(delta_SP, borders, strict=True):
             lower.trim_but(upper, block, row_P)

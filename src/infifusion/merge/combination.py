@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 
@@ -18,10 +18,10 @@ def combination(
     """base * theta_base + sum_s c_s theta_s."""
     factor_S = [np.float32(c) for c in coefficient_S]
 
-    def apply(block: Block) -> np.ndarray:
-        out_P = block.base_P * np.float32(base) if base else np.zeros(block.size, np.float32)
+    def apply(block: Block) -> Array:
+        out_P = block.base_P * float(base) if base else block.zeros()
         for factor, row_P in zip(factor_S, block.model_SP, strict=True):
-            kernels.add_scaled(out_P, row_P, factor)
+            blocks.kernels.add_scaled(out_P, row_P, factor)
         return out_P
 
     return Merged(blocks, apply, dict(details))
@@ -33,10 +33,10 @@ def of_deltas(blocks: Blocks, coefficient_S: np.ndarray, **details: float) -> Me
         return combination(blocks, coefficient_S, **details)
     factor_S = [np.float32(c) for c in coefficient_S]
 
-    def apply(block: Block) -> np.ndarray:
-        out_P = block.base_P.copy()
-        for factor, row_P in zip(factor_S, block.delta_SP, strict=True):
-            kernels.add_scaled(out_P, row_P, factor)
+    def apply(block: Block) -> Array:
+        delta_SP, out_P = block.delta_SP, block.base_P
+        for factor, row_P in zip(factor_S, delta_SP, strict=True):
+            blocks.kernels.add_scaled(out_P, row_P, factor)
         return out_P
 
     return Merged(blocks, apply, dict(details))
@@ -45,18 +45,11 @@ def of_deltas(blocks: Blocks, coefficient_S: np.ndarray, **details: float) -> Me
 def inner_products(blocks: Blocks, *, of: str) -> np.ndarray:
     """Inner products of the tensors, float64: [S, S]; `of`: models, deltas or ends (base first)."""
 
-    def rows(block: Block) -> np.ndarray:
+    def rows(block: Block) -> Array:
         if of == "deltas":
             return block.delta_SP
         return block.end_SP if of == "ends" else block.model_SP
 
     size = len(blocks.models) + (of == "ends")
-    return blocks.total(lambda block, sums: kernels.gram(rows(block), sums), np.zeros((size, size)))
-
-
-def row_products(a_RN: np.ndarray, b_RN: np.ndarray) -> np.ndarray:
-    """Inner product of each pair of rows, float64: [R]."""
-    out_R = np.empty(len(a_RN))
-    for r in range(len(a_RN)):
-        out_R[r] = kernels.sum_of_products(a_RN[r], b_RN[r])
-    return out_R
+    gram = blocks.kernels.gram
+    return blocks.total(lambda block, sums: gram(rows(block), sums), np.zeros((size, size)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
 from infifusion.merge.arithmetic import Rescale, combine
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.kernels import mix
 from infifusion.merge.result import Merged, per_model
 from infifusion.strict import Strict
 
@@ -41,7 +42,9 @@ def dare(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     )
     by_density = params.rescale is True
 
-    def dropped(block: Block) -> np.ndarray:
+    kernels = blocks.kernels
+
+    def dropped(block: Block) -> Array:
         delta_SP, draw_P = block.delta_SP, block.empty()
         for s, (row_P, density) in enumerate(zip(delta_SP, density_S, strict=True)):
             kernels.draw(model_seed(blocks.seed, s), block.start, draw_P)
@@ -62,4 +65,4 @@ def dare(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
 
 def model_seed(seed: int, model: int) -> np.uint64:
     """A stream of draws of its own for each model."""
-    return np.uint64(kernels.mix(np.uint64((seed + 0x632BE59BD9B4E019 * (model + 1)) % 2**64)))
+    return np.uint64(mix(np.uint64((seed + 0x632BE59BD9B4E019 * (model + 1)) % 2**64)))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
 from infifusion.merge.arithmetic import Rescale, combine
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.dare_linear import model_seed
 from infifusion.merge.result import Merged, per_model
@@ -55,10 +55,11 @@ def della_merge(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
                 "(0, 1). Choose a smaller epsilon."
             )
     length = max(blocks.row, 1)
+    arrays, kernels = blocks.arrays, blocks.kernels
 
-    def pruned(block: Block) -> np.ndarray:
+    def pruned(block: Block) -> Array:
         delta_SP = block.delta_SP
-        key_RN = np.empty((block.size // length, length), np.uint64)
+        key_RN = arrays.keys(block.size // length, length)
         draw_P = block.empty()
         for s, (density, epsilon) in enumerate(zip(density_S, epsilon_S, strict=True)):
             row_RN = delta_SP[s].reshape(-1, length)
@@ -66,7 +67,7 @@ def della_merge(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
                 row_RN[:] = 0
             elif density < 1:
                 kernels.rank_keys(row_RN, key_RN)
-                key_RN.sort(axis=1)
+                arrays.sort_rows(key_RN)
                 kernels.draw(model_seed(blocks.seed, s), block.start, draw_P)
                 kernels.keep_by_rank(
                     key_RN,

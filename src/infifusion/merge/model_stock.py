@@ -9,9 +9,9 @@ from itertools import combinations
 
 import numpy as np
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
-from infifusion.merge.combination import inner_products, of_deltas, row_products
+from infifusion.merge.combination import inner_products, of_deltas
 from infifusion.merge.result import Merged
 from infifusion.strict import Strict
 
@@ -61,8 +61,9 @@ def _mean_cosine(products: np.ndarray, norms: np.ndarray) -> np.ndarray:
 
 def _by_rows(blocks: Blocks) -> Merged:
     length, models = max(blocks.row, 1), len(blocks.models)
+    row_products = blocks.arrays.row_products
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         row_SRN = block.delta_SP.reshape(models, -1, length)
         norm_SR = np.sqrt([row_products(row_RN, row_RN) for row_RN in row_SRN])
         cosine_R = np.mean(
@@ -77,11 +78,10 @@ def _by_rows(blocks: Blocks) -> Merged:
             ],
             axis=0,
         )
-        t_R = (ratio(cosine_R, models) / models).astype(np.float32)
-        out_P = block.base_P.copy()
-        total_RN = np.zeros((len(t_R), length), np.float32)
-        for row_RN in row_SRN:
-            kernels.add_scaled(total_RN.reshape(-1), row_RN.reshape(-1), np.float32(1))
-        return out_P + (t_R[:, None] * total_RN).reshape(-1)
+        t_R = blocks.arrays.put((ratio(cosine_R, models) / models).astype(np.float32))
+        total_P = block.zeros()
+        for row_P in block.delta_SP:
+            blocks.kernels.add_scaled(total_P, row_P, np.float32(1))
+        return block.base_P + (t_R[:, None] * total_P.reshape(-1, length)).reshape(-1)
 
     return Merged(blocks.by_rows(), apply)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.strict import Strict
 
-SMALLEST_DISTANCE = np.float32(1e-6)
+SMALLEST_DISTANCE = 1e-6
 
 
 class Params(Strict):
@@ -27,10 +28,12 @@ def nearswap(blocks: Blocks, params: Params) -> Merged:
     if len(blocks.models) != 1:
         raise ValueError(f"nearswap takes a base and one model; found {len(blocks.models)} models.")
 
-    def apply(block: Block) -> np.ndarray:
+    # An array, because torch multiplies by the inverse where a number is divided by a tensor.
+    step_1 = blocks.arrays.put(np.array([params.t], np.float32))
+
+    def apply(block: Block) -> Array:
         (delta_P,) = block.delta_SP
-        distance_P = np.maximum(np.abs(delta_P), SMALLEST_DISTANCE)
-        share_P = np.minimum(np.float32(params.t) / distance_P, np.float32(1))
+        share_P = (step_1 / abs(delta_P).clip(min=SMALLEST_DISTANCE)).clip(max=1)
         return block.base_P + share_P * delta_P
 
     return Merged(blocks, apply)

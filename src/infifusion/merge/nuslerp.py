@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
-from infifusion.merge.combination import inner_products, of_deltas, row_products
+from infifusion.merge.combination import inner_products, of_deltas
 from infifusion.merge.result import Merged, per_model
 from infifusion.strict import Strict
 
@@ -68,12 +69,13 @@ def arcs(
 
 
 def _by_rows(blocks: Blocks, t: float) -> Merged:
-    length = max(blocks.row, 1)
+    length, arrays = max(blocks.row, 1), blocks.arrays
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
-        products_R = (row_products(x, y) for x, y in ((a_RN, a_RN), (b_RN, b_RN), (a_RN, b_RN)))
-        first_R, second_R = (c_R.astype(np.float32) for c_R in arcs(*products_R, t=t))
+        pairs = ((a_RN, a_RN), (b_RN, b_RN), (a_RN, b_RN))
+        found_R = arcs(*(arrays.row_products(x, y) for x, y in pairs), t=t)
+        first_R, second_R = (arrays.put(c_R.astype(np.float32)) for c_R in found_R)
         merged_RN = first_R[:, None] * a_RN + second_R[:, None] * b_RN
         return _finish(block, merged_RN.reshape(-1))
 
@@ -82,26 +84,26 @@ def _by_rows(blocks: Blocks, t: float) -> Merged:
 
 def _by_columns(blocks: Blocks, t: float) -> Merged:
     length = max(blocks.size // max(blocks.shape[0], 1), 1)
-    rows = blocks.by_rows(length)
+    rows, arrays = blocks.by_rows(length), blocks.arrays
 
     def add(block: Block, sums_3N: np.ndarray) -> None:
-        a_RN, b_RN = (row_P.reshape(-1, length).astype(np.float64) for row_P in _vectors(block))
+        a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
         for n, (x, y) in enumerate(((a_RN, a_RN), (b_RN, b_RN), (a_RN, b_RN))):
-            sums_3N[n] += (x * y).sum(axis=0)
+            sums_3N[n] += arrays.column_products(x, y)
 
-    products = rows.total(add, np.zeros((3, length)))
-    first_N, second_N = (c_N.astype(np.float32) for c_N in arcs(*products, t=t))
+    found_N = arcs(*rows.total(add, np.zeros((3, length))), t=t)
+    first_N, second_N = (arrays.put(c_N.astype(np.float32)) for c_N in found_N)
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
         return _finish(block, (first_N * a_RN + second_N * b_RN).reshape(-1))
 
     return Merged(rows, apply)
 
 
-def _vectors(block: Block) -> np.ndarray:
+def _vectors(block: Block) -> Array:
     return block.model_SP if block.blocks.base is None else block.delta_SP
 
 
-def _finish(block: Block, merged_P: np.ndarray) -> np.ndarray:
+def _finish(block: Block, merged_P: Array) -> Array:
     return merged_P if block.blocks.base is None else block.base_P + merged_P

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.strict import Strict
@@ -25,8 +24,8 @@ def passthrough(blocks: Blocks, params: Params) -> Merged:
         )
     scale = params.scale[0] if isinstance(params.scale, list) else params.scale
 
-    def apply(block: Block) -> np.ndarray:
+    def apply(block: Block) -> Array:
         (row_P,) = block.model_SP
-        return row_P if scale is None else row_P * np.float32(scale)
+        return row_P if scale is None else row_P * float(scale)
 
     return Merged(blocks, apply)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.strict import Strict
@@ -27,9 +27,9 @@ def by_overlap(blocks: Blocks, epsilon: float, alone_S: np.ndarray, **details: l
     """The mean of the changed deltas; one that stands alone is multiplied by alone_s."""
     factor_S = alone_S.astype(np.float32)
 
-    def apply(block: Block) -> np.ndarray:
-        out_P = block.empty()
-        kernels.add_overlapping(block.base_P, block.delta_SP, np.float32(epsilon), factor_S, out_P)
+    def apply(block: Block) -> Array:
+        base_P, delta_SP, out_P = block.base_P, block.delta_SP, block.empty()
+        blocks.kernels.add_overlapping(base_P, delta_SP, np.float32(epsilon), factor_S, out_P)
         return out_P
 
     return Merged(blocks, apply, dict(details))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.ram import by_overlap
 from infifusion.merge.result import Merged
@@ -31,7 +30,7 @@ def ramplus_tl(blocks: Blocks, params: Params) -> Merged:
     """
 
     def add(block: Block, found_2S: np.ndarray) -> None:
-        kernels.count_overlaps(block.delta_SP, np.float32(params.epsilon), found_2S)
+        blocks.kernels.count_overlaps(block.delta_SP, np.float32(params.epsilon), found_2S)
 
     shared_S, alone_S = blocks.total(add, np.zeros((2, len(blocks.models))))
     ratio_S = shared_S / np.maximum(alone_S, params.epsilon or 1e-12)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 
 
@@ -16,13 +17,13 @@ class Merged:
     float32 [P]. details: figures for the report."""
 
     blocks: Blocks
-    apply: Callable[[Block], np.ndarray]
+    apply: Callable[[Block], Array]
     details: dict[str, float | list[float]] = field(default_factory=dict)
 
 
 def in_memory(merged: Merged) -> np.ndarray:
-    """The whole merged tensor, float32, flat: [P]."""
-    parts = merged.blocks.collect(merged.apply)
+    """The whole merged tensor, float32, flat, on the host: [P]."""
+    parts = merged.blocks.collect(lambda block: merged.blocks.arrays.get(merged.apply(block)))
     return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
 

@@ -9,11 +9,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from infifusion.merge import kernels
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.merge.sce import Survey, fuse_selected, survey, variance_1P
-from infifusion.merge.select import LEADING, Border
+from infifusion.merge.select import LEADING, TRAILING, Border
 from infifusion.strict import Strict
 
 # Skewness of sqrt(v) when S deltas are independent Gaussians: sqrt(v) is then proportional to a
@@ -193,9 +192,10 @@ def _squares(blocks: Blocks) -> tuple[float, float]:
     """Mean square of the base, and of the deltas."""
 
     def add(block: Block, sums: np.ndarray) -> None:
-        sums[0] += kernels.sum_of_products(block.base_P, block.base_P)
+        product = blocks.kernels.sum_of_products
+        sums[0] += product(block.base_P, block.base_P)
         for row_P in block.delta_SP:
-            sums[1] += kernels.sum_of_products(row_P, row_P)
+            sums[1] += product(row_P, row_P)
 
     base, change = blocks.total(add, np.zeros(2))
     return base / blocks.size, change / blocks.size / len(blocks.models)
@@ -210,10 +210,11 @@ def _energy_share(blocks: Blocks, params: Params, found: Survey) -> float:
 
     def add(block: Block, sums: np.ndarray) -> None:
         variance_P = variance_1P(block)[0]
-        kernels.sum_leading(variance_P.view(np.uint32), variance_P, sums[0])
-        kernels.count_leading(variance_P.view(np.uint32), sums[1:])
+        bits_P = blocks.arrays.bits(variance_P)
+        blocks.kernels.sum_leading(bits_P, variance_P, sums[0])
+        blocks.kernels.count_leading(bits_P, sums[1:])
 
-    sums, *turns = blocks.total(add, np.zeros((1 + kernels.TURNS, LEADING)))
+    sums, *turns = blocks.total(add, np.zeros((1 + blocks.kernels.TURNS, LEADING)))
     counts = np.sum(turns, axis=0)
     total = float(sums.sum())
     target = params.energy * total - 1e-12 * total
@@ -221,14 +222,15 @@ def _energy_share(blocks: Blocks, params: Params, found: Survey) -> float:
     place = min(int(np.searchsorted(from_top, target)), LEADING - 1)
     bin_ = LEADING - 1 - place
     above = float(from_top[place] - sums[bin_])
-    low = np.array([bin_ << 15], np.uint32).view(np.float32)[0]
-    high = np.array([(bin_ << 15) + (1 << 15) - 1], np.uint32).view(np.float32)[0]
+    low = bin_ << 15
 
     def inside(block: Block) -> np.ndarray:
+        # A positive float is the larger the larger its bits are; 1 is the smallest above 0.
         variance_P = variance_1P(block)[0]
-        return variance_P[(variance_P >= low) & (variance_P <= high) & (variance_P > 0)]
+        return blocks.arrays.between(variance_P, max(low, 1), low + TRAILING - 1)
 
-    values = np.sort(np.concatenate(blocks.collect(inside)).astype(np.float64))[::-1]
+    found_bits = np.concatenate(blocks.collect(inside))
+    values = np.sort(found_bits.view(np.float32).astype(np.float64))[::-1]
     reached = int(np.searchsorted(above + np.cumsum(values), target)) + 1
     count = int(counts[bin_ + 1 :].sum()) + min(reached, len(values))
     # Half a position more keeps int(tau * positive) exact whatever the division's rounding.

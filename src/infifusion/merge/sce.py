@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import BLOCK, Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged
 from infifusion.merge.select import LEADING, Border, borders
@@ -46,10 +46,10 @@ def select(blocks: Blocks, share: float) -> Border:
     return found.border(blocks, int(share * found.positive))
 
 
-def variance_1P(block: Block) -> np.ndarray:
+def variance_1P(block: Block) -> Array:
     """Population variance over the models, exactly 0 where the deltas are equal: [1, P]."""
-    out_1P = np.empty((1, block.size), np.float32)
-    kernels.variance(block.delta_SP, out_1P[0])
+    out_1P = block.empty(1)
+    block.blocks.kernels.variance(block.delta_SP, out_1P[0])
     return out_1P
 
 
@@ -77,17 +77,19 @@ def survey(blocks: Blocks) -> Survey:
     """One pass over the variances."""
     centre = 0.0
     if blocks.size:
-        # Moments are taken about the first block's mean: about 0 they would lose their digits.
-        first_P = variance_1P(blocks.block(0))[0]
+        # Moments are taken about the mean of the first: about 0 they would lose their digits.
+        first = Block(blocks, 0, 0, min(BLOCK, blocks.size))
+        first_P = blocks.arrays.get(variance_1P(first)[0])
         roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
         centre = float(roots_P.mean()) if len(roots_P) else 0.0
     many = blocks.size > LEADING
+    kernels = blocks.kernels
 
     def add(block: Block, sums: np.ndarray) -> None:
         variance_P = variance_1P(block)[0]
         kernels.root_moments(variance_P, centre, sums[:4])
         if many:
-            kernels.count_leading(variance_P.view(np.uint32), sums[4:].reshape(shape))
+            kernels.count_leading(blocks.arrays.bits(variance_P), sums[4:].reshape(shape))
 
     shape = (kernels.TURNS, LEADING)
     sums = blocks.total(add, np.zeros(4 + (kernels.TURNS * LEADING if many else 0)))
@@ -106,18 +108,20 @@ def fuse_selected(
     the coefficients that survive. mask_deltas: positions that are not kept stay at the base;
     otherwise the selection decides the coefficients alone.
     """
-    models = len(blocks.models)
+    models, kernels = len(blocks.models), blocks.kernels
 
-    def kept_of(block: Block) -> np.ndarray:
+    def trim(block: Block) -> int:
+        """Set what is not selected to 0; how many positions are selected."""
         if border.bits == 0:
-            return np.ones(block.size, np.bool_)
-        return border.mask(block, variance_1P(block)[0])
+            return block.size
+        mask_P = border.mask(block, variance_1P(block)[0])
+        for row_P in block.delta_SP:
+            kernels.clear(row_P, mask_P)
+        return blocks.arrays.count(mask_P)
 
     def add(block: Block, sums: np.ndarray) -> None:
-        mask_P = kept_of(block)
-        sums[models] += np.count_nonzero(mask_P)
+        sums[models] += trim(block)
         for s, row_P in enumerate(block.delta_SP):
-            kernels.clear(row_P, mask_P)
             sums[s] += kernels.sum_of_products(row_P, row_P)
 
     sums = blocks.total(add, np.zeros(models + 1))
@@ -128,14 +132,12 @@ def fuse_selected(
     )
     votes_S = np.ones(models, np.float32)
 
-    def apply(block: Block) -> np.ndarray:
-        delta_SP, out_P = block.delta_SP, block.empty()
+    def apply(block: Block) -> Array:
+        out_P = block.empty()
         if mask_deltas:
-            mask_P = kept_of(block)
-            for row_P in delta_SP:
-                kernels.clear(row_P, mask_P)
+            trim(block)
         kernels.add_agreeing(
-            block.base_P, delta_SP, votes_S, coefficient_S, True, np.float32(1), out_P
+            block.base_P, block.delta_SP, votes_S, coefficient_S, True, np.float32(1), out_P
         )
         return out_P
 

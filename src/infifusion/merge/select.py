@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infifusion.merge import kernels
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
+from infifusion.merge.kernels import FIRST_COUNT, SECOND_COUNT
 
 LEADING = 1 << 16
 TRAILING = 1 << 15
@@ -20,7 +21,7 @@ TRAILING = 1 << 15
 GATHERED = 1 / 64
 KEEP_NONE = 1 << 32
 ALL = -1
-Score = Callable[[Block], np.ndarray]  # [R, P of the block], not negative
+Score = Callable[[Block], Array]  # [R, P of the block], not negative
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,13 @@ class Border:
             return float("inf")
         return float(_as_float(self.bits))
 
-    def mask(self, block: Block, score_P: np.ndarray) -> np.ndarray:
+    def mask(self, block: Block, score_P: Array) -> Array:
         """Which positions of the block are kept: bool."""
-        mask_P = np.zeros(block.size, np.bool_)
+        arrays, kernels = block.blocks.arrays, block.blocks.kernels
+        mask_P = arrays.mask(block.size)
         if self.bits >= KEEP_NONE:
             return mask_P
-        bits_P = score_P.view(np.uint32)
+        bits_P = arrays.bits(score_P)
         ties = ALL if self.ties is None else int(self.ties[block.index])
         if ties == ALL:
             kernels.keep_from(bits_P, np.uint32(self.bits), mask_P)
@@ -53,16 +55,17 @@ class Border:
             kernels.keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
         return mask_P
 
-    def trim(self, block: Block, row_P: np.ndarray) -> None:
+    def trim(self, block: Block, row_P: Array) -> None:
         """Set what is not kept to 0, in place."""
-        smallest = self._smallest(block)
+        kernels, smallest = block.blocks.kernels, self._smallest(block)
         if smallest is None:
             kernels.clear(row_P, self.mask(block, row_P))
         else:
             kernels.clear_below(row_P, smallest)
 
-    def trim_but(self, inner: Border, block: Block, row_P: np.ndarray) -> None:
+    def trim_but(self, inner: Border, block: Block, row_P: Array) -> None:
         """Set what is not kept, and what `inner` keeps, to 0, in place."""
+        kernels = block.blocks.kernels
         smallest, above = self._smallest(block), inner._smallest(block)
         if smallest is None or above is None:
             kernels.clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
@@ -100,11 +103,11 @@ def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
 
     def add(block: Block, found: np.ndarray) -> None:
         for row_P, counts in zip(score(block), found, strict=True):
-            kernels.count_leading_twice(row_P.view(np.uint32), counts)
+            blocks.kernels.count_leading_twice(blocks.arrays.bits(row_P), counts)
 
-    zeros = np.zeros((rows, kernels.TURNS, LEADING), np.int64)
+    zeros = np.zeros((rows, blocks.kernels.TURNS, LEADING), np.int64)
     both = blocks.total(add, zeros)
-    parts = [both & kernels.FIRST_COUNT, both >> kernels.SECOND_COUNT]
+    parts = [both & FIRST_COUNT, both >> SECOND_COUNT]
     return np.stack([part.sum(axis=1) for part in parts])
 
 
@@ -181,11 +184,11 @@ def _borders(
     single = {key: window for key, window in rest.items() if window.low == window.high}
     wide = {key: window for key, window in rest.items() if key not in single}
     if single:
-        ties = blocks.collect(lambda block: _equal(score(block), list(single.values())))
+        ties = blocks.collect(lambda block: _equal(block, score(block), list(single.values())))
         for n, (key, window) in enumerate(single.items()):
             done[key] = _border(window.low, window.rank, np.array([t[n] for t in ties]))
     if wide:
-        parts = blocks.collect(lambda block: _gather(score(block), list(wide.values())))
+        parts = blocks.collect(lambda block: _gather(block, score(block), list(wide.values())))
         for n, (key, window) in enumerate(wide.items()):
             values = np.concatenate([part[n] for part in parts])
             place = len(values) - window.rank
@@ -213,9 +216,10 @@ def _narrowed(
     def add(block: Block, found: np.ndarray) -> None:
         score_RP = score(block)
         for (row, bin_), counts in zip(places, found, strict=True):
-            kernels.count_trailing(score_RP[row].view(np.uint32), np.uint32(bin_), counts)
+            bits_P = blocks.arrays.bits(score_RP[row])
+            blocks.kernels.count_trailing(bits_P, np.uint32(bin_), counts)
 
-    zeros = np.zeros((len(places), kernels.TURNS, TRAILING + 256), np.int64)
+    zeros = np.zeros((len(places), blocks.kernels.TURNS, TRAILING + 256), np.int64)
     trailing = blocks.total(add, zeros).sum(axis=1)[:, :TRAILING]
     narrowed = {}
     for key, window in windows.items():
@@ -230,18 +234,11 @@ def _narrowed(
     return narrowed
 
 
-def _equal(score_RP: np.ndarray, windows: list[Window]) -> list[int]:
-    return [
-        int(kernels.count_equal(score_RP[w.row].view(np.uint32), np.uint32(w.low))) for w in windows
-    ]
+def _equal(block: Block, score_RP: Array, windows: list[Window]) -> list[int]:
+    bits, count_equal = block.blocks.arrays.bits, block.blocks.kernels.count_equal
+    return [int(count_equal(bits(score_RP[w.row]), np.uint32(w.low))) for w in windows]
 
 
-def _gather(score_RP: np.ndarray, windows: list[Window]) -> list[np.ndarray]:
-    found = []
-    for window in windows:
-        bits_P = score_RP[window.row].view(np.uint32)
-        out = np.empty(len(bits_P) + 1, np.uint32)
-        low, high = np.uint32(window.low), np.uint32(window.high)
-        count = kernels.gather_between(bits_P, low, high, out)
-        found.append(out[:count].copy())
-    return found
+def _gather(block: Block, score_RP: Array, windows: list[Window]) -> list[np.ndarray]:
+    between = block.blocks.arrays.between
+    return [between(score_RP[w.row], w.low, w.high) for w in windows]

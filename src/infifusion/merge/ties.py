@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 from pydantic import Field
 
 from infifusion.merge.arithmetic import combine
+from infifusion.merge.arrays import Array
 from infifusion.merge.blocks import Block, Blocks
 from infifusion.merge.result import Merged, per_model
 from infifusion.merge.select import largest
@@ -37,7 +37,7 @@ def ties(blocks: Blocks, params: Params) -> Merged:
     counts = [kept_of(blocks.size, float(density)) for density in density_S]
     borders = largest(blocks, lambda block: block.delta_SP, [[count] for count in counts])
 
-    def trimmed(block: Block) -> np.ndarray:
+    def trimmed(block: Block) -> Array:
         delta_SP = block.delta_SP
         for row_P, (border,) in zip(delta_SP, borders, strict=True):
             border.trim(block, row_P)

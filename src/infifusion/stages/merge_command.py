@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError, RecipeError
+from infifusion.stages.merge_device import check_device, choose_place
 from infifusion.stages.merge_file import read_merge_file
-from infifusion.stages.merge_memory import STARTED, fit_threads, memory_per_thread
 from infifusion.stages.merge_plan import MergePlan, plan_file
 from infifusion.stages.merge_weights import run_plan
 from infifusion.weights.dtypes import bytes_of
@@ -23,6 +23,8 @@ UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
 NANOSECONDS = {"passthrough": 1.0, "linear": 2.0, "task_arithmetic": 2.0, "slerp": 3.0}
 NANOSECONDS |= {"della": 14.0, "della_linear": 14.0, "dare_linear": 3.0, "dare_ties": 3.0}
 OTHERS = 4.0
+TORCH_SECONDS = 5.0  # to import torch and to wake a GPU
+DISK = 2e9  # bytes per second read or written, as a laptop's SSD does
 
 
 def merge_command(
@@ -32,6 +34,7 @@ def merge_command(
     base: str | None,
     plan_only: bool,
     dry_run: bool,
+    device: str,
     memory: str | None,
     threads: int | None,
     shard_size: str,
@@ -39,12 +42,13 @@ def merge_command(
     allow_pickle: bool,
 ) -> tuple[str, dict[str, Any]]:
     """What to print, and the same as values."""
+    check_device(device)
     file = read_merge_file(path, base_override=base)
     limit = bytes_from(memory, "--memory") if memory else None
     shard_bytes = bytes_from(shard_size, "--shard-size")
     plan = plan_file(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
-        values = describe(plan, threads=threads, memory=limit)
+        values = describe(plan, device, threads=threads, memory=limit)
         command = f"infifusion merge {path} {out or 'OUT_DIR'}"
         if dry_run:
             return (
@@ -57,7 +61,13 @@ def merge_command(
         raise RecipeError("OUT_DIR is missing: infifusion merge MERGE.yaml OUT_DIR.")
     check_room(plan, out)
     details = run_plan(
-        plan, out, threads=threads, memory=limit, allow_nan=allow_nan, shard_bytes=shard_bytes
+        plan,
+        out,
+        device=device,
+        threads=threads,
+        memory=limit,
+        allow_nan=allow_nan,
+        shard_bytes=shard_bytes,
     )
     notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (
@@ -89,9 +99,11 @@ def check_room(plan: MergePlan, out: Path) -> None:
         )
 
 
-def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dict[str, Any]:
+def describe(
+    plan: MergePlan, device: str, *, threads: int | None, memory: int | None
+) -> dict[str, Any]:
     """Everything that --plan prints."""
-    workers = fit_threads(plan, threads=threads, memory=memory)
+    place = choose_place(plan, device, threads=threads, memory=memory)
     parts = {
         (model.name, inner): (model, inner)
         for planned in plan.tensors.values()
@@ -107,6 +119,10 @@ def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dic
         planned.spec.bytes // bytes_of(planned.spec.dtype) * len(planned.parts)
         for planned in plan.tensors.values()
     )
+    # What a GPU takes to calculate is not known here; it is little beside the rest.
+    calculating = 1 + positions * each * 1e-9 / place.threads
+    if place.device_memory:
+        calculating = TORCH_SECONDS
     return {
         "method": plan.method,
         "base": None if plan.base is None else plan.base.name,
@@ -116,10 +132,11 @@ def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dic
         "layers": len(plan.layers) or plan.donor.layers,
         "bytes_read": read,
         "bytes_written": written,
-        "threads": workers,
-        "memory": STARTED + workers * memory_per_thread(plan),
-        # Reading and writing at 2 GB/s, which a laptop's SSD does.
-        "seconds": round(1 + positions * each * 1e-9 / workers + (read + written) / 2e9, 1),
+        "device": place.device,
+        "device_memory": place.device_memory,
+        "threads": place.threads,
+        "memory": place.memory,
+        "seconds": round(calculating + (read + written) / DISK, 1),
         "notes": plan.notes,
     }
 
@@ -138,6 +155,9 @@ def as_text(plan: MergePlan, values: dict[str, Any]) -> str:
         f"time      about {values['seconds']:.0f} s",
         *(f"note      {note}" for note in values["notes"]),
     ]
+    if values["device_memory"]:
+        gigabytes = values["device_memory"] / 1e9
+        lines.insert(1, f"device    {values['device']}, about {gigabytes:.2f} GB of its memory")
     if plan.vocabulary is not None:
         lines.insert(-3, f"tokens    {plan.vocabulary.rows} rows")
     return "\n".join(lines)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from infifusion.errors import RecipeError
-from infifusion.merge.blocks import BLOCK
+from infifusion.merge.arrays import BLOCK
 from infifusion.stages.merge_plan import MergePlan
 from infifusion.weights.walker import usable_threads
 
@@ -27,6 +29,25 @@ def memory_per_thread(plan: MergePlan) -> int:
         most = max(most, 4 * block * (models + EXTRA_ROWS) + HISTOGRAM * models)
     # A tensor's own thread and one that works on its blocks.
     return 2 * most
+
+
+def memory_of_host(plan: MergePlan, threads: int) -> int:
+    """Bytes of anonymous memory, about, where the processor calculates."""
+    return STARTED + threads * memory_per_thread(plan)
+
+
+def most_parts(plan: MergePlan) -> int:
+    """How many tensors are read for one, at most: the models and the base."""
+    return max((len(planned.parts) for planned in plan.tensors.values()), default=0)
+
+
+def positions_at_once(plan: MergePlan, block: int) -> int:
+    """Positions of the largest block that a merge in blocks of `block` works on: no more than its
+    largest tensor has, no fewer than the longest row where rows are merged whole."""
+    shapes = [planned.spec.shape for planned in plan.tensors.values()]
+    most = max((math.prod(shape) for shape in shapes), default=1)
+    row = max((s[-1] if len(s) > 1 else math.prod(s) for s in shapes), default=1)
+    return max(min(block, most), row if plan.method in ROW_METHODS else 1)
 
 
 def fit_threads(plan: MergePlan, *, threads: int | None, memory: int | None) -> int:

@@ -17,14 +17,15 @@ from infifusion import __version__
 from infifusion.artifacts import write_json
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge import METHODS
-from infifusion.merge.blocks import Blocks, NotFinite, Raw, encode
+from infifusion.merge.arrays import Arrays, not_finite
+from infifusion.merge.blocks import Blocks, NotFinite, Raw
 from infifusion.merge.result import Merged
 from infifusion.merge.rsaf import Params as RsafParams
 from infifusion.merge.rsaf import across_tensors, measure
 from infifusion.recipe import as_json
 from infifusion.registry import look_up
 from infifusion.stages.merge_chat import chat_template_of, write_chat_template
-from infifusion.stages.merge_memory import fit_threads
+from infifusion.stages.merge_device import choose_place
 from infifusion.stages.merge_models import LAYER_COUNTS, Model, text_config
 from infifusion.stages.merge_plan import MergePlan, Part, Planned
 from infifusion.strict import Strict
@@ -43,6 +44,7 @@ def run_plan(
     plan: MergePlan,
     out: Path,
     *,
+    device: str = "cpu",
     threads: int | None = None,
     memory: int | None = None,
     allow_nan: bool = False,
@@ -50,13 +52,14 @@ def run_plan(
 ) -> dict[str, Any]:
     """Merge into the new folder `out`; returns what merge_details.json holds, seconds and threads.
 
-    threads: at most so many; memory: bytes of anonymous memory at most. Raises CheckpointError for
-    NaN or Inf in an input or in the result (unless allow_nan), naming tensor and model, and
-    RecipeError when the method does not fit the models.
+    device: as for `choose_place`; threads: at most so many; memory: bytes at most, of anonymous
+    memory or of the device's. Raises CheckpointError for NaN or Inf in an input or in the result
+    (unless allow_nan), naming tensor and model, and RecipeError when the method does not fit the
+    models, or the device is not there.
     """
     started = time.monotonic()
-    workers = fit_threads(plan, threads=threads, memory=memory)
-    runner = _Runner(plan, allow_nan)
+    place = choose_place(plan, device, threads=threads, memory=memory)
+    runner = _Runner(plan, allow_nan, place.arrays)
     params = runner.params_of_all()
     # All that can be wrong with the small files is found before the large ones are written.
     config, template = _config(plan), chat_template_of(plan)
@@ -81,12 +84,13 @@ def run_plan(
     carry_out(
         tasks,
         out,
-        identity=_identity(plan, params, allow_nan),
+        identity=_identity(plan, params, allow_nan, place.arrays.road),
         finish=finish,
-        threads=workers,
+        threads=place.threads,
         shard_bytes=shard_bytes,
     )
-    return found | {"seconds": round(time.monotonic() - started, 3), "threads": workers}
+    seconds = round(time.monotonic() - started, 3)
+    return found | {"seconds": seconds, "threads": place.threads}
 
 
 def _report(plan: MergePlan, details: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -106,9 +110,10 @@ def _report(plan: MergePlan, details: dict[str, dict[str, Any]]) -> dict[str, An
 class _Runner:
     """Makes the function that merges one tensor."""
 
-    def __init__(self, plan: MergePlan, allow_nan: bool) -> None:
+    def __init__(self, plan: MergePlan, allow_nan: bool, arrays: Arrays) -> None:
         self.plan = plan
         self.allow_nan = allow_nan
+        self.arrays = arrays
         self.method = look_up(METHODS, plan.method, kind="merge method")
 
     def params_of_all(self) -> dict[str, Strict]:
@@ -154,8 +159,8 @@ class _Runner:
             bad = 0
             for index in span:
                 block = merged.blocks.block(index)
-                stored = encode(merged.apply(block), dtype)
-                bad += 0 if self.allow_nan else _not_finite(stored, dtype)
+                stored, found = self.arrays.encode(merged.apply(block), dtype)
+                bad += 0 if self.allow_nan else found
                 put(block.start, stored)
             return bad
 
@@ -185,6 +190,7 @@ class _Runner:
             seed=seed_of(self.plan.seed, name),
             parallel=parallel,
             allow_not_finite=self.allow_nan,
+            arrays=self.arrays,
         )
 
     def _raw(self, part: Part, planned: Planned) -> Raw:
@@ -216,7 +222,7 @@ class _Runner:
         array = model.checkpoint.array(name)
         for start in range(0, len(array), COPIED):
             part = array[start : start + COPIED]
-            if _not_finite(part, planned.spec.dtype):
+            if not_finite(part, planned.spec.dtype):
                 raise _names_the_bad(name, planned.models[0])
             put(start, part)
         return {}
@@ -248,18 +254,11 @@ def _with_adapter(model: Model, name: str) -> tuple[Any, str]:
     return WithLowRank(array, dtype, left, right), "F32"
 
 
-def _not_finite(stored: np.ndarray, dtype: str) -> int:
-    """How many stored values are NaN or Inf."""
-    if dtype == "BF16":
-        return int(np.count_nonzero((stored & 0x7F80) == 0x7F80))
-    return int(stored.size - np.count_nonzero(np.isfinite(stored)))
-
-
 def _names_the_bad(name: str, part: Part | None) -> CheckpointError:
     assert part is not None
     model, inner = part
     array = model.checkpoint.array(inner)
-    bad = _not_finite(array, model.checkpoint.dtype(inner))
+    bad = not_finite(array, model.checkpoint.dtype(inner))
     if not bad:
         return CheckpointError(
             f"The tensor {inner} of {model.name} holds values beyond what float32 can hold, in "
@@ -278,7 +277,9 @@ def _bad_method(name: str) -> Merged:
     )
 
 
-def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) -> dict[str, Any]:
+def _identity(
+    plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool, road: str
+) -> dict[str, Any]:
     """Everything that decides the bytes of the result."""
     models = {str(m.folder): m for m in [plan.donor, *plan.models]}
     for planned in plan.tensors.values():
@@ -288,6 +289,7 @@ def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) ->
         "method": plan.method,
         "seed": plan.seed,
         "allow_nan": allow_nan,
+        "road": road,
         "vocabulary": plan.vocabulary.identity if plan.vocabulary else None,
         "files": {folder: _stamps(model) for folder, model in sorted(models.items())},
         "tensors": {
