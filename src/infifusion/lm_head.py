@@ -44,7 +44,13 @@ class LanguageModelHead:
 
     def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
         """float32 logits as the model itself would give them: [R, H] to [R, V]."""
-        logits_RV = self.head(hidden_RH).float() * self.scale
+        return self.finish(self.head(hidden_RH))
+
+    def finish(self, raw_RV: torch.Tensor) -> torch.Tensor:
+        """What the model does to the output of its head: float32, scaled, capped."""
+        logits_RV = raw_RV.float()
+        if self.scale != 1.0:  # one pass over the largest tensor there is
+            logits_RV = logits_RV * self.scale
         if self.soft_cap is not None:
             logits_RV = torch.tanh(logits_RV / self.soft_cap) * self.soft_cap
         return logits_RV

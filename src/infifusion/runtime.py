@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib.util
 import logging
 import os
 import random
@@ -20,8 +21,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from infifusion.errors import RecipeError
+
 if TYPE_CHECKING:
     import torch
+    from transformers import BitsAndBytesConfig
 
 Item = TypeVar("Item")
 
@@ -93,6 +97,29 @@ def pick_dtype(name: str, device: str) -> torch.dtype:
     if name == "auto":
         return torch.float32 if device == "cpu" else torch.bfloat16
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[name]
+
+
+def quantization_config(name: str) -> BitsAndBytesConfig:
+    """What from_pretrained needs to load weights in `4bit` (NF4) or `8bit`.
+
+    Raises RecipeError where bitsandbytes is not installed.
+    """
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise RecipeError(
+            f"quantization: {name} needs the package bitsandbytes, which is not installed. Run "
+            "`pip install bitsandbytes`, or remove quantization."
+        )
+    if name == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+    )
 
 
 def seed_everything(seed: int) -> None:

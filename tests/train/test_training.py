@@ -7,10 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from conftest import byte_level_tokenizer, tiny_model
+from peft import PeftModel
+from safetensors.torch import load_file
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from typer.testing import CliRunner
 
+from infifusion import cli
 from infifusion.errors import CheckpointError, NumericsError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses.kl import Params
@@ -217,10 +222,13 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_undisturbed_one_does(
 
 def test_a_bf16_checkpoint_is_saved_as_bf16_with_its_tokenizer(start, tmp_path) -> None:
     AutoModelForCausalLM.from_pretrained(start, dtype=torch.bfloat16).save_pretrained(start)
+    before = load_file(start / "model.safetensors").keys()
     _, found = run(start, tmp_path / "out")
     assert {tensor.dtype for tensor in found.values()} == {torch.bfloat16}
     config = json.loads((tmp_path / "out" / "model" / "config.json").read_text())
     assert config["dtype"] == "bfloat16"
+    # The embeddings are tied: a second copy in the file would be half of this model again.
+    assert load_file(tmp_path / "out/model/model.safetensors").keys() == before
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out" / "model")
     assert tokenizer("a b").input_ids == AutoTokenizer.from_pretrained(start)("a b").input_ids
 
@@ -250,13 +258,34 @@ def test_a_token_outside_the_head_is_refused(start: Path, tmp_path: Path) -> Non
 
 
 def test_training_arguments_are_checked_by_name() -> None:
-    check_arguments({"learning_rate": 1e-4, "fsdp": "", "report_to": "none"}, where="training")
+    check_arguments({"learning_rate": 1e-4, "report_to": "none"}, where="training")
     with pytest.raises(RecipeError) as caught:
-        check_arguments({"learning_rte": 1, "output_dir": "x"}, where="distill.sft.training")
+        values = {"learning_rte": 1, "output_dir": "x", "fsdp": "full_shard"}
+        check_arguments(values, where="distill.sft.training")
     assert "Did you mean 'learning_rate'" in str(caught.value)
     assert "'output_dir' cannot be set here" in str(caught.value)
+    assert "'fsdp' cannot be set here: write `parallel: fsdp`" in str(caught.value)
 
 
 def test_what_transformers_refuses_is_the_users_error(start: Path, tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="transformers does not accept this"):
         run(start, tmp_path / "out", training={"lr_scheduler_type": "wobbly"})
+
+
+def test_the_adapters_lie_beside_the_model_and_give_it_back(start: Path, tmp_path: Path) -> None:
+    _, found = run(start, tmp_path / "out", lora=Lora(r=2, alpha=8))
+    base = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    again = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter").merge_and_unload()
+    for name, tensor in again.state_dict().items():
+        torch.testing.assert_close(tensor.to(found[name].dtype), found[name])
+    # And so does a merge that reads pivot+adapter, block by block.
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": f"{start}+{tmp_path}/out/adapter", "parameters": {"weight": 1.0}}],
+    }
+    (tmp_path / "merge.yaml").write_text(yaml.safe_dump(recipe), encoding="utf-8")
+    paths = [str(tmp_path / "merge.yaml"), str(tmp_path / "merged")]
+    result = CliRunner().invoke(cli.app, ["merge", *paths])
+    assert result.exit_code == 0, result.exception
+    for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
+        torch.testing.assert_close(tensor, found[name], rtol=1e-2, atol=1e-3)

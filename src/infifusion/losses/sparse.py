@@ -22,12 +22,24 @@ class SparseTarget:
     prob_RK:   float32, probabilities of those ids; what is missing to 1 is the tail.
     zscore_RK: float32, standardised top logits of the sources, descending.
     gold_R:    int64, the token that is there.
+    normalised: the logits that come with this target are log-probabilities already, as the trainer
+               hands them out; at temperature 1 no loss need go over the vocabulary again.
     """
 
     ids_RK: torch.Tensor
     prob_RK: torch.Tensor
     zscore_RK: torch.Tensor
     gold_R: torch.Tensor
+    normalised: bool = False
+
+
+def log_probabilities(
+    logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """The student's log-probabilities over the whole vocabulary at a temperature: [R, V]."""
+    if temperature != 1.0:
+        return torch.log_softmax(logits_RV / temperature, dim=1)
+    return logits_RV if target.normalised else torch.log_softmax(logits_RV, dim=1)
 
 
 def log_target(target: SparseTarget) -> torch.Tensor:
@@ -51,7 +63,7 @@ def log_student(
     the target's; -inf in unused places. With every id of the vocabulary kept the tail is the floor
     on both sides.
     """
-    log_RV = torch.log_softmax(logits_RV / temperature, dim=1)
+    log_RV = log_probabilities(logits_RV, target, temperature=temperature)
     used_RK = target.ids_RK >= 0
     kept_RK = log_RV.gather(1, target.ids_RK.clamp_min(0)).masked_fill(~used_RK, -torch.inf)
     # At -1e-7 the tail is 1e-7, below the floor; the clamp keeps log1mexp's gradient finite.

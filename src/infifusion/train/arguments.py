@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
+from infifusion.train.parallel import parallel_settings
 
 # Ours, because the stage decides them.
 OWN = {
@@ -23,6 +24,7 @@ OWN = {
     "resume_from_checkpoint": "an interrupted run goes on by itself",
     "push_to_hub": "upload the finished folder with `hf upload`",
     "label_smoothing_factor": "the loss is the recipe's",
+    "fsdp": "write `parallel: fsdp` in the run; `training.fsdp_config` refines it",
 }
 
 # Where the recipe is silent. The rest is TrainingArguments' own.
@@ -58,11 +60,12 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
 
 
 def make_arguments(
-    values: dict[str, Any], *, out: Path, seed: int, bf16_by_default: bool
+    values: dict[str, Any], *, out: Path, seed: int, bf16_by_default: bool, parallel: str = "ddp"
 ) -> TrainingArguments:
     """TrainingArguments of one run: the recipe's values over ours.
 
-    Raises RecipeError with transformers' own words when a value does not fit.
+    parallel: ddp, fsdp or deepspeed. Raises RecipeError with transformers' own words when a value
+    does not fit.
     """
     check_arguments(values, where="training")
     on_cpu = not torch.cuda.is_available()
@@ -72,6 +75,7 @@ def make_arguments(
         "bf16": bf16_by_default and not on_cpu,
         "dataloader_pin_memory": not on_cpu,
         **values,
+        **parallel_settings(parallel, values),
         "output_dir": str(out),
         "seed": seed,
         "remove_unused_columns": False,

@@ -1,27 +1,20 @@
 """A model whose forward returns our loss, with logits of a few positions at a time.
 
-Only response positions go through the head, `loss_rows` of them at once, recomputed in the
-backward pass: no [B, L, V] tensor ever exists. The loss is computed inside the model's own forward
-so that DDP, FSDP and peft see every use of a parameter.
+Only response positions go through the head (train/head_loss.py). The loss is computed inside the
+model's own forward so that DDP, FSDP and peft see every use of a parameter.
 
-Axes: B batch, L tokens, R response positions, C positions of a chunk, K kept entries, H hidden.
+Axes: B batch, L tokens, R response positions, K kept entries, H hidden.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
-from infifusion.lm_head import LanguageModelHead, split_head
+from infifusion.lm_head import split_head
+from infifusion.train.head_loss import HeadLoss, PositionLoss, Rows
 
-# logits_CV, ids_CK, prob_CK, zscore_CK, gold_C -> loss_C
-PositionLoss = Callable[
-    [torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor
-]
+__all__ = ["PositionLoss", "with_position_loss"]
 
 
 def with_position_loss(
@@ -38,46 +31,34 @@ def with_position_loss(
     taught, the number of those.
 
     At a taught position the objective is gold_weight * CE(gold) + (1 - gold_weight) * loss, at any
-    other CE(gold) alone. `loss` None trains on the gold tokens everywhere.
+    other CE(gold) alone. `loss` None trains on the gold tokens everywhere. It is given
+    log-probabilities, which are logits too.
     """
-    head = split_head(model)
+    split_head(model)  # refuses a model without a body and a head before anything else is done
+    head_loss = HeadLoss(loss, gold_weight, loss_rows)
 
     def forward(
         input_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
         predicts_BL: torch.Tensor,
         gold_R: torch.Tensor,
         taught_R: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
         ids_RK: torch.Tensor | None = None,
         prob_RK: torch.Tensor | None = None,
         zscore_RK: torch.Tensor | None = None,
         **_: object,
     ) -> dict[str, torch.Tensor]:
-        hidden_RH = head.hidden(input_ids, attention_mask)[predicts_BL]
+        head = split_head(model)  # now: peft may have put an adapter around it since
+        packed = {} if position_ids is None else {"position_ids": position_ids}
+        hidden_RH = head.hidden(input_ids, attention_mask, **packed)[predicts_BL]
         target = None
         if loss is not None and ids_RK is not None:
             assert prob_RK is not None and zscore_RK is not None
             target = (ids_RK, prob_RK, zscore_RK)
-        parts = []
-        for start in range(0, len(gold_R), loss_rows):
-            rows = slice(start, start + loss_rows)
-            chunk_target = None if target is None else tuple(t[rows] for t in target)
-            arguments = (
-                head,
-                loss,
-                gold_weight,
-                hidden_RH[rows],
-                gold_R[rows],
-                taught_R[rows],
-                chunk_target,
-            )
-            if len(gold_R) > loss_rows and torch.is_grad_enabled():
-                parts.append(checkpoint(_chunk_sums, *arguments, use_reentrant=False))
-            else:
-                parts.append(_chunk_sums(*arguments))
-        sums = torch.stack(parts).sum(dim=0)
+        sums = head_loss.sums(head, hidden_RH, Rows(gold_R, taught_R, target))
         return {
-            "loss": sums[0],
+            "loss": sums[0].clone(),  # FSDP2 hooks on it, and warns of views
             "cross_entropy": sums[1].detach(),
             "divergence": sums[2].detach(),
             "taught": taught_R.sum(),
@@ -85,25 +66,3 @@ def with_position_loss(
 
     model.forward = forward
     return model
-
-
-def _chunk_sums(
-    head: LanguageModelHead,
-    loss: PositionLoss | None,
-    gold_weight: float,
-    hidden_CH: torch.Tensor,
-    gold_C: torch.Tensor,
-    taught_C: torch.Tensor,
-    target: tuple[torch.Tensor, ...] | None,
-) -> torch.Tensor:
-    """[3]: sums of the objective, of cross-entropy, and of the divergence where taught."""
-    logits_CV = head.logits(hidden_CH)
-    ce_C = functional.cross_entropy(logits_CV, gold_C, reduction="none")
-    if loss is None or target is None:
-        total = ce_C.sum()
-        return torch.stack([total, total, torch.zeros_like(total)])
-    ids_CK, prob_CK, zscore_CK = target
-    divergence_C = torch.where(taught_C, loss(logits_CV, ids_CK, prob_CK, zscore_CK, gold_C), 0)
-    mixed_C = gold_weight * ce_C + (1 - gold_weight) * divergence_C
-    objective_C = torch.where(taught_C, mixed_C, ce_C)
-    return torch.stack([objective_C.sum(), ce_C.sum(), divergence_C.sum()])

@@ -9,26 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    PrinterCallback,
-)
+from peft import PeftModel
+from torch.utils.data import Dataset
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
 from infifusion.artifacts import atomic_folder
-from infifusion.errors import CheckpointError, RecipeError
+from infifusion.errors import CheckpointError
 from infifusion.recipe import Lora
 from infifusion.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.train.arguments import make_arguments
-from infifusion.train.batches import Collator, Conversations
+from infifusion.train.batches import Collator, Conversations, MakesRows
 from infifusion.train.chunked import PositionLoss, with_position_loss
+from infifusion.train.packing import Packs, check_packing, pack
+from infifusion.train.parallel import elements, environment_restored, join
+from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
 from infifusion.train.trainer import FusionTrainer, ProgressBar
 from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
+ADAPTER = "adapter"
 KEPT_IN_HISTORY = (
     "step",
     "epoch",
@@ -45,14 +46,16 @@ class Job:
     """Everything one run needs.
 
     model: folder or hub name to start from. rendered: its examples. target: what the sources say,
-    one row per response position, or None. loss: called where a source teaches, or None.
+    one row per response position, or what makes them, or None. loss: called where a source teaches,
+    or None.
+    pack_tokens: tokens of a pack, or None to pad.
     """
 
     title: str
     model: str
     tokenizer: PreTrainedTokenizerBase
     rendered: Rendered
-    target: Target | None
+    target: Target | MakesRows | None
     loss: PositionLoss | None
     gold_weight: float
     loss_rows: int
@@ -62,10 +65,19 @@ class Job:
     revision: str | None = None
     trust_remote_code: bool = False
     attn_implementation: str | None = None
+    parallel: str = "ddp"
+    pack_tokens: int | None = None
+    quantization: str | None = None
+
+    @property
+    def start(self) -> Start:
+        """Where the weights come from."""
+        return Start(self.model, self.revision, self.trust_remote_code, self.attn_implementation)
 
 
 def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, Any]:
-    """Train, write out/model (a whole Hugging Face folder) and return the history.
+    """Train, write out/model (a whole Hugging Face folder) and return the history. With LoRA the
+    adapters lie in out/adapter as well.
 
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
@@ -73,35 +85,39 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
     """
     started = time.monotonic()
     seed_everything(job.seed)
-    model, dtype = _load(job)
-    arguments = make_arguments(
-        job.training,
-        out=out / "checkpoints",
-        seed=job.seed,
-        bf16_by_default=dtype is torch.bfloat16,
-    )
-    if arguments.device.type == "cpu":
-        keep_freed_memory()
-    if job.lora is not None and (arguments.fsdp or arguments.deepspeed):
-        raise RecipeError(
-            f"{job.title}: lora cannot be combined with fsdp or deepspeed yet. Remove one of them."
+    dtype = checkpoint_dtype(job.start)
+    with environment_restored():
+        arguments = make_arguments(
+            job.training,
+            out=out / "checkpoints",
+            seed=job.seed,
+            bf16_by_default=dtype is torch.bfloat16,
+            parallel=job.parallel,
         )
-    model = with_position_loss(
-        model, job.loss, gold_weight=job.gold_weight, loss_rows=job.loss_rows
-    )
-    trained = model if job.lora is None else _with_lora(model, job.lora)
-    sizes = [(p.numel(), p.requires_grad) for p in trained.parameters()]
-    trainer = FusionTrainer(
-        name_of=name_of,
-        model=trained,
-        args=arguments,
-        train_dataset=Conversations(job.rendered),
-        data_collator=Collator(job.rendered, job.target),
-        callbacks=[ProgressBar(job.title)],
-    )
-    trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
-    _save(trainer, job, dtype, out / "model")
+        join(job.parallel, arguments.device)
+        if arguments.device.type == "cpu":
+            keep_freed_memory()
+        model = load_start(job.start, quantization=job.quantization, device=arguments.device)
+        _check_ids(job, model)
+        if job.pack_tokens is not None:
+            check_packing(model, where=job.title.replace(" ", "."))
+        model = with_position_loss(
+            model, job.loss, gold_weight=job.gold_weight, loss_rows=job.loss_rows
+        )
+        trained = model if job.lora is None else with_lora(model, job.lora)
+        sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
+        data, collate = _batches(job)
+        trainer = FusionTrainer(
+            name_of=name_of,
+            model=trained,
+            args=arguments,
+            train_dataset=data,
+            data_collator=collate,
+            callbacks=[ProgressBar(job.title)],
+        )
+        trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
+        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+        _save(trainer, job, dtype, out / "model")
     if rank() == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     log = [
@@ -118,47 +134,30 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, trains in sizes if trains),
         "device": str(arguments.device),
+        "parallel": trainer.accelerator.distributed_type.value,
     }
 
 
-def _load(job: Job) -> tuple[PreTrainedModel, torch.dtype]:
-    """The model in float32, and the dtype of its checkpoint."""
-    options = {"revision": job.revision, "trust_remote_code": job.trust_remote_code}
-    config = AutoConfig.from_pretrained(job.model, **options)
-    dtype = config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(
-        job.model,
-        dtype=torch.float32,
-        attn_implementation=job.attn_implementation,
-        use_safetensors=True,
-        **options,
-    )
-    width = int(config.get_text_config().vocab_size)
+def _check_ids(job: Job, model: PreTrainedModel) -> None:
+    """CheckpointError where the data holds a token that the model's head does not have."""
+    width = int(model.config.get_text_config().vocab_size)
     largest = int(job.rendered.ids_L.max(initial=-1))
-    if job.target is not None:
+    if isinstance(job.target, Target):
         largest = max(largest, int(job.target.ids_TK.max(initial=-1)))
     if largest >= width:
         raise CheckpointError(
             f"{job.title}: the data holds the token id {largest}, but the model at {job.model} has "
             f"{width} entries in its head: tokenizer and model do not belong together."
         )
-    return model, dtype
 
 
-def _with_lora(model: PreTrainedModel, lora: Lora) -> torch.nn.Module:
-    from peft import LoraConfig, TaskType, get_peft_model
-
-    settings = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.r,
-        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft scales by any number)
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )
-    try:
-        return get_peft_model(model, settings)
-    except ValueError as error:
-        raise RecipeError(f"lora: {error}") from error
+def _batches(job: Job) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, torch.Tensor]]]:
+    """The data as the trainer draws it, and what makes a batch of some of it."""
+    conversations, collator = Conversations(job.rendered), Collator(job.rendered, job.target)
+    if job.pack_tokens is None:
+        return conversations, collator
+    length_N = np.diff(job.rendered.offset_N1)
+    return Packs(conversations, pack(length_N, job.pack_tokens, seed=job.seed)), collator.packed
 
 
 def _last_checkpoint(folder: Path) -> str | None:
@@ -175,7 +174,10 @@ def _last_checkpoint(folder: Path) -> str | None:
 def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> None:
     """Write a whole checkpoint folder or nothing. Every process takes part in the gathering."""
     if job.lora is not None:
-        model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+        adapted = trainer.accelerator.unwrap_model(trainer.model)
+        if rank() == 0:
+            _save_adapter(adapted, out.parent / ADAPTER)
+        model = merged(adapted, job.start, quantization=job.quantization)
         state: dict[str, torch.Tensor] = model.state_dict()
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -187,18 +189,39 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
     if out.exists():  # a run that was stopped between this and the manifest
         shutil.rmtree(out)
     with atomic_folder(out) as folder:
-        model.save_pretrained(
-            folder,
-            state_dict={
-                name: value.to(dtype) if value.is_floating_point() else value
-                for name, value in state.items()
-            },
-        )
+        model.save_pretrained(folder, state_dict=_in_dtype(model, state, dtype))
         set_config_dtype(
             folder, str(dtype).removeprefix("torch.")
         )  # save_pretrained names the dtype of training
         job.tokenizer.save_pretrained(folder)
 
 
-def _taught(target: Target | None) -> int:
-    return 0 if target is None else int((target.weight_ST.sum(axis=0) > 0).sum())
+def _save_adapter(adapted: PeftModel, out: Path) -> None:
+    """The adapters by themselves, as peft writes them: `infifusion merge` takes pivot+adapter."""
+    if out.exists():
+        shutil.rmtree(out)
+    with atomic_folder(out) as folder:
+        adapted.save_pretrained(str(folder))
+
+
+def _in_dtype(
+    model: PreTrainedModel, state: dict[str, torch.Tensor], dtype: torch.dtype
+) -> dict[str, torch.Tensor]:
+    """The weights in a dtype. One that stands under two names (tied embeddings) stays one tensor,
+    which save_pretrained writes once; gathered from FSDP or converted, each name had its own."""
+    weights = dict(model.named_parameters(remove_duplicate=False))
+    made: dict[int, torch.Tensor] = {}
+    found = {}
+    for name, value in state.items():
+        same = id(weights.get(name, value))
+        if same not in made:
+            made[same] = value.to(dtype) if value.is_floating_point() else value
+        found[name] = made[same]
+    return found
+
+
+def _taught(target: Target | MakesRows | None) -> int | None:
+    """Positions where a source teaches; None where that shows only while the rows are made."""
+    if target is None:
+        return 0
+    return int((target.weight_ST.sum(axis=0) > 0).sum()) if isinstance(target, Target) else None

@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from infifusion.errors import NumericsError
 from infifusion.runtime import progress_bar
+from infifusion.train.parallel import shard
 
 PARTS = ("cross_entropy", "divergence")
 
@@ -30,6 +31,13 @@ class FusionTrainer(Trainer):
         self._name_of = name_of
         self._sums = dict.fromkeys(PARTS, 0.0)
         self._counts = dict.fromkeys(PARTS, 0)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        """transformers' own, and FSDP2 where accelerate alone would not do it."""
+        super().create_accelerator_and_postprocess()
+        if self.args.fsdp_plugin_args is not None:
+            shard(self.accelerator, self.args.fsdp_plugin_args)
+            self.is_fsdp_enabled = True
 
     def get_batch_samples(
         self, epoch_iterator: Any, num_batches: int, device: torch.device

@@ -1,0 +1,91 @@
+"""The model that a training run starts from, with or without adapters."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from infifusion.errors import RecipeError
+from infifusion.recipe import Lora
+from infifusion.runtime import quantization_config
+
+
+@dataclass(frozen=True)
+class Start:
+    """What from_pretrained needs."""
+
+    model: str
+    revision: str | None
+    trust_remote_code: bool
+    attn_implementation: str | None
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of every from_pretrained."""
+        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
+
+
+def checkpoint_dtype(start: Start) -> torch.dtype:
+    """The dtype that the checkpoint's config.json names; float32 where it names none."""
+    config = AutoConfig.from_pretrained(start.model, **start.options())
+    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+
+
+def load_start(start: Start, *, quantization: str | None, device: torch.device) -> PreTrainedModel:
+    """The model in float32; or quantised, on the device that trains it, ready for adapters.
+
+    Raises RecipeError where bitsandbytes is missing.
+    """
+    settings: dict[str, Any] = {"dtype": torch.float32}
+    if quantization is not None:
+        settings = {
+            "dtype": torch.float32 if device.type == "cpu" else torch.bfloat16,
+            "quantization_config": quantization_config(quantization),
+            "device_map": {"": device},
+        }
+    model = AutoModelForCausalLM.from_pretrained(
+        start.model,
+        attn_implementation=start.attn_implementation,
+        use_safetensors=True,
+        **settings,
+        **start.options(),
+    )
+    if quantization is None:
+        return model
+    # Norms and embeddings in float32; activation checkpoints are the recipe's choice.
+    return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
+    """The model frozen, with adapters that train. Raises RecipeError with peft's own words."""
+    settings = LoraConfig(
+        task_type=TaskType.CAUSAL_LM,
+        r=lora.r,
+        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft scales by any number)
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+    )
+    try:
+        return cast(PeftModel, get_peft_model(model, settings))
+    except ValueError as error:
+        raise RecipeError(f"lora: {error}") from error
+
+
+def merged(adapted: PeftModel, start: Start, *, quantization: str | None) -> PreTrainedModel:
+    """The whole model with the adapters added to its weights.
+
+    Trained on quantised weights, the adapters are added to the checkpoint's own: what is saved is a
+    plain model again, and no weight is rounded twice.
+    """
+    if quantization is not None:
+        base = AutoModelForCausalLM.from_pretrained(
+            start.model, dtype=torch.float32, use_safetensors=True, **start.options()
+        )
+        with tempfile.TemporaryDirectory() as folder:
+            adapted.save_pretrained(folder)
+            adapted = PeftModel.from_pretrained(base, folder)
+    return cast(PreTrainedModel, adapted.merge_and_unload())  # pyright: ignore
