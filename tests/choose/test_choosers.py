@@ -1,0 +1,158 @@
+"""Choices on small inputs, worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from infifusion.choose import agreement, entropy_per_byte, unit_tests
+from infifusion.choose.candidates import Candidate
+from infifusion.choose.unit_tests import program_of
+from infifusion.types import Message, Prompt
+
+
+class FakeJudges:
+    """Final answers are the last word; a program passes when it holds the test's text."""
+
+    def __init__(self) -> None:
+        self.compared: list[tuple[str, str]] = []
+
+    def run_code(self, program: str, test: str) -> tuple[bool, str]:
+        return test in program, "wrong value"
+
+    def final_answer(self, text: str) -> str | None:
+        return text.split()[-1] if text.split() else None
+
+    def math_equal(self, left: str, right: str) -> bool:
+        self.compared.append((left, right))
+        return {left, right} == {"1/2", r"\frac{1}{2}"}
+
+
+def prompt(*, tests: str | None = None, code: str | None = None) -> Prompt:
+    return Prompt("d/0", "d", (Message(role="user", content="?"),), 0, tests, code)
+
+
+def candidates(*rows: tuple[str, str, float]) -> list[Candidate]:
+    """(source, response, entropy); a source's second row is its second sample."""
+    seen: list[str] = []
+    made = []
+    for source, response, entropy in rows:
+        made.append(Candidate(source, seen.count(source), response, entropy))
+        seen.append(source)
+    return made
+
+
+def by_entropy(*rows: tuple[str, str, float]):
+    made = candidates(*rows)
+    return entropy_per_byte.entropy_per_byte(
+        prompt(), made, entropy_per_byte.Params(), FakeJudges()
+    )
+
+
+def by_agreement(*rows: tuple[str, str, float], **params: object):
+    judges = FakeJudges()
+    chosen = agreement.agreement(prompt(), candidates(*rows), agreement.Params(**params), judges)
+    return chosen, judges
+
+
+def by_tests(*rows: tuple[str, str, float], code: str | None = None, **params: object):
+    return unit_tests.unit_tests(
+        prompt(tests="right", code=code),
+        candidates(*rows),
+        unit_tests.Params(**params),
+        FakeJudges(),
+    )
+
+
+def test_the_lowest_entropy_per_byte_wins() -> None:
+    chosen = by_entropy(("a", "x", 0.3), ("b", "y", 0.1), ("c", "z", 0.2))
+    assert (chosen.winner, chosen.why, chosen.votes) == (1, "", (None, None, None))
+
+
+def test_of_equally_sure_sources_the_one_named_first_wins() -> None:
+    assert by_entropy(("a", "x", 0.3), ("b", "y", 0.1), ("c", "z", 0.1)).winner == 1
+    assert by_entropy(("c", "z", 0.1), ("b", "y", 0.1), ("a", "x", 0.3)).winner == 0
+
+
+def test_the_largest_group_beats_a_surer_single_answer_and_its_surest_member_is_kept() -> None:
+    chosen, judges = by_agreement(
+        ("a", "so it is 7", 0.01), ("b", "is 8", 0.3), ("c", "makes 8", 0.2)
+    )
+    assert (chosen.winner, chosen.votes) == (2, ("7", "8", "8"))
+    assert judges.compared == []  # numbers and equal texts need no algebra
+
+
+def test_numbers_are_equal_by_value_and_terms_by_algebra() -> None:
+    chosen, judges = by_agreement(("a", "8", 0.1), ("b", "7.0", 0.3), ("c", "7", 0.2))
+    assert (chosen.winner, judges.compared) == (2, [])
+    chosen, judges = by_agreement(("a", "1/3", 0.1), ("b", "1/2", 0.3), ("c", r"\frac{1}{2}", 0.4))
+    assert chosen.winner == 1
+    assert judges.compared == [("1/3", "1/2"), ("1/3", r"\frac{1}{2}"), ("1/2", r"\frac{1}{2}")]
+
+
+def test_different_sources_count_before_samples_of_one_source() -> None:
+    rows = [("a", "1", 0.1), ("a", "1", 0.1), ("a", "1", 0.1), ("b", "2", 0.5), ("c", "2", 0.6)]
+    assert by_agreement(*rows)[0].winner == 3
+    # Two sources each, then three answers against two.
+    rows = [("a", "1", 0.1), ("b", "1", 0.1), ("a", "2", 0.9), ("b", "2", 0.8), ("b", "2", 0.7)]
+    assert by_agreement(*rows)[0].winner == 4
+
+
+def test_equal_groups_are_decided_by_the_surest_answer_then_by_the_order() -> None:
+    rows = [("a", "1", 0.4), ("b", "1", 0.4), ("c", "2", 0.3), ("d", "2", 0.9)]
+    assert by_agreement(*rows)[0].winner == 2
+    rows = [("a", "1", 0.4), ("b", "1", 0.5), ("c", "2", 0.4), ("d", "2", 0.5)]
+    assert by_agreement(*rows)[0].winner == 0
+
+
+def test_without_agreement_the_surest_is_kept_or_none() -> None:
+    rows = [("a", "1", 0.4), ("b", "2", 0.3), ("c", " ", 0.1)]
+    assert by_agreement(*rows)[0].winner == 2
+    chosen, _ = by_agreement(*rows, otherwise="drop")
+    assert (chosen.winner, chosen.why, chosen.votes) == (None, "no_agreement", ("1", "2", None))
+
+
+def test_answers_without_a_final_answer_agree_on_nothing() -> None:
+    assert by_agreement(("a", " ", 0.4), ("b", "", 0.3), otherwise="drop")[0].winner is None
+
+
+def test_a_minimum_of_one_is_a_vote_of_one_source_with_itself() -> None:
+    rows = [("a", "1", 0.1), ("a", "2", 0.5), ("a", "2", 0.4)]
+    assert by_agreement(*rows, minimum=1, otherwise="drop")[0].winner == 2
+    assert by_agreement(*rows, minimum=2, otherwise="drop")[0].winner is None
+
+
+def test_of_the_answers_that_pass_the_surest_is_kept() -> None:
+    chosen = by_tests(("a", "wrong", 0.1), ("b", "right", 0.4), ("c", "right ", 0.3))
+    assert (chosen.winner, chosen.votes) == (2, ("wrong value", "passed", "passed"))
+
+
+def test_where_none_passes_none_is_kept_or_the_surest() -> None:
+    rows = [("a", "x", 0.2), ("b", "y", 0.1)]
+    chosen = by_tests(*rows)
+    assert (chosen.winner, chosen.why) == (None, "no_test_passed")
+    assert by_tests(*rows, otherwise="entropy").winner == 1
+
+
+def test_a_prompt_without_tests_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match="d/0 has no tests"):
+        unit_tests.unit_tests(
+            prompt(), candidates(("a", "x", 0.1)), unit_tests.Params(), FakeJudges()
+        )
+
+
+@pytest.mark.parametrize(
+    ("code", "response", "program"),
+    [
+        ("def f(k):\n    return", " k + 1", "def f(k):\n    return k + 1"),
+        (None, "def f(): pass", "def f(): pass"),
+        (None, "Try\n```python\nx = 1\n```\nor\n```\nx = 2\n```\n", "x = 2\n"),
+        # A whole function in place of a body; the prompt's imports stay.
+        ("import re\n", "```python\ndef f(): pass\n```", "import re\n\n\ndef f(): pass\n"),
+        # The prompt alone is no program, so the answer stands alone.
+        ("def g(:", "def f(): pass", "def f(): pass"),
+    ],
+)
+def test_the_program_that_an_answer_stands_for(
+    code: str | None, response: str, program: str
+) -> None:
+    assert program_of(code, response) == program
