@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test parity check lock clean
+.PHONY: setup demo test parity bench check lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -19,6 +19,10 @@ $(VENV)/.tested: $(VENV)/.installed
 	$(PIP) --editable ".[test]"
 	touch $@
 
+$(VENV)/.benched: $(VENV)/.tested
+	$(PIP) --editable ".[bench]"
+	touch $@
+
 $(VENV)/.checked: $(VENV)/.tested
 	$(PIP) --editable ".[check]"
 	touch $@
@@ -31,6 +35,16 @@ test: $(VENV)/.tested  ## the whole test suite
 
 parity: $(VENV)/.tested  ## every merge case against mergekit
 	INFIFUSION_PARITY=all $(BIN)/python -m pytest -n 2 tests/parity
+
+bench: $(VENV)/.benched  ## every table of docs/performance.md; JSON in runs/bench
+	mkdir -p runs/bench
+	$(BIN)/python benchmarks/align_and_fuse.py --json runs/bench/align_and_fuse.json
+	$(BIN)/python benchmarks/teacher_pass.py --json runs/bench/teacher_pass.json
+	$(BIN)/python benchmarks/two_processes.py --json runs/bench/two_processes.json
+	$(BIN)/python benchmarks/distill_step.py --json runs/bench/distill_step.json
+	$(BIN)/python benchmarks/plan_vs_run.py --json runs/bench/plan_vs_run.json
+	$(BIN)/python benchmarks/merge_vs_mergekit.py --repeats 3 --their-repeats 1 \
+		--work runs/bench/merge --json runs/bench/merge.json
 
 check: $(VENV)/.checked  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .

@@ -32,6 +32,12 @@ TEXTS = [
 ] * 4
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Tests leave the user's cache alone."""
+    os.environ["INFIFUSION_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real data and tokenizers; skips where it is absent."""
@@ -109,6 +115,33 @@ def tiny_model(kind: str, vocabulary: int, seed: int) -> AutoModelForCausalLM:
     else:
         config = (LlamaConfig if kind == "llama" else Qwen2Config)(**shape)
     return AutoModelForCausalLM.from_config(config)
+
+
+def learn(
+    model: torch.nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    pairs: list[tuple[str, str]],
+    steps: int = 150,
+) -> None:
+    """Train until the model knows each response, and its end, by heart."""
+    rows, labels = [], []
+    for prompt, response in pairs:
+        asked = tokenizer(prompt).input_ids
+        whole = tokenizer(prompt + response).input_ids
+        said = [*whole[len(asked) :], tokenizer.eos_token_id]
+        rows.append(asked + said)
+        labels.append([-100] * len(asked) + said)
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    wanted = torch.tensor([row + [-100] * (width - len(row)) for row in labels])
+    model.eval()  # no dropout: it is to know them for certain
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(steps):
+        loss = model(input_ids=ids, attention_mask=mask, labels=wanted).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
 
 
 @pytest.fixture(scope="session")

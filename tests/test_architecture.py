@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "infifusion"
 FILES = sorted(ROOT.rglob("*.py"))
 
 WORDS = {"types", "errors", "strict", "registry", "recipe", "rows"}
-MATHS = {"align", "fuse", "losses", "merge"}
+MATHS = {"align", "choose", "fuse", "losses", "merge", "plan"}
 HANDS = {
     "data",
     "teacher",
@@ -25,6 +25,7 @@ HANDS = {
 }
 FACES = {"cli", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
+NO_TORCH |= {"plan"}
 
 
 def part_of(path: Path) -> str:
@@ -85,8 +86,9 @@ def test_imports_point_down_only(path: Path) -> None:
     elif part == "stages":
         assert not used & FACES - {"__init__"}
         calls = {m for m in imports_of(path) if m.startswith("infifusion.stages.")}
-        if path.stem not in ("run", "check", "catalogue"):
-            started = {f"infifusion.stages.{s}" for s in ("run", "prepare", "teach", "distill")}
+        if path.stem not in ("run", "check", "catalogue", "plan_probe"):
+            names = ("run", "respond", "choose", "prepare", "teach", "distill")
+            started = {f"infifusion.stages.{s}" for s in names}
             assert not calls & started, "stages meet on disk; none calls another"
 
 
@@ -95,8 +97,8 @@ def test_imports_point_down_only(path: Path) -> None:
 )
 def test_maths_imports_numbers_and_words_alone(path: Path) -> None:
     outside = {m.split(".")[0] for m in imports_of(path) if not m.startswith("infifusion")}
-    standard = {"__future__", "collections", "dataclasses", "enum", "functools", "itertools"}
-    standard |= {"math", "re", "typing"}
+    standard = {"__future__", "abc", "collections", "dataclasses", "decimal", "enum", "functools"}
+    standard |= {"itertools", "math", "re", "typing"}
     assert outside <= standard | {"torch", "numpy", "numba", "pydantic"}
 
 

@@ -8,7 +8,8 @@ go on from it. The rules of opening a folder:
 
     same fingerprint, manifest        done: skip
     same fingerprint, no manifest     resume: the stage goes on from what is complete
-    other fingerprint                 ArtifactError that lists the fields that differ
+    other fingerprint                 ArtifactError that lists the fields that differ; or, where
+                                      asked, the folder is deleted and the stage made anew
 """
 
 from __future__ import annotations
@@ -18,15 +19,18 @@ import hashlib
 import json
 import os
 import tempfile
+import time
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError
+from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+LOOK_EVERY = 0.2  # seconds
 Json = dict[str, Any]
 
 
@@ -38,25 +42,41 @@ class State(StrEnum):
     FRESH = "fresh"
 
 
-def open_stage(folder: Path, fingerprint: Json) -> State:
+def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     """Make `folder` ready for a stage with this fingerprint, or say that it is done.
 
-    Raises ArtifactError when the folder belongs to another fingerprint, naming what differs.
+    Raises ArtifactError when the folder belongs to another fingerprint, naming what differs; with
+    `redo` the first process deletes such a folder and the others wait until it has.
     """
+    while (differences := _differences(folder, fingerprint)) and redo:
+        if rank() == 0:
+            log.info("redo: %s was made with other settings (%s)", folder, differences[0])
+            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as gone:
+                folder.replace(Path(gone) / "stale")  # at once, so that no process sees half of it
+        else:
+            time.sleep(LOOK_EVERY)
+    if differences:
+        listed = "\n".join(f"  {line}" for line in differences)
+        raise ArtifactError(
+            f"{folder} was made with other settings:\n{listed}\nGive another --run-dir, undo the "
+            "change, or add --redo, which deletes this stage and those that follow from it and "
+            "makes them anew."
+        )
     for name, state in ((MANIFEST, State.DONE), (STARTED, State.RESUME)):
         if (folder / name).exists():
-            found = read_json(folder / name)
-            differences = differing_fields(found.get("fingerprint", {}), plain(fingerprint))
-            if differences:
-                listed = "\n".join(f"  {line}" for line in differences)
-                raise ArtifactError(
-                    f"{folder} was made with other settings:\n{listed}\nGive another --run-dir, "
-                    f"undo the change, or delete {folder} and the stages that read it."
-                )
             return state
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STARTED, {"fingerprint": fingerprint})
     return State.FRESH
+
+
+def _differences(folder: Path, fingerprint: Json) -> list[str]:
+    """What differs between the fingerprint and the one that lies in the folder, if one does."""
+    for name in (MANIFEST, STARTED):
+        if (folder / name).exists():
+            found = read_json(folder / name).get("fingerprint", {})
+            return differing_fields(found, plain(fingerprint))
+    return []
 
 
 def close_stage(
@@ -117,6 +137,13 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
 def plain(value: Any) -> Any:
     """The value as JSON would give it back (tuples become lists, paths strings)."""
     return json.loads(json.dumps(value, default=str))
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: $INFIFUSION_CACHE, else the user's cache folder."""
+    own = os.environ.get("INFIFUSION_CACHE")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return Path(own) if own else cache / "infifusion"
 
 
 def sha256_of(path: Path) -> str:

@@ -67,6 +67,9 @@ def run(
         Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
     ] = None,
     until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+    ] = False,
     assignments: Assignments = None,
 ) -> None:
     """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
@@ -81,6 +84,7 @@ def run(
         run_dir or Path("runs") / loaded.name,
         until=last,
         recipe_file=recipe,
+        redo=redo,
         command=" ".join(["infifusion", *sys.argv[1:]]),
     )
 
@@ -118,6 +122,69 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
 
 
 @app.command()
+def plan(
+    recipe: RecipePath,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run; what is prepared there is counted.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or an accelerator: h200, h100, a100-80, l40s, rtx4090, ...")
+    ] = "cpu",
+    count: Annotated[int, typer.Option(help="Devices per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples, in place of reading the data.")
+    ] = None,
+    tokens_per_example: Annotated[
+        int | None, typer.Option(help="Mean tokens of an example, prompt and response.")
+    ] = None,
+    response_tokens: Annotated[
+        int | None, typer.Option(help="Mean tokens of a response; 3/4 of an example by default.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="NAME=SHAPE",
+            help="A model's size without its files: pivot=8b-llama; repeatable.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine first, about 40 s; kept.")
+    ] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens, FLOPs, bytes, memory and hours of every stage, before anything is loaded."""
+    from infifusion.recipe import load_recipe
+
+    loaded = load_recipe(recipe, assignments or [])
+    from infifusion.stages.plan import plan_recipe
+    from infifusion.stages.plan_table import plan_lines, plan_table
+    from infifusion.stages.plan_tokens import given_sizes
+
+    given = given_sizes(examples, tokens_per_example, response_tokens)
+    if calibrate:
+        from infifusion.stages.plan_calibrate import calibrate_here
+
+        calibrate_here()
+    found = plan_recipe(
+        loaded,
+        run_dir=run_dir or Path("runs") / loaded.name,
+        device=device,
+        count=count,
+        nodes=nodes,
+        given=given,
+        shapes=shape or [],
+    )
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        _show(plan_table(found))
+        typer.echo("\n".join([*plan_lines(found), f"Next: infifusion run {recipe}"]))
+
+
+@app.command()
 def merge(
     merge_file: Annotated[Path, typer.Argument(metavar="MERGE.yaml", help="The merge.")],
     out: Annotated[
@@ -132,8 +199,11 @@ def merge(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check every tensor by the headers alone; stop.")
     ] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu (compiled loops), cuda, or cuda:1 for the second GPU.")
+    ] = "cpu",
     memory: Annotated[
-        str | None, typer.Option(help="Memory to stay under, such as 1GB or 500MB.")
+        str | None, typer.Option(help="Memory to stay under, such as 1GB; the device's with cuda.")
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads; by default one per processor.")
@@ -157,6 +227,7 @@ def merge(
         base=base,
         plan_only=plan,
         dry_run=dry_run,
+        device=device,
         memory=memory,
         threads=threads,
         shard_size=shard_size,
@@ -252,7 +323,7 @@ def report(
 
 @app.command(name="list")
 def list_methods(as_json: AsJson = False) -> None:
-    """Every fusion function, loss, merge method and task, one line each."""
+    """Every fusion function, loss, merge method, chooser and task, one line each."""
     from infifusion.stages.catalogue import catalogue
 
     table = catalogue()

@@ -7,7 +7,7 @@ abbreviates and returns a `Plan`: plain lists of what each stage makes, in order
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,7 +18,19 @@ from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-STAGES = ("prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
+Parallel = Literal["ddp", "fsdp", "deepspeed"]
+Quantization = Literal["4bit", "8bit"]
+STAGES = (
+    "respond",
+    "choose",
+    "prepare",
+    "teach",
+    "fuse",
+    "distill",
+    "merge",
+    "evaluate",
+    "report",
+)
 RESERVED = ("pivot",)
 
 
@@ -39,12 +51,15 @@ class Model(Strict):
     """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
     device_map: str | None = None
     """Passed to from_pretrained in the teacher pass, e.g. auto."""
+    quantization: Quantization | None = None
+    """Load the weights in 4 bits (NF4) or 8 through bitsandbytes: a source in the teacher pass, the
+    pivot in runs with `lora`, whose adapters are then merged into the unquantised weights."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
 
 
-class DataSource(Strict):
-    """One file or hub data set of training examples."""
+class DataFile(Strict):
+    """One file or hub data set."""
 
     path: str
     """A local .jsonl, .json or .parquet file, relative to the recipe file, or a hub name."""
@@ -54,6 +69,13 @@ class DataSource(Strict):
     """Split of a hub data set."""
     domain: str
     """Label of these examples in tables and plots."""
+    limit: int | None = Field(default=None, ge=1)
+    """Take at most this many examples, chosen by the recipe's seed."""
+
+
+class DataSource(DataFile):
+    """Training examples: prompts with their responses."""
+
     prompt: str | None = "prompt"
     """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
     response: str | None = "response"
@@ -61,8 +83,6 @@ class DataSource(Strict):
     messages: str | None = None
     """Field that holds a list of {role, content}; the last one, an assistant's, is the response.
     In place of prompt and response."""
-    limit: int | None = Field(default=None, ge=1)
-    """Take at most this many examples, chosen by the recipe's seed."""
 
 
 class Data(Strict):
@@ -73,7 +93,8 @@ class Data(Strict):
     held_out: list[DataSource] = []
     """Examples scored in bits per byte and never trained on."""
     validation_share: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of `train`, per domain, kept out of training for choices such as tau0: validate."""
+    """Share of `train`, per domain, kept out of training for choices such as tau0: validate.
+    Responses that sources wrote (write_responses) are never among them."""
     max_length: int = Field(default=2048, ge=8)
     """Longest rendered conversation in tokens, for the pivot and every source. Longer examples
     are left out and counted, never cut."""
@@ -94,6 +115,75 @@ class Data(Strict):
         return value
 
 
+class PromptSource(DataFile):
+    """Prompts without answers."""
+
+    prompt: str = "prompt"
+    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
+    messages: str | None = None
+    """Field that holds a list of {role, content} that ends where the assistant is to answer. In
+    place of prompt."""
+    tests: str | None = None
+    """Field, or template, with Python code that raises unless an answer is right; for the chooser
+    unit_tests."""
+    code: str | None = None
+    """Field, or template, with the Python code that an answer continues; without it an answer
+    (its last fenced block, where it has one) is a whole program. For the chooser unit_tests."""
+    choose: str | None = None
+    """A chooser for these prompts in place of write_responses.choose."""
+    params: dict[str, Any] = {}
+    """Its own parameters, where `choose` is given here."""
+
+
+class WriteResponses(Strict):
+    """Prompts without answers: every source writes one, and one of them is kept to train on."""
+
+    prompts: list[PromptSource] = Field(min_length=1)
+    """Where the prompts are."""
+    sources: list[str] | None = None
+    """Sources that answer; all of them by default. Ties go to the one named first."""
+    choose: str = "entropy_per_byte"
+    """A chooser (`infifusion list`), or module:function."""
+    params: dict[str, Any] = {}
+    """Its own parameters."""
+    max_entropy: float | None = Field(default=None, gt=0)
+    """Answers with a mean entropy above this (nats per byte) do not take part, and are counted."""
+    unfinished: Literal["drop", "keep"] = "drop"
+    """Answers that ran out of room before the source ended its turn: drop and count them, or let
+    them take part (the pivot then learns to stop where they were cut)."""
+    max_new_tokens: int = Field(default=512, ge=1)
+    """Longest answer in tokens of the source. Its window can make it shorter."""
+    batch_size: int = Field(default=32, ge=1)
+    """Prompts answered at once."""
+    samples: int = Field(default=1, ge=1)
+    """Answers of each source to each prompt; more than one needs a temperature above 0."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the most probable token (greedy); above 0, tokens are drawn by the recipe's seed."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable tokens that hold this share; needs a temperature above 0."""
+    shard_prompts: int = Field(default=256, ge=1)
+    """Prompts per shard of answers: what an interruption can cost."""
+    unsafe_code: bool = False
+    """Run generated code without a sandbox where the kernel offers none."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        problems = []
+        if self.temperature == 0 and self.samples > 1:
+            problems.append("samples above 1 are all the same at temperature 0; raise it")
+        if self.temperature == 0 and self.top_p < 1:
+            problems.append("top_p below 1 has no effect at temperature 0; raise it")
+        for place, source in enumerate(self.prompts):
+            if source.params and source.choose is None:
+                problems.append(f"prompts.{place}.params: needs prompts.{place}.choose")
+            chooser = source.choose or self.choose
+            if chooser == "unit_tests" and source.tests is None:
+                problems.append(f"prompts.{place}.tests: the chooser unit_tests needs this field")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Teach(Strict):
     """The teacher pass."""
 
@@ -101,8 +191,9 @@ class Teach(Strict):
     """Entries kept per position (K)."""
     batch_tokens: int = Field(default=8192, ge=1)
     """Tokens in a forward pass, padding included."""
-    head_rows: int = Field(default=1024, ge=1)
-    """Positions that go through the language-model head at once."""
+    head_rows: int | None = Field(default=None, ge=1)
+    """Positions that go through the language-model head at once; by default as many as have 128 MiB
+    of logits."""
     shard_examples: int = Field(default=512, ge=1)
     """Examples per shard of the cache: what an interruption can cost."""
 
@@ -125,6 +216,9 @@ class Fuse(Strict):
     """The frozen pivot takes part as one more source."""
     keep: int | None = Field(default=None, ge=1)
     """Entries kept in a target row; 2 K by default."""
+    teacher: Literal["cached", "online"] = "cached"
+    """online: no teacher pass and no cache; the sources run beside the pivot while it trains. Saves
+    the cache and the wait in a run of one epoch that is made once, costs a pass per epoch."""
 
 
 class Lora(Strict):
@@ -154,10 +248,17 @@ class Distill(Strict):
     `each`: the run before it, a chain in place of a star)."""
     lora: Lora | None = None
     """Train low-rank adapters in place of all weights."""
+    parallel: Parallel = "ddp"
+    """How the processes of torchrun share the work: every one holds the whole model (ddp), or a
+    part of weights, gradients and optimizer state (fsdp: FSDP2; deepspeed: ZeRO-3)."""
+    packing: bool = False
+    """Fill rows with whole examples up to data.max_length tokens, each blind to the others, in
+    place of padding. A batch is one row of per_device_train_batch_size packs."""
     training: dict[str, Any] = {}
     """transformers.TrainingArguments of this run, over those of the recipe."""
-    loss_rows: int = Field(default=1024, ge=1)
-    """Positions that go through the language-model head at once in the loss."""
+    loss_rows: int = Field(default=256, ge=1)
+    """Positions that go through the language-model head at once in the loss. Its memory is about
+    3 tensors of loss_rows x vocabulary in float32."""
 
 
 class Merge(Strict):
@@ -171,6 +272,8 @@ class Merge(Strict):
     """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
     dtype: Dtype | None = None
     """dtype of the written weights; the pivot's by default."""
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where the merge is calculated: cpu (compiled loops), cuda, or cuda:1 for the second GPU."""
 
 
 class Evaluate(Strict):
@@ -209,6 +312,8 @@ class Recipe(Strict):
     sources: dict[str, Model] = Field(min_length=1)
     """The models learnt from, by name."""
     data: Data
+    write_responses: WriteResponses | None = None
+    """Answers of the sources to prompts without answers, as further training examples."""
     teach: Teach = Teach()
     fuse: dict[str, Fuse] = {}
     """Fused targets by name."""
@@ -242,6 +347,7 @@ class FuseTarget(Strict):
     gate: str
     pivot_as_source: bool
     keep: int
+    teacher: str
 
 
 class TrainingRun(Strict):
@@ -255,6 +361,9 @@ class TrainingRun(Strict):
     gold_weight: float
     start: str
     lora: Lora | None
+    parallel: str
+    pack_tokens: int | None
+    """Tokens of a pack; None without packing."""
     training: dict[str, Any]
     loss_rows: int
 
@@ -267,6 +376,7 @@ class MergeRun(Strict):
     models: list[str]
     params: dict[str, Any]
     dtype: str | None
+    device: str
 
 
 class Plan(Strict):
@@ -278,8 +388,8 @@ class Plan(Strict):
     scored: list[str]
     """Models that answer the tasks."""
     compared: list[tuple[str, str]]
-    teach_pivot: bool
-    """Whether the pivot's own beliefs are needed (gate, pivot_as_source)."""
+    taught: list[str]
+    """Whose beliefs are cached: sources, and `pivot` where a gate or pivot_as_source needs it."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Plan:
@@ -298,6 +408,7 @@ class Plan(Strict):
                         function=fuse.function,
                         params=fuse.params,
                         gate=fuse.gate,
+                        teacher=fuse.teacher,
                         pivot_as_source=fuse.pivot_as_source,
                         keep=fuse.keep or 2 * recipe.teach.top_k,
                     )
@@ -324,6 +435,8 @@ class Plan(Strict):
                         gold_weight=1.0 if target is None else distill.gold_weight,
                         start=previous if distill.start == "previous" else distill.start,
                         lora=distill.lora,
+                        parallel=distill.parallel,
+                        pack_tokens=recipe.data.max_length if distill.packing else None,
                         training={**recipe.training, **distill.training},
                         loss_rows=distill.loss_rows,
                     )
@@ -336,6 +449,7 @@ class Plan(Strict):
                 models=[part for model in merge.models for part in group.get(model, [model])],
                 params=merge.params,
                 dtype=merge.dtype,
+                device=merge.device,
             )
             for name, merge in recipe.merge.items()
         ]
@@ -353,13 +467,15 @@ class Plan(Strict):
             *(("pivot", name) for name in [*tuned, *fused]),
             *((base, name) for base in tuned for name in fused),
         ]
+        cached = [target for target in targets if target.teacher == "cached"]
         return cls(
             targets=targets,
             runs=runs,
             merges=merges,
             scored=scored,
             compared=[(a, b) for a, b in compared if a in scored and b in scored],
-            teach_pivot=any(t.gate != "none" or t.pivot_as_source for t in targets),
+            taught=[s for s in recipe.sources if any(s in t.sources for t in cached)]
+            + (["pivot"] if any(t.gate != "none" or t.pivot_as_source for t in cached) else []),
         )
 
 
@@ -386,7 +502,7 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
             update={"model": place(model.model), "tokenizer": place(model.tokenizer)}
         )
 
-    def place_data(sources: list[DataSource]) -> list[DataSource]:
+    def place_data(sources: Sequence[DataFile]) -> list[DataFile]:
         return [s.model_copy(update={"path": place(s.path)}) for s in sources]
 
     data = recipe.data.model_copy(
@@ -396,8 +512,12 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
             "decontaminate": place_data(recipe.data.decontaminate),
         }
     )
+    asked = recipe.write_responses
+    if asked is not None:
+        asked = asked.model_copy(update={"prompts": place_data(asked.prompts)})
     return recipe.model_copy(
         update={
+            "write_responses": asked,
             "pivot": place_model(recipe.pivot),
             "sources": {name: place_model(model) for name, model in recipe.sources.items()},
             "data": data,
@@ -420,11 +540,18 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
     for name in [*names, *recipe.fuse, *recipe.sources]:
         if not name or any(c in name for c in "/\\:") or name.startswith("."):
             yield f"'{name}' cannot name a folder; use letters, digits, '-' and '_'"
-    for name, fuse in recipe.fuse.items():
-        for source in fuse.sources or []:
+    asked = recipe.write_responses
+    chosen_from = {f"fuse.{name}": fuse.sources for name, fuse in recipe.fuse.items()}
+    chosen_from["write_responses"] = asked.sources if asked is not None else None
+    for where, sources in chosen_from.items():
+        for source in sources or []:
             if source not in recipe.sources:
                 hint = nearest(source, recipe.sources)
-                yield f"fuse.{name}.sources: there is no source '{source}'.{hint}"
+                yield f"{where}.sources: there is no source '{source}'.{hint}"
+    if asked is not None and asked.sources is not None and not asked.sources:
+        yield "write_responses.sources: name a source, or leave it out for all of them"
+    if asked is not None and len(set(asked.sources or [])) < len(asked.sources or []):
+        yield "write_responses.sources: a source is named twice"
     for name, distill in recipe.distill.items():
         if distill.target is None:
             if "loss" in distill.model_fields_set and distill.loss != "cross_entropy":
@@ -436,6 +563,13 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             yield f"distill.{name}.target: there is no fused target '{distill.target}'.{hint}"
         elif recipe.fuse[distill.target].each != distill.each:
             yield f"distill.{name}.each and fuse.{distill.target}.each must be the same"
+        if distill.lora is not None and distill.parallel != "ddp":
+            yield f"distill.{name}: lora needs parallel: ddp; found {distill.parallel}"
+        if distill.lora is None and recipe.pivot.quantization is not None:
+            yield (
+                f"distill.{name}: all weights cannot be trained while pivot.quantization is "
+                f"{recipe.pivot.quantization}; add lora, or remove quantization"
+            )
         if distill.start == "previous" and not distill.each:
             yield f"distill.{name}.start: previous needs each: true"
         earlier = list(recipe.distill)[: list(recipe.distill).index(name)]

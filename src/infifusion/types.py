@@ -25,12 +25,58 @@ class Message(TypedDict):
 
 @dataclass(frozen=True)
 class Example:
-    """One training conversation: what is asked, and the response that is learnt."""
+    """One training conversation: what is asked, and the response that is learnt.
+
+    written_by: the source that wrote the response; None where the data gave it.
+    """
 
     id: str
     domain: str
     prompt: tuple[Message, ...]
     response: str
+    written_by: str | None = None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A conversation that waits for its answer.
+
+    part:  which entry of write_responses.prompts it comes from.
+    tests: Python that raises unless an answer is right; None where there is none.
+    code:  Python that an answer continues; None where an answer stands alone.
+    """
+
+    id: str
+    domain: str
+    messages: tuple[Message, ...]
+    part: int
+    tests: str | None
+    code: str | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What one source answered to one prompt.
+
+    prompt:   the prompt's id.
+    sample:   0, 1, ... where a source answers several times.
+    tokens:   how many the source generated, the end of its turn apart.
+    finished: whether it ended its turn by itself.
+    entropy:  nats per byte: its full-vocabulary entropy, summed over the positions of the answer
+              (the end of the turn apart), over the answer's UTF-8 bytes. None where there is a
+              fault.
+    fault:    why the answer cannot be used at all: `empty` (nothing but blanks), `no_room` (it or
+              its prompt does not fit the source's window), `unreadable` (the source's own tokenizer
+              or chat template cannot give it back), or None.
+    """
+
+    prompt: str
+    sample: int
+    response: str
+    tokens: int
+    finished: bool
+    entropy: float | None
+    fault: str | None
 
 
 @dataclass(frozen=True)

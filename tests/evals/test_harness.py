@@ -91,7 +91,7 @@ def data(tmp_path):
 
 def run(model, data, out, **options):
     return evaluate_model(
-        model, tasks=["own"], data=data, out=out, extra_tasks={"own": OWN}, device="cpu", **options
+        model, tasks=["own"], data=data, out=out, extra_tasks={"own": OWN}, **options
     )["own"]
 
 
@@ -127,9 +127,9 @@ def test_an_answer_that_runs_out_of_tokens_is_truncated(learnt, data, tmp_path):
 
 def test_a_stop_ends_the_answer_and_is_not_part_of_it(learnt, data, tmp_path):
     task = {"own": Task(**{**OWN.__dict__, "stop": (" ",)})}
-    summary = evaluate_model(
-        learnt, tasks=["own"], data=data, out=tmp_path, extra_tasks=task, device="cpu"
-    )["own"]
+    summary = evaluate_model(learnt, tasks=["own"], data=data, out=tmp_path, extra_tasks=task)[
+        "own"
+    ]
     assert [item["output"] for item in items_of(tmp_path)][:3] == ["####", "####", ""]
     assert not any(item["truncated"] for item in items_of(tmp_path)[:3])
     assert summary["correct"] == 0
@@ -259,8 +259,18 @@ def test_weights_that_are_not_numbers_are_refused(learnt, data, tmp_path):
     torch.nn.init.constant_(model.lm_head.weight, float("nan"))
     model.save_pretrained(tmp_path / "nan")
     make_tokenizer().save_pretrained(tmp_path / "nan")
-    with pytest.raises(NumericsError, match="NaN"):
+    with pytest.raises(CheckpointError, match=r"lm_head\.weight holds NaN"):
         run(tmp_path / "nan", data, tmp_path)
+
+
+def test_logits_that_are_not_numbers_are_no_answer():
+    from infifusion.evals.generation import RefuseNaN
+
+    ids, scores = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.0, float("nan")]])
+    with pytest.raises(NumericsError, match="NaN during generation"):
+        RefuseNaN()(ids, scores)
+    fine = torch.tensor([[0.0, float("-inf")]])
+    assert RefuseNaN()(ids, fine) is fine
 
 
 def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path):
@@ -271,9 +281,7 @@ def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path)
     inner.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, eos_token="<eos>")
     assert tokenizer.decode([2, 3]) == "return x"
-    tokenizer.save_pretrained(tmp_path)
-    make_model(tokenizer).save_pretrained(tmp_path)
-    model = GreedyLM(str(tmp_path), device="cpu", dtype="float32")
+    model = GreedyLM(make_model(tokenizer), tokenizer=tokenizer)
     assert model._decode_after([1], [2, 3]) == "  return x"
     assert model._decode_after([1] * 20, [3]) == " x"
 

@@ -7,7 +7,7 @@ import pytest
 
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.fuse.gate import gate_by_bits
-from infifusion.fuse.mixture import TAIL_IDS
+from infifusion.fuse.mixture import TAIL_IDS, mix
 from infifusion.types import Aligned, Target
 
 WEIGHTINGS = ["uncertainty", "bayes", "min_ce", "avg_ce", "mean", "max_confidence"]
@@ -228,3 +228,30 @@ def test_the_vectorised_result_equals_one_position_at_a_time(name: str) -> None:
         alone = fuse(name, here)
         np.testing.assert_allclose(found.weight_ST[:, t], alone.weight_ST[:, 0], rtol=1e-6)
         assert row(found, t) == pytest.approx(row(alone, 0), rel=1e-5)
+
+
+def test_mixing_equals_adding_up_in_a_dictionary() -> None:
+    rng = np.random.default_rng(3)
+    sources, positions, width, keep = 3, 400, 6, 7
+    ids = np.stack(
+        [[rng.permutation(12)[:width] for _ in range(positions)] for _ in range(sources)]
+    ).astype(np.int32)
+    ids[rng.random(ids.shape) < 0.1] = -1
+    prob = np.where(ids >= 0, rng.random(ids.shape) / width, 0).astype(np.float32)
+    weight_ST = rng.dirichlet(np.ones(sources), positions).T.astype(np.float32)
+    weight_ST[:, :5] = 0
+    beliefs = aligned(
+        ids_STK=ids,
+        prob_STK=prob,
+        zscore_STK=rng.random((sources, positions, width)).astype(np.float32),
+    )
+    found = mix(beliefs, weight_ST, keep=keep)
+    for t in range(positions):
+        total: dict[int, float] = {}
+        for s in range(sources):
+            for token, p in zip(ids[s, t].tolist(), prob[s, t].tolist(), strict=True):
+                if token >= 0 and weight_ST[s, t] > 0:
+                    total[token] = total.get(token, 0) + p * float(weight_ST[s, t])
+        largest = sorted(total.items(), key=lambda pair: -pair[1])[:keep]
+        assert row(found, t) == pytest.approx(dict(largest), abs=1e-6)
+        assert (np.diff(found.prob_TK[t]) <= 0).all()

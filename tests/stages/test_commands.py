@@ -42,7 +42,7 @@ def test_help_is_fast_and_imports_no_torch() -> None:
     code = "import sys, infifusion.cli, infifusion.recipe; print('torch' in sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert loaded.stdout.strip() == "False"
-    for name in ("run", "demo", "merge", "align", "evaluate", "report", "check", "list"):
+    for name in ("run", "demo", "plan", "merge", "align", "evaluate", "report", "check", "list"):
         assert f"  {name} " in found.stdout
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from typer.testing import CliRunner
 
 from infifusion import cli
 from infifusion.artifacts import read_json
+from infifusion.data.store import load_rendered
 from infifusion.errors import ArtifactError, InfiFusionError
+from infifusion.types import Beliefs
 
 
 def command(*arguments: object):
@@ -106,11 +109,11 @@ def test_an_interrupted_teacher_pass_goes_on_and_gives_the_same_bytes(
 
     real, written = teach.write_shard, []
 
-    def stop_after_one(folder: Path, shard: int, beliefs: object) -> None:
+    def stop_after_one(folder: Path, shard: int, beliefs: Beliefs, *, vocabulary: int) -> None:
         if written:
             raise KeyboardInterrupt
         written.append(shard)
-        real(folder, shard, beliefs)
+        real(folder, shard, beliefs, vocabulary=vocabulary)
 
     recipe, out = finished / "recipe.yaml", tmp_path / "out"
     monkeypatch.setattr(teach, "write_shard", stop_after_one)
@@ -127,6 +130,46 @@ def test_an_interrupted_teacher_pass_goes_on_and_gives_the_same_bytes(
     for name in names:
         whole = (finished / "out/teach/a" / name).read_bytes()
         assert (out / "teach/a" / name).read_bytes() == whole
+
+
+def test_a_further_source_leaves_the_others_caches_alone(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infifusion.stages import teach
+
+    values = yaml.safe_load((finished / "recipe.yaml").read_text())
+    values["fuse"] = {"unified": {"function": "uncertainty"}}
+    values["distill"], values["merge"] = {"sft": {}, "unified": {"target": "unified"}}, {}
+    whole, two = tmp_path / "whole.yaml", tmp_path / "two.yaml"
+    whole.write_text(yaml.safe_dump(values))
+    values["sources"].pop("b")
+    two.write_text(yaml.safe_dump(values))
+    out = tmp_path / "out"
+    assert command("run", two, "--run-dir", out, "--until", "distill").exit_code == 0
+    kept = {p: p.stat().st_mtime_ns for n in "ac" for p in (out / "teach" / n).iterdir()}
+    sft = (out / "distill/sft/manifest.json").stat().st_mtime_ns
+    loaded = []
+    real = teach.load_model
+    monkeypatch.setattr(teach, "load_model", lambda m: loaded.append(Path(m.model).name) or real(m))
+    refused = command("run", whole, "--run-dir", out, "--until", "fuse")
+    assert refused.exit_code == 2 and "--redo" in str(refused.exception)
+    done = command("run", whole, "--run-dir", out, "--until", "distill", "--redo")
+    assert done.exit_code == 0 and loaded == ["b"]
+    assert kept == {p: p.stat().st_mtime_ns for p in kept}
+    # What the three sources prepare and teach together is what they would have from the start.
+    assert command("run", whole, "--run-dir", tmp_path / "new", "--until", "fuse").exit_code == 0
+    for stage in ("prepare", "teach", "fuse"):
+        for path in sorted((tmp_path / "new" / stage).rglob("*")):
+            if path.suffix in (".safetensors", ".npy", ".jsonl"):
+                assert (
+                    path.read_bytes()
+                    == (out / stage / path.relative_to(tmp_path / "new" / stage)).read_bytes()
+                )
+    assert (
+        read_json(out / "prepare/manifest.json")["counts"]
+        == (read_json(tmp_path / "new/prepare/manifest.json")["counts"])
+    )
+    assert (out / "distill/sft/manifest.json").stat().st_mtime_ns == sft  # no source is in it
 
 
 def test_a_changed_cache_is_noticed(finished: Path, tmp_path: Path) -> None:
@@ -185,12 +228,65 @@ def test_check_says_what_would_happen_and_what_is_wrong(finished: Path) -> None:
         assert part in text
 
 
+def test_a_merge_goes_to_the_device_that_the_recipe_names(finished: Path, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU; the refusal of one shows that it was asked for")
+    shutil.copytree(finished / "out", tmp_path / "out")
+    shutil.rmtree(tmp_path / "out" / "merge")
+    recipe, device = finished / "recipe.yaml", "merge.pairwise.device=cuda"
+    refused = command("run", recipe, "--run-dir", tmp_path / "out", "--set", device)
+    assert refused.exit_code == 2 and "--device cuda: " in str(refused.exception)
+
+
 def test_list_names_every_method_with_its_line_and_file() -> None:
     table = json.loads(command("list", "--json").output)
-    assert set(table) == {"fusion functions", "losses", "merge methods", "tasks"}
+    assert set(table) == {"fusion functions", "losses", "merge methods", "choosers", "tasks"}
+    assert {"entropy_per_byte", "agreement", "unit_tests"} == table["choosers"].keys()
     assert {"uncertainty", "bayes", "min_ce"} <= table["fusion functions"].keys()
     assert table["merge methods"]["rsaf"]["file"] == "src/infifusion/merge/rsaf.py"
     root = Path(cli.__file__).parents[2]
     for entries in table.values():
         for entry in entries.values():
             assert len(entry["line"]) > 15 and (root / entry["file"]).is_file()
+
+
+def test_an_online_target_has_the_rows_of_the_cached_one(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import numpy as np
+
+    from infifusion.recipe import load_recipe
+    from infifusion.stages.folders import RunFolder
+    from infifusion.stages.fuse import load_target
+    from infifusion.stages.online import OnlineTarget
+
+    recipe, folder = load_recipe(finished / "recipe.yaml"), RunFolder(finished / "out")
+    targets = {target.name: target for target in recipe.resolve().targets}
+    row_N1 = load_rendered(folder.rendered("pivot", "train")).row_N1
+    numbers = np.asarray([7, 0, 20, 3])
+    row_R = np.concatenate([np.arange(row_N1[n], row_N1[n + 1]) for n in numbers])
+    for name in ("unified", "pair-b"):
+        made = OnlineTarget(recipe, folder, targets[name])(numbers)
+        kept = load_target(folder.fuse(name))
+        np.testing.assert_allclose(made.weight_ST, kept.weight_ST[:, row_R], atol=1e-4)
+        np.testing.assert_allclose(made.zscore_TK, kept.zscore_TK[row_R], atol=1e-2)
+        for t, row in enumerate(row_R):
+            found = dict(zip(made.ids_TK[t].tolist(), made.prob_TK[t].tolist(), strict=True))
+            expected = dict(zip(kept.ids_TK[row].tolist(), kept.prob_TK[row].tolist(), strict=True))
+            found.pop(-1, None), expected.pop(-1, None)
+            assert found == pytest.approx(expected, abs=2e-3)
+
+
+def test_a_run_with_online_teachers_makes_no_cache(finished: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((finished / "recipe.yaml").read_text())
+    values["fuse"] = {"unified": {"function": "uncertainty", "teacher": "online"}}
+    values["distill"], values["merge"] = {"unified": {"target": "unified"}}, {}
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    recipe.write_text(yaml.safe_dump(values))
+    assert command("run", recipe, "--run-dir", out).exit_code == 0
+    assert not (out / "teach").exists() and not (out / "fuse").exists()
+    made = read_json(out / "distill/unified/history.json")
+    cached = read_json(finished / "out/distill/unified/history.json")
+    for one, other in zip(made["log"], cached["log"], strict=True):
+        assert one["divergence"] == pytest.approx(other["divergence"], rel=1e-2)
+    assert (out / "report/index.html").exists()

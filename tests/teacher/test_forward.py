@@ -148,8 +148,8 @@ def test_shards_come_back_by_example_whatever_the_cut(tmp_path: Path) -> None:
     cuts = DATA.row_N1[[0, 2, 4]]
     for shard, (low, high) in enumerate(itertools.pairwise(cuts)):
         part = {name: getattr(whole, name)[low:high] for name in whole.__dataclass_fields__}
-        write_shard(tmp_path, shard, Beliefs(**part))
-    reader = BeliefReader(tmp_path, DATA.row_N1, 2)
+        write_shard(tmp_path, shard, Beliefs(**part), vocabulary=53)
+    reader = BeliefReader(tmp_path, DATA.row_N1, 2, vocabulary=53)
     for begin, end in [(0, 4), (1, 3), (3, 4), (0, 1)]:
         rows = slice(DATA.row_N1[begin], DATA.row_N1[end])
         found = reader.examples(begin, end)
@@ -159,13 +159,13 @@ def test_shards_come_back_by_example_whatever_the_cut(tmp_path: Path) -> None:
 
 def test_a_truncated_or_foreign_shard_is_refused(tmp_path: Path) -> None:
     whole = pass_over(tiny_model("llama", 53, seed=1), DATA)
-    write_shard(tmp_path, 0, whole)
+    write_shard(tmp_path, 0, whole, vocabulary=53)
     with pytest.raises(ArtifactError, match="holds 20 positions, expected 19"):
-        BeliefReader(tmp_path, np.asarray([0, 5, 8, 14, 19]), 4)
+        BeliefReader(tmp_path, np.asarray([0, 5, 8, 14, 19]), 4, vocabulary=53)
     path = shard_path(tmp_path, 0)
     path.write_bytes(path.read_bytes()[:-10])
     with pytest.raises(ArtifactError, match="missing or cut short"):
-        BeliefReader(tmp_path, DATA.row_N1, 4)
+        BeliefReader(tmp_path, DATA.row_N1, 4, vocabulary=53)
 
 
 def test_a_folder_without_weights_or_with_nan_is_refused(tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 from infifusion.artifacts import sha256_of
 from infifusion.errors import CheckpointError
 from infifusion.merge import METHODS, NEEDS_BASE
-from infifusion.merge.blocks import Blocks, Raw, encode
+from infifusion.merge.arrays import encode
+from infifusion.merge.blocks import Blocks, Raw
 from infifusion.merge.result import in_memory
 from infifusion.registry import look_up
 from infifusion.stages.merge_models import open_model

@@ -27,6 +27,11 @@ def make(**changes: object) -> Recipe:
     return Recipe.from_mapping({**values, **changes}, where="r.yaml")
 
 
+def asked(**changes: object) -> dict[str, object]:
+    """A section write_responses."""
+    return {"prompts": [{"path": "p.jsonl", "domain": "d"}], **changes}
+
+
 def test_each_is_written_out_one_per_source_in_order() -> None:
     plan = make().resolve()
     assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
@@ -36,7 +41,7 @@ def test_each_is_written_out_one_per_source_in_order() -> None:
     assert plan.merges[0].models == ["pair-a", "pair-b"]
     assert plan.scored == ["pivot", "source:a", "source:b", "sft", "unified", "pairwise"]
     assert ("pivot", "pairwise") in plan.compared and ("sft", "unified") in plan.compared
-    assert plan.teach_pivot
+    assert plan.taught == ["a", "b", "pivot"]
 
 
 def test_fine_tuning_without_a_target_is_plain_cross_entropy() -> None:
@@ -86,6 +91,18 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ),
         ({"evaluate": {"models": ["pair"]}}, "there is no model 'pair'"),
         ({"evaluate": {"compare": [["sft"]]}}, "expected pairs"),
+        ({"write_responses": {"prompts": []}}, "write_responses.prompts: .*at least 1"),
+        ({"write_responses": asked(sources=["c"])}, "write_responses.sources: .*no source 'c'"),
+        ({"write_responses": asked(sources=["a", "a"])}, "a source is named twice"),
+        ({"write_responses": asked(sources=[])}, "name a source"),
+        ({"write_responses": asked(samples=2)}, "samples above 1 .*temperature 0"),
+        ({"write_responses": asked(top_p=0.5)}, "top_p below 1 has no effect"),
+        ({"write_responses": asked(choose="unit_tests")}, "unit_tests needs this field"),
+        ({"write_responses": asked(chose="x")}, "chose: there is no such key. Did you mean 'choo"),
+        (
+            {"write_responses": {"prompts": [{"path": "x", "domain": "d", "params": {"a": 1}}]}},
+            "params: needs prompts.0.choose",
+        ),
         ({"data": {"train": [], "plain_template": "{response}"}}, "plain_template"),
     ],
 )
@@ -108,10 +125,12 @@ def write(path: Path, text: str) -> Path:
 def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path) -> None:
     (tmp_path / "models" / "p").mkdir(parents=True)
     (tmp_path / "x.jsonl").touch()
+    (tmp_path / "p.jsonl").touch()
     values = {
         "name": "r",
         "pivot": {"model": "models/p"},
         "sources": {"a": {"model": "org/on-the-hub"}},
+        "write_responses": asked(),
         "data": {"train": [{"path": "x.jsonl", "domain": "d"}]},
     }
     loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
@@ -122,6 +141,8 @@ def test_relative_paths_are_taken_from_the_recipes_folder(tmp_path: Path) -> Non
     loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
     assert loaded.sources["a"].model == str(tmp_path / "models" / "typo")
     assert loaded.data.train[0].path == str(tmp_path / "x.jsonl")
+    assert loaded.write_responses is not None
+    assert loaded.write_responses.prompts[0].path == str(tmp_path / "p.jsonl")
 
 
 def test_set_overrides_one_key_and_says_when_it_cannot(tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ def test_values_of_equal_ids_are_added_and_unused_places_dropped() -> None:
     ids, value = add_up(
         np.asarray([[3, -1, 3, 1]], np.int32), np.asarray([[0.2, 9.0, 0.3, 0.1]], np.float32)
     )
-    assert ids.tolist() == [[-1, 1, 3, -1]]  # a place that was unused stays so
-    np.testing.assert_allclose(value, [[0, 0.1, 0.5, 0]], rtol=1e-6)
+    assert ids.tolist() == [[1, 3, -1, -1]]
+    np.testing.assert_allclose(value, [[0.1, 0.5, 0, 0]], rtol=1e-6)
 
 
 def test_the_largest_come_first_and_ties_go_to_the_lower_id() -> None:

@@ -6,6 +6,7 @@ which positions belong to which example.
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -38,12 +39,20 @@ def end_keys(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[n
 
 
 def match(key_T: NDArray[np.int64], key_U: NDArray[np.int64]) -> NDArray[np.int64]:
-    """For each of T keys the index of the equal one among the U ascending keys, or -1: [T].
+    """For each of T keys the index of the equal one among U keys, or -1: [T]. Both ascend.
 
-    Where several positions share a byte (tokens of zero width) the first one is taken.
+    Where several positions share a byte (tokens of zero width) the first one is taken. One walk
+    along both lists: time grows with T + U.
     """
-    if len(key_U) == 0:
-        return np.full(len(key_T), -1, dtype=np.int64)
-    index_T = np.searchsorted(key_U, key_T)
-    index_T[index_T == len(key_U)] = 0
-    return np.where(key_U[index_T] == key_T, index_T, -1)
+    index_T = np.empty(len(key_T), np.int64)
+    _match(key_T, key_U, index_T)
+    return index_T
+
+
+@numba.njit(nogil=True, cache=True)
+def _match(key_T, key_U, index_T):
+    u = 0
+    for t in range(len(key_T)):
+        while u < len(key_U) and key_U[u] < key_T[t]:
+            u += 1
+        index_T[t] = u if u < len(key_U) and key_U[u] == key_T[t] else -1

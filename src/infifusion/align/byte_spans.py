@@ -10,14 +10,17 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.errors import TokenizerError
 
 SPACE_MARKER = "\u2581"
+BLANK = ord(" ")
 BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
@@ -41,6 +44,13 @@ class TokenTable:
 
     def __len__(self) -> int:
         return len(self.bytes_V)
+
+    @cached_property
+    def flat(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """All bytes end to end, and where those of each id begin: [V + 1]."""
+        begin_V1 = np.zeros(len(self) + 1, np.int64)
+        np.cumsum([len(piece) for piece in self.bytes_V], out=begin_V1[1:])
+        return np.frombuffer(b"".join(self.bytes_V) or b"\0", np.uint8), begin_V1
 
 
 def byte_level_alphabet() -> dict[str, int]:
@@ -93,47 +103,60 @@ def byte_starts(table: TokenTable, ids: list[int], text: str) -> NDArray[np.int6
     which byte.
     """
     data = text.encode()
-    pieces = [table.bytes_V[i] for i in ids]
-    starts = np.zeros(len(ids) + 1, dtype=np.int64)
-    np.cumsum([len(piece) for piece in pieces], out=starts[1:])
-    if b"".join(pieces) == data:
-        return starts
-    return _starts_with_dummy_prefixes(table, ids, pieces, data)
-
-
-def _starts_with_dummy_prefixes(
-    table: TokenTable, ids: list[int], pieces: list[bytes], data: bytes
-) -> NDArray[np.int64]:
-    """The slow road: one segment between added tokens at a time, each may have a dummy prefix."""
-    starts = np.zeros(len(ids) + 1, dtype=np.int64)
-    here, token = 0, 0
-    while token < len(ids):
-        last = token
+    id_T = np.asarray(ids, np.int64)
+    starts = np.zeros(len(id_T) + 1, np.int64)
+    flat, begin_V1 = table.flat
+    text_bytes = np.frombuffer(data or b"\0", np.uint8)
+    done = _tile(id_T, flat, begin_V1, table.added_V, text_bytes, len(data), starts)
+    if done < len(id_T) or starts[-1] != len(data):
+        last = done
         while last < len(ids) and not table.added_V[ids[last]]:
             last += 1
-        segment = pieces[token:last]
-        if last == token:
-            segment, last = [pieces[token]], token + 1
-        joined = b"".join(segment)
-        dummy = 0
-        if not _fits(data, here, joined, ends=last == len(ids)):
-            if joined.startswith(b" ") and data.startswith(joined[1:], here):
-                dummy = 1
-            else:
-                _refuse(segment, data, here)
-        position = here
-        for offset, piece in enumerate(segment):
-            starts[token + offset] = position
-            position += len(piece) - (dummy if offset == 0 else 0)
-        here, token = position, last
-    starts[len(ids)] = here
-    if here != len(data):
-        _refuse([], data, here)
+        segment = [table.bytes_V[i] for i in ids[done : max(last, done + 1)]]
+        _refuse(segment, data, int(starts[done]))
     return starts
 
 
-def _fits(data: bytes, here: int, joined: bytes, *, ends: bool) -> bool:
-    return data.startswith(joined, here) and (not ends or here + len(joined) == len(data))
+@numba.njit(nogil=True, cache=True)
+def _tile(id_T, flat, begin_V1, added_V, data, size, starts):
+    """Lay the tokens over the text, one segment between added tokens at a time; each may have a
+    dummy prefix. Returns the first token of the segment that does not fit, or the number of
+    tokens; starts[that] is where it would begin."""
+    here, token = 0, 0
+    while token < len(id_T):
+        last = token
+        while last < len(id_T) and not added_V[id_T[last]]:
+            last += 1
+        last = max(last, token + 1)
+        end = _lay(id_T, token, last, flat, begin_V1, data, size, starts, here, 0)
+        if end < 0 or (last == len(id_T) and end != size):
+            end = _lay(id_T, token, last, flat, begin_V1, data, size, starts, here, 1)
+            if end < 0:
+                starts[token] = here
+                return token
+        here, token = end, last
+    starts[len(id_T)] = here
+    return len(id_T)
+
+
+@numba.njit(nogil=True, cache=True)
+def _lay(id_T, first, last, flat, begin_V1, data, size, starts, here, dummy):
+    """The byte after tokens [first, last) laid from byte `here` on, or -1 where they do not fit.
+    dummy 1: the first of them begins with a blank that is not in the text."""
+    for t in range(first, last):
+        begin, end = begin_V1[id_T[t]], begin_V1[id_T[t] + 1]
+        starts[t] = here
+        if t == first and dummy:
+            if end == begin or flat[begin] != BLANK:
+                return -1
+            begin += 1
+        if here + end - begin > size:
+            return -1
+        for place in range(begin, end):
+            if flat[place] != data[here]:
+                return -1
+            here += 1
+    return here
 
 
 def _refuse(segment: list[bytes], data: bytes, here: int) -> None:

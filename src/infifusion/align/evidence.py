@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,22 +26,21 @@ def running_evidence(
     0 at the first position of an example. Log-probabilities of a text add up to the same quantity
     however it is cut into tokens, so sources with different tokenizers can be compared.
 
-    Tokens tile the response, so a token ends where the next one starts. One pass over the longest
-    example, vectorised over examples.
+    Tokens tile the response, so a token ends where the next one starts.
     """
-    length_N = np.diff(row_N1)
-    evidence_U = np.zeros(len(gold_U), dtype=np.float64)
-    running_N = np.zeros(len(length_N), dtype=np.float64)
-    order = np.argsort(-length_N, kind="stable")
-    first = row_N1[:-1][order]
-    lengths = length_N[order]
-    for step in range(1, int(lengths.max(initial=0))):
-        active = int(np.searchsorted(-lengths, -step, side="left"))
-        here = first[:active] + step
-        gap = (start_U[here] - start_U[here - 1]).astype(np.float64)
-        running_N[:active] = forgetting**gap * running_N[:active] + gold_U[here - 1]
-        evidence_U[here] = running_N[:active]
-    return evidence_U.astype(np.float32)
+    evidence_U = np.zeros(len(gold_U), dtype=np.float32)
+    _running(gold_U, start_U, row_N1, forgetting, evidence_U)
+    return evidence_U
+
+
+@numba.njit(nogil=True, cache=True)
+def _running(gold_U, start_U, row_N1, forgetting, evidence_U):
+    for n in range(len(row_N1) - 1):
+        running = 0.0
+        for u in range(row_N1[n] + 1, row_N1[n + 1]):
+            faded = forgetting ** np.float64(start_U[u] - start_U[u - 1])
+            running = faded * running + np.float64(gold_U[u - 1])
+            evidence_U[u] = running
 
 
 def bits_per_byte(

@@ -1,19 +1,20 @@
 """One source's beliefs, carried to the pivot's positions and vocabulary.
 
 Axes: T pivot positions, U source positions, K kept entries. Everything is flat over the same
-examples; nothing loops over positions.
+examples; the loop over positions is compiled.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.boundaries import end_keys, keys, match
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.rows import add_up, keep_largest
+from infifusion.rows import keep_row, put
 from infifusion.types import Beliefs
 
 
@@ -63,56 +64,80 @@ def project(
     Definition: InfiFusion METHOD, "Alignment" (ours; the paper's is not public to us).
     """
     source_T = match(keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1))
-    aligned_T = source_T >= 0
-    here_T = np.where(aligned_T, source_T, 0)
-
-    ids_TK = beliefs.ids_UK[here_T]
-    prob_TK = np.exp(beliefs.logprob_UK[here_T].astype(np.float32))
-    prob_TK[~aligned_T] = 0
-    mapped_TK = np.where(prob_TK > 0, mapping.pivot_V[ids_TK], -1)
-    unmapped = float(prob_TK[(mapped_TK < 0)].sum())
-
-    columns = _gold_path_columns(source, beliefs, pivot, mapping, source_T, ids_TK, prob_TK)
-    from_T, to_T, path_T = columns
-    corrected_T = to_T >= 0
-    all_ids = np.concatenate([mapped_TK, from_T[:, None], to_T[:, None]], axis=1)
-    all_prob = np.concatenate([prob_TK, -path_T[:, None], path_T[:, None]], axis=1)
-    ids_TK, prob_TK = add_up(all_ids, all_prob)
-    # fp16 log-probabilities are rounded: a difference of equals may fall just below zero.
-    prob_TK = np.maximum(prob_TK, 0)
-    ids_TK, prob_TK = keep_largest(ids_TK, prob_TK, beliefs.ids_UK.shape[1] + 1)
-    total_T = prob_TK.sum(axis=1)
-    # ... and their sum just above one.
-    prob_TK /= np.maximum(total_T, 1)[:, None]
-    tail_T = np.where(aligned_T, np.maximum(1 - total_T, 0), 0).astype(np.float32)
-    return Projected(ids_TK, prob_TK, tail_T, source_T, corrected_T, unmapped)
-
-
-def _gold_path_columns(
-    source: Positions,
-    beliefs: Beliefs,
-    pivot: Positions,
-    mapping: VocabularyMap,
-    source_T: NDArray[np.int64],
-    ids_TK: NDArray[np.int32],
-    prob_TK: NDArray[np.float32],
-) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.float32]]:
-    """Two more entries per row: take P(g) from id `from`, give it to id `to`; -1 for none.
-
-    Returns from_T, to_T and P_T.
-    """
-    aligned_T = source_T >= 0
-    first_T = np.where(aligned_T, source_T, 0)
     last_T = match(end_keys(pivot.start_R, pivot.row_N1), end_keys(source.start_R, source.row_N1))
-    ends_together_T = aligned_T & (last_T >= first_T)
-    total = np.concatenate([[0.0], np.cumsum(beliefs.gold_U, dtype=np.float64)])
-    log_path_T = total[np.where(ends_together_T, last_T, first_T) + 1] - total[first_T]
-    path_T = np.exp(log_path_T).astype(np.float32)
+    before_U1 = np.concatenate([[0.0], np.cumsum(beliefs.gold_U, dtype=np.float64)])
+    positions, width = len(source_T), beliefs.ids_UK.shape[1] + 1
+    ids_TK = np.empty((positions, width), np.int32)
+    prob_TK = np.empty((positions, width), np.float32)
+    tail_T = np.zeros(positions, np.float32)
+    gold_path_T = np.zeros(positions, np.bool_)
+    unmapped = _project(
+        source_T,
+        last_T,
+        beliefs.ids_UK,
+        np.exp(beliefs.logprob_UK.astype(np.float32)),
+        before_U1,
+        source.gold_R,
+        pivot.gold_R,
+        mapping.pivot_V,
+        ids_TK,
+        prob_TK,
+        tail_T,
+        gold_path_T,
+    )
+    return Projected(ids_TK, prob_TK, tail_T, source_T, gold_path_T, float(unmapped))
 
-    first_gold_T = source.gold_R[first_T]
-    stands_for_T = mapping.pivot_V[first_gold_T]
-    corrects_T = ends_together_T & (stands_for_T != pivot.gold_R)
-    kept_T = ((ids_TK == first_gold_T[:, None]) & (prob_TK > 0)).any(axis=1)
-    to_T = np.where(corrects_T, pivot.gold_R, -1).astype(np.int32)
-    from_T = np.where(corrects_T & kept_T, stands_for_T, -1).astype(np.int32)
-    return from_T, to_T, np.where(corrects_T, path_T, 0).astype(np.float32)
+
+@numba.njit(nogil=True, cache=True, error_model="numpy")
+def _project(
+    source_T,
+    last_T,
+    ids_UK,
+    prob_UK,
+    before_U1,
+    source_gold_U,
+    pivot_gold_T,
+    pivot_V,
+    ids_TK,
+    prob_TK,
+    tail_T,
+    gold_path_T,
+):
+    """`project` position by position; before_U1: sum of the gold log-probabilities before each
+    source position. Returns the probability that was not mapped."""
+    entries = ids_UK.shape[1]
+    row_ids, row = np.empty(entries + 3, np.int32), np.empty(entries + 3, np.float32)
+    unmapped = 0.0
+    for t in range(len(source_T)):
+        u = source_T[t]
+        used = 0
+        if u >= 0:
+            kept = False
+            for k in range(entries):
+                if prob_UK[u, k] > 0:
+                    kept = kept or ids_UK[u, k] == source_gold_U[u]
+                    token = pivot_V[ids_UK[u, k]]
+                    if token >= 0:
+                        used = put(row_ids, row, used, token, prob_UK[u, k])
+                    else:
+                        unmapped += prob_UK[u, k]
+            stands_for = pivot_V[source_gold_U[u]]
+            if last_T[t] >= u and stands_for != pivot_gold_T[t]:
+                path = np.float32(np.exp(before_U1[last_T[t] + 1] - before_U1[u]))
+                if kept and stands_for >= 0:
+                    used = put(row_ids, row, used, stands_for, -path)
+                used = put(row_ids, row, used, pivot_gold_T[t], path)
+                gold_path_T[t] = True
+            for j in range(used):
+                # fp16 log-probabilities are rounded: a difference of equals may fall below zero.
+                row[j] = max(row[j], np.float32(0))
+        keep_row(row_ids, row, used, ids_TK[t], prob_TK[t])
+        if u >= 0:
+            total = np.float32(0)
+            for k in range(entries + 1):
+                total += prob_TK[t, k]
+            if total > 1:  # ... and their sum rise above one
+                for k in range(entries + 1):
+                    prob_TK[t, k] /= total
+            tail_T[t] = max(np.float32(1) - total, np.float32(0))
+    return unmapped

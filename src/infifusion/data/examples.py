@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from infifusion.errors import DataError
-from infifusion.recipe import DataSource
+from infifusion.recipe import DataFile, DataSource
 from infifusion.registry import nearest
 from infifusion.types import Example, Message
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
 Record = dict[str, Any]
+Entry = TypeVar("Entry")
 
 
 def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]:
@@ -32,13 +34,18 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
             examples.append(example)
         else:
             empty += 1
-    if source.limit is not None and source.limit < len(examples):
-        chosen = random.Random(f"{seed}:{source.path}").sample(range(len(examples)), source.limit)
-        examples = [examples[index] for index in sorted(chosen)]
-    return examples, empty
+    return limited(examples, source, seed=seed), empty
 
 
-def read_records(source: DataSource) -> Iterator[Record]:
+def limited(entries: list[Entry], source: DataFile, *, seed: int) -> list[Entry]:
+    """source.limit of the entries, chosen by the seed; in their order."""
+    if source.limit is None or source.limit >= len(entries):
+        return entries
+    chosen = random.Random(f"{seed}:{source.path}").sample(range(len(entries)), source.limit)
+    return [entries[index] for index in sorted(chosen)]
+
+
+def read_records(source: DataFile) -> Iterator[Record]:
     """The records of a file or hub data set, in order."""
     path = Path(source.path)
     if path.suffix in LOCAL_SUFFIXES or path.exists():
@@ -59,7 +66,7 @@ def template_fields(text: str | None, record: Record, where: str) -> str:
     if text is None:
         raise DataError(f"{where}: neither prompt and response nor messages are given.")
     if "{" not in text:
-        value = _field(record, text, where)
+        value = field_of(record, text, where)
         if not isinstance(value, str):
             raise DataError(
                 f"{where}: the field '{text}' holds a {type(value).__name__}; expected text."
@@ -68,7 +75,7 @@ def template_fields(text: str | None, record: Record, where: str) -> str:
     try:
         return text.format_map(record)
     except KeyError as error:
-        _field(record, error.args[0], where)
+        field_of(record, error.args[0], where)
         raise
     except (ValueError, IndexError, AttributeError) as error:
         raise DataError(
@@ -77,7 +84,8 @@ def template_fields(text: str | None, record: Record, where: str) -> str:
         ) from None
 
 
-def _field(record: Record, name: str, where: str) -> Any:
+def field_of(record: Record, name: str, where: str) -> Any:
+    """One field; DataError with the fields there are, and the nearest spelling."""
     if name not in record:
         raise DataError(
             f"{where}: there is no field '{name}'.{nearest(name, record)} "
@@ -92,25 +100,48 @@ def _to_example(source: DataSource, record: Record, place: int) -> Example:
         prompt = [Message(role="user", content=template_fields(source.prompt, record, where))]
         response = template_fields(source.response, record, where)
     else:
-        *prompt, last = _messages(_field(record, source.messages, where), where)
+        turns = field_of(record, source.messages, where)
+        *prompt, last = messages_of(turns, where, at_least=2)
         if last["role"] != "assistant":
             raise DataError(f"{where}: the last message is by '{last['role']}', not assistant.")
         response = last["content"]
+    return Example(id_of(source, record, place), source.domain, tuple(prompt), response)
+
+
+def id_of(source: DataFile, record: Record, place: int) -> str:
+    """DOMAIN/NAME: the record's own name where it has one, else its place in the file."""
     identity = record.get("id") or record.get("task_id") or record.get("unique_id")
     name = str(identity) if identity is not None else f"{Path(source.path).stem}-{place}"
-    return Example(f"{source.domain}/{name}", source.domain, tuple(prompt), response)
+    return f"{source.domain}/{name}"
 
 
-def _messages(value: Any, where: str) -> list[Message]:
-    fits = isinstance(value, list) and len(value) >= 2
+def own_names(names: list[str]) -> list[str]:
+    """The same names; one that stands again gets a number that no other has."""
+    taken = set(names)
+    used: set[str] = set()
+    times: Counter[str] = Counter()
+    own = []
+    for name in names:
+        mine = name
+        while mine in used or (mine != name and mine in taken):
+            times[name] += 1
+            mine = f"{name}#{times[name] + 1}"
+        used.add(mine)
+        own.append(mine)
+    return own
+
+
+def messages_of(value: Any, where: str, *, at_least: int) -> list[Message]:
+    """A list of turns; DataError where it is none, or shorter than `at_least`."""
+    fits = isinstance(value, list) and len(value) >= at_least
     fits = fits and all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
         for m in value
     )
     if not fits:
         raise DataError(
-            f"{where}: expected a list of two or more messages, each with the texts 'role' and "
-            "'content'."
+            f"{where}: expected a list of {at_least} or more messages, each with the texts 'role' "
+            "and 'content'."
         )
     return [Message(role=m["role"], content=m["content"]) for m in value]
 
@@ -150,7 +181,7 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     yield from table.to_pylist()
 
 
-def _read_hub(source: DataSource) -> Iterator[Record]:
+def _read_hub(source: DataFile) -> Iterator[Record]:
     import datasets
 
     try:

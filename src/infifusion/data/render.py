@@ -44,9 +44,18 @@ def render(
     Raises TokenizerError when the template changes the response, or writes the conversation
     before it differently once the response is known.
     """
+    prefix = render_prompt(
+        tokenizer,
+        example.prompt,
+        name=example.id,
+        chat_template=chat_template,
+        plain_template=plain_template,
+    )
     if chat_template is None and not tokenizer.chat_template:
-        return _plain(example, plain_template)
-    prefix = _apply(tokenizer, example.prompt, chat_template, prompt_only=True)
+        start = len(prefix.encode())
+        length = len(example.response.encode())
+        text = prefix + example.response
+        return Conversation(text, start, start + length, lead=0, length=length)
     answer = Message(role="assistant", content=example.response)
     whole = _apply(tokenizer, [*example.prompt, answer], chat_template, prompt_only=False)
     if not whole.startswith(prefix):
@@ -75,17 +84,25 @@ def render(
     )
 
 
-def _plain(example: Example, plain_template: str) -> Conversation:
-    prompt = "\n\n".join(message["content"] for message in example.prompt)
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase,
+    messages: Sequence[Message],
+    *,
+    name: str,
+    chat_template: str | None,
+    plain_template: str,
+) -> str:
+    """The text up to where the response starts; `name` is the example's, for errors."""
+    if chat_template is not None or tokenizer.chat_template:
+        return _apply(tokenizer, messages, chat_template, prompt_only=True)
+    prompt = "\n\n".join(message["content"] for message in messages)
     prefix = plain_template.removesuffix("{response}").replace("{prompt}", prompt)
     if not prefix:
         raise DataError(
-            f"{example.id} has an empty prompt: nothing predicts its first token. Remove it, or "
+            f"{name} has an empty prompt: nothing predicts its first token. Remove it, or "
             "let data.plain_template put something before {response}."
         )
-    start = len(prefix.encode())
-    length = len(example.response.encode())
-    return Conversation(prefix + example.response, start, start + length, lead=0, length=length)
+    return prefix
 
 
 def _apply(

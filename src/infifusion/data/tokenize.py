@@ -90,6 +90,19 @@ def as_rendered(tokenized: list[Tokenized]) -> Rendered:
     )
 
 
+def take(rendered: Rendered, numbers: NDArray[np.int64]) -> Rendered:
+    """These examples alone, in this order."""
+
+    def gather(values: NDArray, bound_N1: NDArray[np.int64]) -> tuple[NDArray, NDArray[np.int64]]:
+        parts = [values[bound_N1[n] : bound_N1[n + 1]] for n in numbers]
+        bounds = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int64)
+        return np.concatenate(parts), bounds
+
+    ids_L, offset_N1 = gather(rendered.ids_L, rendered.offset_N1)
+    start_R, row_N1 = gather(rendered.start_R, rendered.row_N1)
+    return Rendered(ids_L, offset_N1, rendered.first_N[numbers], start_R, row_N1)
+
+
 def gold_ids(rendered: Rendered) -> NDArray[np.int32]:
     """The token of each response row: [R]."""
     lengths = np.diff(rendered.row_N1)

@@ -13,26 +13,14 @@ from typing import Any
 
 import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from infifusion.errors import NumericsError
 from infifusion.evals.scoring import Output
 from infifusion.runtime import progress_bar
+from infifusion.teacher.answer import RefuseNaN, end_ids
 
 Base: Any = HFLM  # the decorator that registers HFLM hides its type
 CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
-
-
-class RefuseNaN(LogitsProcessor):
-    """NaN logits have an argmax, and so would give an answer."""
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if torch.isnan(scores).any():
-            raise NumericsError(
-                "The model's logits hold NaN during generation. Check its weights (`infifusion "
-                "check`), or evaluate in float32."
-            )
-        return scores
 
 
 class GreedyLM(Base):
@@ -41,14 +29,11 @@ class GreedyLM(Base):
     `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.
     """
 
-    def __init__(self, pretrained: str, **options: Any) -> None:
-        super().__init__(pretrained=pretrained, backend="causal", **options)
+    def __init__(self, model: PreTrainedModel, **options: Any) -> None:
+        """`model` is loaded already: lm-eval then leaves processes and devices alone."""
+        super().__init__(pretrained=model, backend="causal", **options)
         self.outputs: dict[tuple[str, str], Output] = {}
-        config = self.model.generation_config
-        ends = config.eos_token_id if config is not None else None
-        listed = ends if isinstance(ends, list) else [] if ends is None else [ends]
-        own = self.tokenizer.eos_token_id
-        self.end_ids = sorted({*listed, *([] if own is None else [own])})
+        self.end_ids = end_ids(self.model, self.tokenizer)
         # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_ids or None, pad_token_id=self.tokenizer.pad_token_id

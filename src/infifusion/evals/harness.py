@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from infifusion.artifacts import atomic_write
-from infifusion.errors import CheckpointError, InfiFusionError
 from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
+from infifusion.recipe import Dtype, Model
 from infifusion.registry import look_up
-from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quiet_libraries
+from infifusion.runtime import quiet_libraries
 
 
 def evaluate_model(
@@ -31,8 +31,8 @@ def evaluate_model(
     limit: int | None = None,
     batch_size: int = 64,
     max_new_tokens: int | None = None,
-    device: str | None = None,
-    dtype: str = "auto",
+    part: tuple[int, int] = (0, 1),
+    dtype: Dtype = "auto",
     apply_chat_template: bool | Literal["auto"] = "auto",
     extra_tasks: Mapping[str, Task] | None = None,
     unsafe_code: bool = False,
@@ -47,8 +47,10 @@ def evaluate_model(
     data: folder with the tasks' files; None reads the hub.
     limit: items per task, a sample drawn with `seed`: the same items for every model.
     max_new_tokens: longest generation for every task; None is each task's own.
-    device, dtype: the best there is; float32 on a CPU, else bfloat16, by default. In bfloat16,
-        greedy outputs change with batch_size: compare models at one batch size.
+    part: (p, n) asks every n-th item alone, from the p-th on; `merge_parts` puts n such folders
+        together.
+    dtype: float32 on a CPU, else bfloat16, by default. In bfloat16, greedy outputs change with
+        batch_size: compare models at one batch size.
     apply_chat_template: auto applies it where the tokenizer has one.
     extra_tasks: name -> Task, further rows of the table TASKS.
 
@@ -62,18 +64,14 @@ def evaluate_model(
         require_sandbox()
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
-        device = device or pick_device()
-        if device == "cpu":
-            keep_freed_memory()
-        model = _load_model(
-            model_path,
-            device=device,
-            dtype=str(pick_dtype(dtype, device)).removeprefix("torch."),
-            batch_size=batch_size,
+        described = Model(
+            model=str(model_path),
             tokenizer=tokenizer,
-            revision=revision or "main",
+            revision=revision,
             trust_remote_code=trust_remote_code,
+            dtype=dtype,
         )
+        model = _load_model(described, batch_size=batch_size)
         chat = apply_chat_template
         if chat == "auto":
             chat = bool(model.tokenizer.chat_template)
@@ -83,7 +81,9 @@ def evaluate_model(
             chosen, Path(folder), data=data, chat=chat, max_new_tokens=max_new_tokens
         )
         asked = {
-            task.name: _ask(model, task, loaded[task.name], limit=limit, chat=chat, seed=seed)
+            task.name: _ask(
+                model, task, loaded[task.name], limit=limit, part=part, chat=chat, seed=seed
+            )
             for task in chosen
         }
         del model
@@ -94,8 +94,29 @@ def evaluate_model(
                 task, docs, outputs, ids=ids, prompts=prompts, unsafe_code=unsafe_code
             )
             write_items(out / f"{task.name}.jsonl", items)
-            summaries[task.name] = summarise(task, items)
+            if items or part[1] == 1:
+                summaries[task.name] = summarise(task, items)
     return summaries
+
+
+def merge_parts(folders: Sequence[Path], out: Path, task: Task) -> dict[str, Any]:
+    """Write out/<task>.jsonl from the parts (0, n) ... (n - 1, n), in the task's own order; its
+    summary."""
+    parts = [read_items(folder / f"{task.name}.jsonl") for folder in folders]
+    items = [
+        items[place]
+        for place in range(max(map(len, parts)))
+        for items in parts
+        if place < len(items)
+    ]
+    write_items(out / f"{task.name}.jsonl", items)
+    return summarise(task, items)
+
+
+def read_items(path: Path) -> list[Item]:
+    """What `write_items` wrote."""
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
@@ -116,14 +137,31 @@ def sample_places(sizes: Sequence[int], limit: int | None, *, seed: int) -> list
     return [sorted(place for p, place in places if p == part) for part in range(len(sizes))]
 
 
+def every_nth(places: list[list[int]], part: tuple[int, int]) -> list[list[int]]:
+    """Of the places of all parts end to end, every n-th from the p-th on: part is (p, n)."""
+    flat = [(number, place) for number, some in enumerate(places) for place in some]
+    mine = flat[part[0] :: part[1]]
+    return [[place for n, place in mine if n == number] for number in range(len(places))]
+
+
 def _ask(
-    model: Any, task: Task, parts: dict[str, Any], *, limit: int | None, chat: bool, seed: int
+    model: Any,
+    task: Task,
+    parts: dict[str, Any],
+    *,
+    limit: int | None,
+    part: tuple[int, int],
+    chat: bool,
+    seed: int,
 ) -> tuple[list[dict[str, Any]], list[str], list[str], list[Output]]:
     """Run lm-eval on one task; docs, ids, exact prompts and outputs, in the file's order."""
     from lm_eval.evaluator import evaluate
 
-    places = sample_places([len(part.eval_docs) for part in parts.values()], limit, seed=seed)
+    sizes = [len(one.eval_docs) for one in parts.values()]
+    places = every_nth(sample_places(sizes, limit, seed=seed), part)
     samples = {name: where for name, where in zip(parts, places, strict=True) if where}
+    if not samples:
+        return [], [], [], []
     results: Any = evaluate(
         lm=model,
         task_dict={"tasks": {name: parts[name] for name in samples}, "groups": {}},
@@ -148,32 +186,19 @@ def _ask(
     return docs, ids, prompts, outputs
 
 
-def _load_model(path: Path | str, *, tokenizer: str | None, **options: Any) -> Any:
-    if isinstance(path, Path) and not (path / "config.json").is_file():
-        raise CheckpointError(
-            f"{path} is not a model folder: it has no config.json. Give a folder that "
-            "AutoModelForCausalLM loads, with its tokenizer, or a hub name."
-        )
+def _load_model(model: Model, *, batch_size: int) -> Any:
     from infifusion.data.tokenizers import load_tokenizer
     from infifusion.evals.generation import GreedyLM
+    from infifusion.teacher.load import load_model
 
-    try:
-        # The tokenizer that the rest of the run uses: it does what its tokenizer.json says.
-        loaded = load_tokenizer(
-            tokenizer or str(path),
-            revision=options.get("revision"),
-            trust_remote_code=bool(options.get("trust_remote_code")),
-        )
-        return GreedyLM(str(path), tokenizer=loaded, **options)
-    except InfiFusionError:
-        raise
-    except Exception as error:  # transformers raises many kinds, all about the folder
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"{path} cannot be loaded as a causal language model with its tokenizer: "
-            f"{type(error).__name__}: {reason}. Give a folder that AutoModelForCausalLM loads, or "
-            "the name of a model that the hub gives."
-        ) from error
+    loaded = load_model(model)
+    # The tokenizer that the rest of the run uses: it does what its tokenizer.json says.
+    tokenizer = load_tokenizer(
+        model.tokenizer or model.model,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size)
 
 
 def _free_memory() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from infifusion.errors import DataError
 from infifusion.evals.math_worker import MathWorker
@@ -41,7 +41,7 @@ class Tools:
         self.code_timeout = code_timeout
         self._math = MathWorker()
 
-    def __enter__(self) -> Tools:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -5,10 +5,11 @@ Axes: S sources, T pivot positions, K entries per source, J kept entries of the 
 
 from __future__ import annotations
 
+import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.rows import add_up, keep_largest
+from infifusion.rows import add_up, keep_largest, keep_row, put
 from infifusion.types import Aligned, Target
 
 # A source says nothing about single ids outside its top-K; their share of its tail is unknown.
@@ -43,13 +44,26 @@ def mix(beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Targe
     weight_ST must be 0 where a source is not aligned; columns sum to 1, or to 0 where the target
     is empty.
     """
-    sources, positions, width = beliefs.ids_STK.shape
-    ids_TJ = beliefs.ids_STK.transpose(1, 0, 2).reshape(positions, sources * width)
-    mixed_STK = beliefs.prob_STK * weight_ST[:, :, None]
-    mixed_TJ = mixed_STK.transpose(1, 0, 2).reshape(positions, sources * width)
-    ids_TJ = np.where(mixed_TJ > 0, ids_TJ, -1)
-    ids_TK, prob_TK = keep_largest(*add_up(ids_TJ, mixed_TJ), keep)
+    positions = weight_ST.shape[1]
+    ids_TK = np.empty((positions, keep), np.int32)
+    prob_TK = np.empty((positions, keep), np.float32)
+    _mix(beliefs.ids_STK, beliefs.prob_STK, weight_ST, ids_TK, prob_TK)
     return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(beliefs, weight_ST))
+
+
+@numba.njit(nogil=True, cache=True)
+def _mix(ids_STK, prob_STK, weight_ST, ids_TJ, prob_TJ):
+    sources, positions, width = ids_STK.shape
+    row_ids = np.empty(sources * width + 1, np.int32)
+    row = np.empty(sources * width + 1, np.float32)
+    for t in range(positions):
+        used = 0
+        for s in range(sources):
+            for k in range(width):
+                part = prob_STK[s, t, k] * weight_ST[s, t]
+                if part > 0:
+                    used = put(row_ids, row, used, ids_STK[s, t, k], part)
+        keep_row(row_ids, row, used, ids_TJ[t], prob_TJ[t])
 
 
 def mix_logits(

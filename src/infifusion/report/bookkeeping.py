@@ -17,6 +17,13 @@ LEFT_OUT = {
     "empty_response": "examples with an empty response",
     "too_long": "examples longer than max_length",
 }
+WRITTEN = {
+    "unfinished": "answers of {source} that ran out of room before they ended",
+    "empty": "answers of {source} with nothing in them",
+    "no_room": "answers of {source} that do not fit its window",
+    "unreadable": "answers of {source} that its own tokenizer cannot give back",
+    "too_uncertain": "answers of {source} above max_entropy",
+}
 ANSWERS = {
     "truncated": "answers to {task} cut off at the length limit, judged as they are",
     "invalid": "answers to {task} without a readable result, counted as wrong",
@@ -85,6 +92,15 @@ def data_view(run: Run) -> dict[str, Any] | None:
 def left_out_view(run: Run) -> list[tuple[str, str, int]]:
     """(what, where, how many) of everything ignored on the way, zeros included."""
     rows = []
+    chosen = run.counts.get("choose", {})
+    for source, reasons in chosen.get("no_part", {}).items():
+        for why, count in reasons.items():
+            what = WRITTEN[why].format(source=source) if why in WRITTEN else f"{source}: {why}"
+            rows.append((what, "choose", count))
+    for why, count in chosen.get("left_out", {}).items():
+        rows.append((f"{why.replace('_', ' ')}s", "choose", count))
+    for why, by in chosen.get("dropped", {}).items():
+        rows.append((f"prompts dropped: {why.replace('_', ' ')}", "choose", sum(by.values())))
     for reason, count in run.counts.get("prepare", {}).get("left_out", {}).items():
         what = LEFT_OUT.get(reason, reason.replace("_", " "))
         if isinstance(count, dict):

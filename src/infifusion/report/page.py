@@ -18,6 +18,7 @@ from infifusion.report.bookkeeping import (
     timings_view,
 )
 from infifusion.report.items import items_view
+from infifusion.report.responses import responses_view
 from infifusion.report.run_folder import Run, read_run
 from infifusion.report.scores import bits_view, scores_view
 from infifusion.report.summary import summary_of
@@ -60,6 +61,7 @@ def render_page(run: Run, summary: Json) -> str:
         js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
         scores=scores_view(run, summary),
         bits=bits_view(run, summary),
+        responses=responses_view(run),
         teaching=teaching_view(run),
         training=training_view(run),
         merges=merge_view(run),

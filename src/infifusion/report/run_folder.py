@@ -12,8 +12,8 @@ from infifusion.errors import ArtifactError
 from infifusion.recipe import STAGES
 
 PIVOT = "pivot"
-GROUPED = STAGES[1:-1]
-"""Stages that write one folder per model, target, run or merge."""
+SINGLE = ("choose", "prepare")
+"""Stages that write one folder; the others write one per model, target, run or merge."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,8 @@ class Run:
     """Training run -> distill/RUN/history.json."""
     merges: dict[str, Json]
     """Merge -> merge/MERGE/merge_details.json."""
+    answered: list[Json]
+    """Sample prompts with every source's answer: choose/samples.json."""
     scores: dict[str, Json]
     """Model -> evaluate/MODEL/scores.json."""
     comparisons: list[Json]
@@ -63,6 +65,7 @@ def read_run(run_dir: Path) -> Run:
         )
     resolved = read_json(settings) if settings.exists() else {}
     comparisons = run_dir / "evaluate" / "comparisons.json"
+    answered = run_dir / "choose" / "samples.json"
     return Run(
         folder=run_dir,
         resolved=resolved,
@@ -70,6 +73,7 @@ def read_run(run_dir: Path) -> Run:
         weights=_read_each(run_dir, resolved, "fuse", "weights.json"),
         histories=_read_each(run_dir, resolved, "distill", "history.json"),
         merges=_read_each(run_dir, resolved, "merge", "merge_details.json"),
+        answered=read_json(answered)["samples"] if answered.exists() else [],
         scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
         comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],
     )
@@ -100,9 +104,11 @@ def read_json_lines(path: Path) -> Iterator[Json]:
 
 def _manifests(run_dir: Path, resolved: Json) -> dict[str, Json]:
     found = {}
-    if (run_dir / "prepare" / MANIFEST).exists():
-        found["prepare"] = read_json(run_dir / "prepare" / MANIFEST)
-    for stage in GROUPED:
+    for stage in STAGES[:-1]:
+        if stage in SINGLE:
+            if (run_dir / stage / MANIFEST).exists():
+                found[stage] = read_json(run_dir / stage / MANIFEST)
+            continue
         for name, manifest in _read_each(run_dir, resolved, stage, MANIFEST).items():
             found[f"{stage}/{name}"] = manifest
     return found
@@ -126,5 +132,6 @@ def _planned(resolved: Json, stage: str) -> Iterable[str]:
         "distill": [run["name"] for run in plan.get("runs", [])],
         "merge": [merge["name"] for merge in plan.get("merges", [])],
         "teach": list(sources),
+        "respond": list(sources),
     }
     return named.get(stage, [*plan.get("scored", []), *named["distill"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 
 from infifusion.errors import DataError
 from infifusion.recipe import Model
@@ -24,18 +25,39 @@ def bits_per_byte_by_domain(
     """
     if not len(rendered):
         raise DataError("There are no held-out examples to score in bits per byte.")
-    teacher = make_teacher(load_model(model), top_k=1, batch_tokens=8192, head_rows=1024)
-    with progress_bar(title, len(rendered.ids_L)) as progress:
+    nats_N = response_nats(model, rendered, 0, len(rendered), names=names, title=title)
+    return by_domain(nats_N, response_bytes(rendered), domains)
+
+
+def response_nats(
+    model: Model, rendered: Rendered, begin: int, end: int, *, names: list[str], title: str
+) -> NDArray[np.float64]:
+    """Minus the log-probability (nats) of each response of examples [begin, end): [N]."""
+    if begin == end:
+        return np.zeros(0)
+    teacher = make_teacher(load_model(model), top_k=1, batch_tokens=8192, head_rows=None)
+    tokens_in_all = int(rendered.offset_N1[end] - rendered.offset_N1[begin])
+    with progress_bar(title, tokens_in_all) as progress:
         gold_U = np.zeros(0, dtype=np.float32)
-        for tokens, beliefs in believe(teacher, rendered, 0, len(rendered), names=names):
+        for tokens, beliefs in believe(teacher, rendered, begin, end, names=names):
             progress.advance(progress.task_ids[0], tokens)
             if beliefs is not None:
                 gold_U = beliefs.gold_U
-    last_N = rendered.row_N1[1:] - 1
+    row_N1 = rendered.row_N1[begin : end + 1] - rendered.row_N1[begin]
     without_end = gold_U.astype(np.float64)
-    without_end[last_N] = 0
-    nats_N = -np.add.reduceat(without_end, rendered.row_N1[:-1])
-    bytes_N = rendered.start_R[last_N] - rendered.start_R[rendered.row_N1[:-1]]
+    without_end[row_N1[1:] - 1] = 0
+    return -np.add.reduceat(without_end, row_N1[:-1])
+
+
+def response_bytes(rendered: Rendered) -> NDArray[np.int32]:
+    """Bytes of each response: [N]."""
+    return rendered.start_R[rendered.row_N1[1:] - 1] - rendered.start_R[rendered.row_N1[:-1]]
+
+
+def by_domain(
+    nats_N: NDArray[np.float64], bytes_N: NDArray[np.int32], domains: list[str]
+) -> dict[str, float]:
+    """Bits per byte of each domain."""
     of = np.asarray(domains)
     return {
         domain: round(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import infifusion
+from infifusion.choose import CHOOSERS
 from infifusion.evals.tasks import TASKS
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.losses import LOSSES
@@ -22,6 +23,7 @@ def catalogue() -> Catalogue:
         "fusion functions": FUSION_FUNCTIONS,
         "losses": LOSSES,
         "merge methods": METHODS,
+        "choosers": CHOOSERS,
     }
     table: Catalogue = {
         kind: {

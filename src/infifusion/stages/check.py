@@ -5,17 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 from infifusion.align.byte_spans import token_table
+from infifusion.data.examples import read_records
+from infifusion.data.prompts import prompt_of
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
+from infifusion.evals.sandbox import require_sandbox
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.fuse import PARAMS as FUSE_PARAMS
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
-from infifusion.recipe import Model, Plan, Recipe
+from infifusion.recipe import Model, Plan, Recipe, WriteResponses
+from infifusion.runtime import quantization_config
+from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.named import function_and_params
+from infifusion.stages.prompts import responding_sources
 from infifusion.train.arguments import check_arguments
+from infifusion.train.parallel import parallel_settings
 
 DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
@@ -24,6 +31,8 @@ def check_recipe(recipe: Recipe) -> str:
     """What the recipe would make, in words; RecipeError that lists every problem found."""
     plan = recipe.resolve()
     problems = [*_model_problems(recipe), *_data_problems(recipe), *_name_problems(recipe, plan)]
+    if recipe.write_responses is not None:
+        problems += _prompt_problems(recipe.write_responses)
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
@@ -57,6 +66,8 @@ def _problems_of(model: Model) -> list[str]:
             trust_remote_code=model.trust_remote_code,
         )
         token_table(tokenizer_json(tokenizer))
+        if model.quantization is not None:
+            quantization_config(model.quantization)
     except InfiFusionError as error:
         return [str(error)]
     return []
@@ -71,6 +82,32 @@ def _data_problems(recipe: Recipe) -> list[str]:
             problems.append(str(DataError(f"data: there is no file {path}.")))
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
+    return problems
+
+
+def _prompt_problems(asked: WriteResponses) -> list[str]:
+    """Choosers, the sandbox they need, files, and the fields of each local file's first prompt."""
+    problems = []
+    try:
+        choosers_of(asked)
+        if not asked.unsafe_code and any(
+            (source.choose or asked.choose) == "unit_tests" for source in asked.prompts
+        ):
+            require_sandbox()
+    except InfiFusionError as error:
+        problems.append(f"write_responses: {error}")
+    for part, source in enumerate(asked.prompts):
+        path = Path(source.path)
+        try:
+            if path.suffix in DATA_SUFFIXES and not path.is_file():
+                raise DataError(f"there is no file {path}.")
+            if path.is_file():
+                first = next(read_records(source), None)
+                if first is None:
+                    raise DataError(f"{path} holds no prompts.")
+                prompt_of(source, part, first, 0)
+        except InfiFusionError as error:
+            problems.append(f"write_responses.prompts.{part}: {error}")
     return problems
 
 
@@ -104,6 +141,7 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
             where=f"distill.{run.name}",
         )
         attempt(check_arguments, run.training, where=f"distill.{run.name}.training")
+        attempt(parallel_settings, run.parallel, run.training)
     for merge in plan.merges:
         attempt(check_merge, merge)
     attempt(task_table, recipe)
@@ -113,7 +151,17 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
 def _in_words(recipe: Recipe, plan: Plan) -> str:
     lines = [
         f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
-        f"  teach     {', '.join([*recipe.sources, *(['pivot'] if plan.teach_pivot else [])])}",
+    ]
+    asked = recipe.write_responses
+    if asked is not None:
+        named = dict.fromkeys(source.choose or asked.choose for source in asked.prompts)
+        lines += [
+            f"  respond   {', '.join(responding_sources(recipe))}: {len(asked.prompts)} sets of "
+            f"prompts, {asked.samples} answers each",
+            f"  choose    {', '.join(named)}",
+        ]
+    lines += [
+        f"  teach     {', '.join(plan.taught) or 'nobody: all targets are online'}",
     ]
     lines += [
         f"  fuse      {t.name}: {t.function} of {', '.join(t.sources)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import torch
 
@@ -11,13 +12,16 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
-from infifusion.recipe import Recipe, TrainingRun, as_json
+from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.runtime import log, rank
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.fuse import load_target
-from infifusion.stages.identity import model_identity, stage_identity
+from infifusion.stages.identity import model_identity, prepared_identity, stage_identity
 from infifusion.stages.named import function_and_params
-from infifusion.train.run import Job, train
+from infifusion.stages.online import OnlineTarget
+from infifusion.train.batches import MakesRows
+from infifusion.train.run import ADAPTER, Job, train
+from infifusion.types import Target
 
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
@@ -28,12 +32,12 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     fingerprint = {
         "run": as_json(run),
         "pivot": model_identity(pivot),
-        "prepare": stage_identity(folder.prepare),
-        "target": stage_identity(folder.fuse(run.target)) if run.target else None,
+        "prepare": prepared_identity(folder, [PIVOT]),
+        "target": _target_identity(recipe, folder, run),
         "start": stage_identity(started_from) if started_from else None,
         "seed": recipe.seed,
     }
-    if open_stage(out, fingerprint) is State.DONE:
+    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
     function, params = function_and_params(
@@ -41,13 +45,14 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     )
 
     def position_loss(
-        logits_CV: torch.Tensor,
+        log_CV: torch.Tensor,
         ids_CK: torch.Tensor,
         prob_CK: torch.Tensor,
         zscore_CK: torch.Tensor,
         gold_C: torch.Tensor,
     ) -> torch.Tensor:
-        return function(logits_CV, SparseTarget(ids_CK, prob_CK, zscore_CK, gold_C), params)
+        target = SparseTarget(ids_CK, prob_CK, zscore_CK, gold_C, normalised=True)
+        return function(log_CV, target, params)
 
     tokenizer = load_tokenizer(
         pivot.tokenizer or pivot.model,
@@ -63,12 +68,15 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             model=str(started_from / "model") if started_from else pivot.model,
             tokenizer=tokenizer,
             rendered=load_rendered(folder.rendered(PIVOT, "train")),
-            target=load_target(folder.fuse(run.target)) if run.target else None,
+            target=_target(recipe, folder, run),
             loss=position_loss if run.target else None,
             gold_weight=run.gold_weight,
             loss_rows=run.loss_rows,
             training=run.training,
             lora=run.lora,
+            parallel=run.parallel,
+            pack_tokens=run.pack_tokens,
+            quantization=pivot.quantization,
             seed=recipe.seed,
             revision=pivot.revision if started_from is None else None,
             trust_remote_code=pivot.trust_remote_code,
@@ -85,7 +93,37 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         fingerprint,
         counts={key: value for key, value in history.items() if key not in ("log", "seconds")},
         seconds=time.monotonic() - started,
-        files=[*(out / "model").iterdir(), out / "history.json"],
+        files=[*(out / "model").iterdir(), *(out / ADAPTER).glob("*"), out / "history.json"],
     )
     last = history["log"][-1]["loss"] if history["log"] else float("nan")
     log.info("distill %s: %d steps, last loss %.4f", run.name, history["steps"], last)
+
+
+def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:
+    """The run's target, where it is made while the run trains."""
+    named = (target for target in recipe.resolve().targets if target.name == run.target)
+    return next((target for target in named if target.teacher == "online"), None)
+
+
+def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any:
+    if run.target is None:
+        return None
+    target = _online(recipe, run)
+    if target is None:
+        return stage_identity(folder.fuse(run.target))
+    return {
+        "target": as_json(target),
+        "top_k": recipe.teach.top_k,
+        "sources": {name: model_identity(recipe.sources[name]) for name in target.sources},
+        "prepare": prepared_identity(folder, target.sources),
+    }
+
+
+def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Target | MakesRows | None:
+    """The target's rows, or what makes them."""
+    if run.target is None:
+        return None
+    online = _online(recipe, run)
+    if online is not None:
+        return OnlineTarget(recipe, folder, online)
+    return load_target(folder.fuse(run.target))

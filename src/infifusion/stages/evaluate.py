@@ -2,35 +2,51 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import State, close_stage, open_stage, sha256_of, write_json
+import numpy as np
+
+from infifusion.artifacts import (
+    State,
+    close_stage,
+    open_stage,
+    read_json,
+    sha256_of,
+    write_json,
+)
 from infifusion.data.examples import read_examples
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
-from infifusion.evals.harness import evaluate_model
+from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.recipe import DataSource, Model, Plan, Recipe, as_json
 from infifusion.registry import look_up, nearest
-from infifusion.runtime import log
-from infifusion.stages.bits import bits_per_byte_by_domain
+from infifusion.runtime import log, rank, world_size
+from infifusion.stages.bits import (
+    bits_per_byte_by_domain,
+    by_domain,
+    response_bytes,
+    response_nats,
+)
 from infifusion.stages.folders import PIVOT, RunFolder, model_paths
 from infifusion.stages.identity import model_identity
 from infifusion.stages.rendering import tokenize_examples
-from infifusion.types import Example
+from infifusion.stages.spread import wait_for
+from infifusion.types import Example, Rendered
 
 BITS = "bits_per_byte"
+PARTS, DONE = "parts", "part.json"
 
 
 def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
-    """Score one model of the run: bits per byte on the held-out data, and the tasks."""
+    """Score one model of the run: bits per byte on the held-out data, and the tasks. Processes
+    share the items; the first one puts them together and signs."""
     model = _model_called(recipe, folder, name)
     tasks = recipe.evaluate.tasks if name in plan.scored else []
     out = folder.evaluate(name)
@@ -48,19 +64,61 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
             if key in ("limit", "max_new_tokens", "batch_size", "unsafe_code")
         },
     }
-    if open_stage(out, fingerprint) is State.DONE:
+    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
-    scores: dict[str, Any] = {}
+    names = [example.id for example in held_out]
+    rendered = load_rendered(rendered_path)
+    _score_part(recipe, model, name, tasks, table, rendered, names, out)
+    if rank() != 0:
+        return
+    parts = [_part(out, number) for number in range(world_size())]
+    wait_for((part / DONE for part in parts), f"evaluate {name}")
+    scores = {task: merge_parts(parts, out, table[task]) for task in tasks}
+    bits: dict[str, float] = {}
+    if held_out:
+        nats_N = np.concatenate([read_json(part / DONE)["nats"] for part in parts])
+        domains = [example.domain for example in held_out]
+        bits = by_domain(nats_N, response_bytes(rendered), domains)
+    seconds = time.monotonic() - started
+    result = {"path": model.model, "scores": scores, BITS: bits, "seconds": round(seconds, 1)}
+    write_json(out / "scores.json", result)
+    files = [out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)]
+    counts = {"held_out": len(held_out), "tasks": tasks}
+    close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
+    shutil.rmtree(out / PARTS, ignore_errors=True)
+    log.info("evaluate %s: %s", name, _in_words(result))
+
+
+def _part(out: Path, number: int) -> Path:
+    """What process `number` of these scores."""
+    return out / PARTS / f"{number}-of-{world_size()}"
+
+
+def _score_part(
+    recipe: Recipe,
+    model: Model,
+    name: str,
+    tasks: list[str],
+    table: dict[str, Task],
+    rendered: Rendered,
+    names: list[str],
+    out: Path,
+) -> None:
+    """This process's share of the items and of the held-out examples."""
+    part = _part(out, rank())
+    if (part / DONE).exists():
+        return
     if tasks:
-        scores = evaluate_model(
+        evaluate_model(
             Path(model.model) if Path(model.model).exists() else model.model,
             tasks=tasks,
             data=Path(recipe.evaluate.data) if recipe.evaluate.data else None,
-            out=out,
+            out=part,
             limit=recipe.evaluate.limit,
             batch_size=recipe.evaluate.batch_size,
             max_new_tokens=recipe.evaluate.max_new_tokens,
+            part=(rank(), world_size()),
             extra_tasks={task: table[task] for task in tasks if task not in TASKS},
             unsafe_code=recipe.evaluate.unsafe_code,
             tokenizer=model.tokenizer,
@@ -68,22 +126,11 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
             trust_remote_code=model.trust_remote_code,
             seed=recipe.seed,
         )
-    bits: dict[str, float] = {}
-    if held_out:
-        bits = bits_per_byte_by_domain(
-            model,
-            load_rendered(rendered_path),
-            [example.domain for example in held_out],
-            names=[example.id for example in held_out],
-            title=f"bits per byte of {name}",
-        )
-    seconds = time.monotonic() - started
-    result = {"path": model.model, "scores": scores, BITS: bits, "seconds": round(seconds, 1)}
-    write_json(out / "scores.json", result)
-    files = [out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)]
-    counts = {"held_out": len(held_out), "tasks": tasks}
-    close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
-    log.info("evaluate %s: %s", name, _in_words(result))
+    begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
+    nats_N = response_nats(
+        model, rendered, begin, end, names=names, title=f"bits per byte of {name}"
+    )
+    write_json(part / DONE, {"nats": nats_N.tolist()})
 
 
 def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
@@ -164,12 +211,6 @@ def evaluate_models(
         if out is None:
             shutil.rmtree(folder, ignore_errors=True)
     return result
-
-
-def read_items(path: Path) -> list[dict[str, Any]]:
-    """The per-item results of one task."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
 
 
 def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[str, float]:

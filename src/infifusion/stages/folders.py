@@ -13,9 +13,22 @@ SPLITS = ("train", "validation", "held_out")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside runs/NAME."""
+    """Paths inside runs/NAME. redo: stages made with other settings are deleted and made anew."""
 
     root: Path
+    redo: bool = False
+
+    def respond(self, source: str) -> Path:
+        return self.root / "respond" / source
+
+    @property
+    def choose(self) -> Path:
+        return self.root / "choose"
+
+    @property
+    def responses(self) -> Path:
+        """Every prompt with the answer that was kept for it, JSONL."""
+        return self.choose / "responses.jsonl"
 
     @property
     def prepare(self) -> Path:

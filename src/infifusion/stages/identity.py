@@ -9,6 +9,7 @@ from typing import Any
 from infifusion.artifacts import MANIFEST, read_json, sha256_of
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Model, as_json
+from infifusion.stages.folders import RunFolder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 BLOCKS, BLOCK_BYTES = 256, 4096
@@ -37,6 +38,14 @@ def stage_identity(folder: Path) -> str:
     files = read_json(folder / MANIFEST)["files"]
     lines = "\n".join(f"{name} {digest}" for name, digest in sorted(files.items()))
     return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def prepared_identity(folder: RunFolder, models: list[str]) -> dict[str, str]:
+    """The training examples and how each of these models (pivot or source) sees them."""
+    files = read_json(folder.prepare / MANIFEST)["files"]
+    paths = [folder.examples("train"), *(folder.rendered(name, "train") for name in models)]
+    names = [str(path.relative_to(folder.prepare)) for path in paths]
+    return {name: files[name] for name in names}
 
 
 def _folder_identity(folder: Path) -> dict[str, str]:

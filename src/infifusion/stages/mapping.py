@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from infifusion.align import byte_spans, first_token, vocabulary
 from infifusion.align.byte_spans import token_table
 from infifusion.align.first_token import first_tokens
 from infifusion.align.vocabulary import VocabularyMap, identity_map, vocabulary_map
+from infifusion.artifacts import atomic_write, cache_folder, sha256_of, sha256_of_text
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_identity, tokenizer_json
 from infifusion.recipe import Model
 from infifusion.teacher.load import vocabulary_size
@@ -15,7 +23,8 @@ from infifusion.teacher.load import vocabulary_size
 def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) -> VocabularyMap:
     """The vocabulary map of a source; end_of_turn is (source id, pivot id).
 
-    Two models with one tokenizer get the identity.
+    Two models with one tokenizer get the identity. A map is kept in the user's cache by the
+    identity of both tokenizers and of the code that makes it.
     """
     source_tokenizer = load_tokenizer(
         source.tokenizer or source.model,
@@ -36,10 +45,34 @@ def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) ->
     source_end, pivot_end = source_tokenizer.eos_token_id, pivot_tokenizer.eos_token_id
     if isinstance(source_end, int) and isinstance(pivot_end, int):
         roles.setdefault(source_end, pivot_end)
-    return vocabulary_map(
-        token_table(tokenizer_json(source_tokenizer)),
-        pivot_table,
-        partial(first_tokens, pivot_table, partial(encode, pivot_tokenizer)),
-        roles=roles,
-        size=size,
+    key = sha256_of_text(
+        tokenizer_identity(source_tokenizer),
+        tokenizer_identity(pivot_tokenizer),
+        *(f"{one} {other}" for one, other in sorted(roles.items())),
+        str(size),
+        *(
+            sha256_of(Path(str(module.__file__)))
+            for module in (byte_spans, first_token, vocabulary)
+        ),
     )
+    return _cached(
+        cache_folder() / "vocabulary" / f"{key}.safetensors",
+        lambda: vocabulary_map(
+            token_table(tokenizer_json(source_tokenizer)),
+            pivot_table,
+            partial(first_tokens, pivot_table, partial(encode, pivot_tokenizer)),
+            roles=roles,
+            size=size,
+        ),
+    )
+
+
+def _cached(path: Path, make: Callable[[], VocabularyMap]) -> VocabularyMap:
+    """The map in the file, or made and put there. A file that cannot be read is made anew; one
+    that cannot be written is done without."""
+    with contextlib.suppress(OSError, SafetensorError, TypeError):
+        return VocabularyMap(**load_file(path))
+    found = make()
+    with contextlib.suppress(OSError), atomic_write(path) as temporary:
+        save_file({"pivot_V": found.pivot_V, "how_V": found.how_V}, temporary)
+    return found

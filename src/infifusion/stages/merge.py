@@ -15,7 +15,7 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
-from infifusion.runtime import log
+from infifusion.runtime import log, rank
 from infifusion.stages.bits import bits_per_byte_by_domain
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import model_identity, stage_identity
@@ -37,7 +37,7 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
         "models": {name: stage_identity(folder.distill(name)) for name in run.models},
         "seed": recipe.seed,
     }
-    if open_stage(out, fingerprint) is State.DONE:
+    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE or rank() != 0:
         return
     started = time.monotonic()
     base = find_model(recipe.pivot.model, Path())
@@ -52,6 +52,7 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
                 params={**params, "tau0": tau0},
                 out=place,
                 dtype=run.dtype,
+                device=run.device,
                 seed=recipe.seed,
             ),
             lambda place: _validation_bits(recipe, folder, place),
@@ -67,6 +68,7 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
         params=params,
         out=out / "model",
         dtype=run.dtype,
+        device=run.device,
         seed=recipe.seed,
     )
     _use_pivots_tokenizer(recipe, models, out / "model")
@@ -102,6 +104,7 @@ def merge_checkpoints(
     out: Path,
     dtype: str | None,
     seed: int,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Merge model folders into the new folder `out`; returns what merge_details.json holds."""
     opened = {
@@ -115,7 +118,7 @@ def merge_checkpoints(
         dtype=dtype,
         seed=seed,
     )
-    return run_plan(plan, out)
+    return run_plan(plan, out, device=device)
 
 
 def choose_tau0(

@@ -9,16 +9,29 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import State, close_stage, open_stage, sha256_of
-from infifusion.data.examples import read_examples
+from infifusion.artifacts import (
+    LOOK_EVERY,
+    MANIFEST,
+    State,
+    close_stage,
+    differing_fields,
+    open_stage,
+    plain,
+    read_json,
+    read_manifest,
+    sha256_of,
+    verify_files,
+)
+from infifusion.data.examples import own_names, read_examples
 from infifusion.data.overlap import without_duplicates, without_overlap
-from infifusion.data.store import write_examples, write_rendered
+from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
 from infifusion.data.tokenize import as_rendered
 from infifusion.errors import DataError
 from infifusion.recipe import DataSource, Recipe, as_json
-from infifusion.runtime import log
+from infifusion.runtime import log, rank
 from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
-from infifusion.stages.identity import tokenizer_of
+from infifusion.stages.identity import stage_identity, tokenizer_of
+from infifusion.stages.prompts import responding_sources
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.types import Example
 
@@ -26,15 +39,21 @@ from infifusion.types import Example
 def prepare(recipe: Recipe, folder: RunFolder) -> None:
     """Write train, validation and held-out examples, rendered for the pivot and every source.
 
-    Left out and counted: empty responses, repeated examples, examples that overlap
-    data.decontaminate, examples longer than data.max_length for any of the models.
+    Answers that sources wrote (stage choose) follow the examples of data.train. Left out and
+    counted: empty responses, repeated examples, examples that overlap data.decontaminate, examples
+    longer than data.max_length for any of the models.
     """
-    fingerprint = _fingerprint(recipe)
-    if open_stage(folder.prepare, fingerprint) is State.DONE:
+    fingerprint = _fingerprint(recipe, folder)
+    while new := _only_new_sources(folder.prepare, fingerprint):
+        if rank() == 0:
+            add_sources(recipe, folder, new, fingerprint)
+        else:
+            time.sleep(LOOK_EVERY)
+    if open_stage(folder.prepare, fingerprint, redo=folder.redo) is State.DONE or rank() != 0:
         return
     started = time.monotonic()
     left_out: dict[str, Any] = {}
-    splits = _splits(recipe, left_out)
+    splits = _splits(recipe, _written(recipe, folder), left_out)
     models = {PIVOT: recipe.pivot, **recipe.sources}
     tokens: dict[str, int] = {}
     too_long: dict[str, int] = dict.fromkeys(models, 0)
@@ -80,6 +99,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         "tokens": tokens,
         "straddling": straddling,
     }
+    if recipe.write_responses is not None:
+        writers = Counter(example.written_by for example in splits["train"])
+        counts["written_by"] = {name: writers[name] for name in responding_sources(recipe)}
     close_stage(
         folder.prepare,
         fingerprint,
@@ -90,12 +112,80 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     log.info("prepare: %s", _in_words(counts))
 
 
-def _fingerprint(recipe: Recipe) -> dict[str, Any]:
+def add_sources(
+    recipe: Recipe, folder: RunFolder, names: list[str], fingerprint: dict[str, Any]
+) -> None:
+    """Render the examples of a finished `prepare` for further sources; nothing else changes.
+
+    Raises DataError when an example is too long for one of them: with it, other examples would
+    have been chosen.
+    """
+    started = time.monotonic()
+    manifest = read_manifest(folder.prepare, made_by="prepare")
+    verify_files(folder.prepare, manifest)
+    counts = manifest["counts"]
+    files = [folder.prepare / name for name in manifest["files"]]
+    for name in names:
+        straddling = 0
+        for split in SPLITS:
+            examples = load_examples(folder.examples(split))
+            conversations = tokenize_examples(
+                recipe.sources[name],
+                examples,
+                plain_template=recipe.data.plain_template,
+                title=f"prepare {name} {split}",
+            )
+            for example, one in zip(examples, conversations, strict=True):
+                if len(one.ids) > recipe.data.max_length:
+                    raise DataError(
+                        f"{example.id} has {len(one.ids)} tokens for the new source {name}, more "
+                        f"than data.max_length ({recipe.data.max_length}); the run was prepared "
+                        "without it. Prepare anew, which also repeats the teacher passes: --redo, "
+                        "or another --run-dir."
+                    )
+            write_rendered(folder.rendered(name, split), as_rendered(conversations))
+            files.append(folder.rendered(name, split))
+            straddling += sum(one.straddles for one in conversations)
+            if split == "train":
+                counts["tokens"][name] = sum(len(one.starts) for one in conversations)
+        counts["left_out"]["too_long"][name] = 0
+        counts["straddling"][name] = straddling
+    seconds = manifest["seconds"] + time.monotonic() - started
+    close_stage(folder.prepare, fingerprint, counts=counts, seconds=seconds, files=files)
+    log.info("prepare: added %s to %s", ", ".join(names), folder.prepare)
+
+
+def _only_new_sources(out: Path, fingerprint: dict[str, Any]) -> list[str]:
+    """The sources that the fingerprint has more than the finished folder, if nothing else
+    differs."""
+    if not (out / MANIFEST).exists():
+        return []
+    found = read_json(out / MANIFEST)["fingerprint"]
+    new = [name for name in fingerprint["tokenizers"] if name not in found["tokenizers"]]
+    known = {k: v for k, v in fingerprint["tokenizers"].items() if k not in new}
+    same = not differing_fields(found, plain({**fingerprint, "tokenizers": known}))
+    return new if same else []
+
+
+def _written(recipe: Recipe, folder: RunFolder) -> list[Example]:
+    """The answers that were kept, verified; none where the recipe asks for none."""
+    if recipe.write_responses is None:
+        return []
+    verify_files(folder.choose, read_manifest(folder.choose, made_by="choose"))
+    return load_responses(folder.responses)
+
+
+def _fingerprint(recipe: Recipe, folder: RunFolder) -> dict[str, Any]:
     def files(sources: list[DataSource]) -> dict[str, str]:
         return {s.path: sha256_of(Path(s.path)) for s in sources if Path(s.path).is_file()}
 
     data = recipe.data
+    responses = {}
+    if recipe.write_responses is not None:
+        read_manifest(folder.choose, made_by="choose")
+        responses = {"responses": stage_identity(folder.choose)}
     return {
+        **responses,
         "data": as_json(data),
         "files": {**files(data.train), **files(data.held_out), **files(data.decontaminate)},
         "tokenizers": {
@@ -106,7 +196,9 @@ def _fingerprint(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _splits(recipe: Recipe, left_out: dict[str, Any]) -> dict[str, list[Example]]:
+def _splits(
+    recipe: Recipe, written: list[Example], left_out: dict[str, Any]
+) -> dict[str, list[Example]]:
     """Examples of each split, before any is found too long."""
     empty = 0
 
@@ -117,9 +209,9 @@ def _splits(recipe: Recipe, left_out: dict[str, Any]) -> dict[str, list[Example]
             some, none = read_examples(source, seed=recipe.seed)
             examples += some
             empty += none
-        return _with_own_ids(examples)
+        return examples
 
-    train = read(recipe.data.train)
+    train = _with_own_ids([*read(recipe.data.train), *written])
     if not train:
         raise DataError("The training data holds no example with a response.")
     unique = without_duplicates(train)
@@ -133,29 +225,27 @@ def _splits(recipe: Recipe, left_out: dict[str, Any]) -> dict[str, list[Example]
             raise DataError("Every training example overlaps data.decontaminate.")
     left_out["contaminated"] = len(unique) - len(clean)
     train, validation = _split_validation(clean, recipe.data.validation_share, recipe.seed)
-    held_out = read(recipe.data.held_out)
+    held_out = _with_own_ids(read(recipe.data.held_out))
     left_out["empty_response"] = empty
     return dict(zip(SPLITS, (train, validation, held_out), strict=True))
 
 
 def _with_own_ids(examples: list[Example]) -> list[Example]:
     """The same examples; an id that stands twice gets a number."""
-    seen: Counter[str] = Counter()
-    named = []
-    for example in examples:
-        seen[example.id] += 1
-        times = seen[example.id]
-        named.append(example if times == 1 else replace(example, id=f"{example.id}#{times}"))
-    return named
+    names = own_names([example.id for example in examples])
+    return [replace(example, id=name) for example, name in zip(examples, names, strict=True)]
 
 
 def _split_validation(
     examples: list[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
-    """Keep `share` of each domain apart, chosen by the seed; both lists keep their order."""
+    """Keep `share` of each domain apart, chosen by the seed; both lists keep their order.
+
+    What a source wrote is no yardstick: only given responses are kept apart.
+    """
     apart: set[str] = set()
     for domain in sorted({example.domain for example in examples}):
-        ids = [example.id for example in examples if example.domain == domain]
+        ids = [e.id for e in examples if e.domain == domain and e.written_by is None]
         apart |= set(random.Random(f"{seed}:{domain}").sample(ids, round(share * len(ids))))
     return [e for e in examples if e.id not in apart], [e for e in examples if e.id in apart]
 

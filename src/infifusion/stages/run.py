@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import infifusion
-from infifusion.artifacts import write_json
+from infifusion.artifacts import MANIFEST, write_json
+from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.recipe import STAGES, Recipe, as_json
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
@@ -17,12 +18,17 @@ from infifusion.report.table import console_table
 from infifusion.runtime import console, log, quiet_libraries, rank, set_up_logging, world_size
 from infifusion.stages.cards import write_cards
 from infifusion.stages.check import check_recipe
+from infifusion.stages.choose import choose
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import compare_models, evaluate
-from infifusion.stages.folders import PIVOT, RunFolder
+from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import fuse
 from infifusion.stages.merge import merge
+from infifusion.stages.plan import line_of_run
 from infifusion.stages.prepare import prepare
+from infifusion.stages.prompts import responding_sources
+from infifusion.stages.respond import respond
+from infifusion.stages.spread import wait_for
 from infifusion.stages.teach import teach
 
 PACKAGES = (
@@ -40,27 +46,41 @@ PACKAGES = (
 
 
 def run_recipe(
-    recipe: Recipe, run_dir: Path, *, until: str, recipe_file: Path, command: str
+    recipe: Recipe,
+    run_dir: Path,
+    *,
+    until: str,
+    recipe_file: Path,
+    command: str,
+    redo: bool = False,
 ) -> Path | None:
     """Run every stage up to and including `until`; returns the report's path, if it was made.
 
-    Under torchrun or accelerate only `distill` uses all processes; the others wait for the first.
+    redo: a stage that was made with other settings is deleted and made anew, and so is what follows
+    from it; without, it is an error.
+
+    Under torchrun or accelerate all processes share `teach`, `fuse`, `distill` and `evaluate`; the
+    other stages are the first one's.
     Raises RecipeError, before anything is written, for whatever can be known beforehand.
     """
     set_up_logging()
     quiet_libraries()
     if rank() == 0:
         check_recipe(recipe)
-    folder = RunFolder(run_dir.resolve())
+    folder = RunFolder(run_dir.resolve(), redo)
     page: Path | None = None
-    for stage, spread, work in _steps(recipe, folder):
+    for stage, place, work in _steps(recipe, folder):
         if STAGES.index(stage) > STAGES.index(until):
             break
-        if rank() == 0 or spread:
-            work()
-            if stage == "prepare":
-                _write_settings(recipe, folder, recipe_file, command)
-        _wait()
+        work()
+        if rank() != 0:
+            wait_for([place / MANIFEST], stage)
+        elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
+            # The first stages may stand alone; now the settings are known to fit the folder.
+            _write_settings(recipe, folder, recipe_file, command)
+            _say_plan(recipe, folder)
+    if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
+        compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
     if until == "report" and rank() == 0:
         write_cards(recipe, folder, summarise(folder.root))
         page = write_report(folder.root)
@@ -71,34 +91,39 @@ def run_recipe(
     return page
 
 
-def _steps(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[str, bool, Callable[[], None]]]:
-    """(stage, whether all processes take part, the work) in order."""
+def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
+    """What the whole run will cost, in one line, where this machine's rates are known."""
+    import torch
+
+    name = CPU
+    if torch.cuda.is_available():
+        name = device_marketed_as(torch.cuda.get_device_name())
+    count = 1 if name == CPU else world_size()
+    if line := line_of_run(recipe, folder.root, device=name, count=count):
+        log.info("%s", line)
+
+
+def _steps(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[str, Path, Callable[[], None]]]:
+    """(stage, the folder it signs, the work) in order."""
     plan = recipe.resolve()
-    yield "prepare", False, lambda: prepare(recipe, folder)
-    taught = {source for target in plan.targets for source in target.sources}
-    names = [*(s for s in recipe.sources if s in taught), *([PIVOT] if plan.teach_pivot else [])]
-    for name in names:
-        yield "teach", False, lambda name=name: teach(recipe, folder, name)
-    for target in plan.targets:
-        yield "fuse", False, lambda target=target: fuse(recipe, folder, target)
-    for training_run in plan.runs:
-        yield "distill", True, lambda r=training_run: distill(recipe, folder, r)
-    for merge_run in plan.merges:
-        yield "merge", False, lambda m=merge_run: merge(recipe, folder, m)
+    for name in responding_sources(recipe):
+        yield "respond", folder.respond(name), lambda name=name: respond(recipe, folder, name)
+    if recipe.write_responses is not None:
+        yield "choose", folder.choose, lambda: choose(recipe, folder)
+    yield "prepare", folder.prepare, lambda: prepare(recipe, folder)
+    for name in plan.taught:
+        yield "teach", folder.teach(name), lambda name=name: teach(recipe, folder, name)
+    for one in plan.targets:
+        if one.teacher == "cached":
+            yield "fuse", folder.fuse(one.name), lambda one=one: fuse(recipe, folder, one)
+    for one in plan.runs:
+        yield "distill", folder.distill(one.name), lambda one=one: distill(recipe, folder, one)
+    for one in plan.merges:
+        yield "merge", folder.merge(one.name), lambda one=one: merge(recipe, folder, one)
     members = [r.name for r in plan.runs if r.name not in plan.scored]
     for name in [*plan.scored, *members]:
-        yield "evaluate", False, lambda name=name: evaluate(recipe, folder, name, plan)
-    yield "evaluate", False, lambda: compare_models(folder, plan, recipe.evaluate.tasks)
-
-
-def _wait() -> None:
-    """Until every process is here."""
-    if world_size() > 1:
-        import torch
-        from accelerate import PartialState
-
-        # Without `cpu` accelerate takes CPU-only processes for unrelated ones.
-        PartialState(cpu=not torch.cuda.is_available()).wait_for_everyone()
+        place = folder.evaluate(name)
+        yield "evaluate", place, lambda name=name: evaluate(recipe, folder, name, plan)
 
 
 def _write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:

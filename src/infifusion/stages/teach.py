@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,20 +11,21 @@ from infifusion.align.evidence import bits_per_byte
 from infifusion.artifacts import State, close_stage, open_stage, read_manifest
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.recipe import Model, Recipe
-from infifusion.runtime import log, progress_bar
+from infifusion.runtime import log, progress_bar, rank
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import model_identity
+from infifusion.stages.spread import my_part, wait_for
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.forward import Teacher, believe, make_teacher
-from infifusion.teacher.load import load_model
+from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Rendered
 
 
 def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     """Cache the beliefs of the source `name` (or of the pivot) on the training examples.
 
-    A pass that was stopped goes on with its first missing shard; a finished one is skipped without
-    loading the model.
+    A pass that was stopped goes on with its missing shards; a finished one is skipped without
+    loading the model. Processes share the shards; the first one signs.
     """
     model = recipe.pivot if name == PIVOT else recipe.sources[name]
     out = folder.teach(name)
@@ -37,7 +37,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         "top_k": recipe.teach.top_k,
         "shard_examples": recipe.teach.shard_examples,
     }
-    if open_stage(out, fingerprint) is State.DONE:
+    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
     rendered = load_rendered(rendered_path)
@@ -45,7 +45,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     names = [example.id for example in examples]
     size = recipe.teach.shard_examples
     shards = range((len(rendered) + size - 1) // size)
-    missing = [shard for shard in shards if not shard_path(out, shard).exists()]
+    missing = [shard for shard in my_part(shards) if not shard_path(out, shard).exists()]
     if missing:
         teacher = teacher_of(model, recipe)
         total = sum(
@@ -61,9 +61,13 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
                 for tokens, beliefs in believe(teacher, rendered, begin, end, names=names):
                     progress.advance(progress.task_ids[0], tokens)
                     if beliefs is not None:
-                        write_shard(out, shard, beliefs)
+                        write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
+    if rank() != 0:
+        return
+    wait_for((shard_path(out, shard) for shard in shards), f"teach {name}")
     domains = np.array([example.domain for example in examples])
-    counts = _counts(out, rendered, size, domains)
+    reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
+    counts = _counts(reader, rendered, size, domains)
     close_stage(
         out,
         fingerprint,
@@ -86,9 +90,8 @@ def teacher_of(model: Model, recipe: Recipe) -> Teacher:
 
 
 def _counts(
-    out: Path, rendered: Rendered, shard_examples: int, domains: np.ndarray
+    reader: BeliefReader, rendered: Rendered, shard_examples: int, domains: np.ndarray
 ) -> dict[str, Any]:
-    reader = BeliefReader(out, rendered.row_N1, shard_examples)
     entropy_N, bits_N = [], []
     for begin in range(0, len(rendered), shard_examples):
         end = min(begin + shard_examples, len(rendered))

@@ -19,7 +19,8 @@ LONGEST_SAMPLE = 400
 
 
 class TeachingView:
-    """Collects mean weights by domain and along the data, and a few texts token by token."""
+    """Mean weights by domain and along the data, and a few texts token by token: collected part
+    by part, then put together."""
 
     def __init__(
         self,
@@ -38,56 +39,57 @@ class TeachingView:
         self._bytes_V = token_table(tokenizer_json(tokenizer)).bytes_V
         self._names, self._examples, self._pivot, self._gold_R = names, examples, pivot, gold_R
         self._domains = sorted({example.domain for example in examples})
-        shape = (len(self._domains), len(names))
-        self._weight, self._positions = np.zeros(shape), np.zeros(len(self._domains))
-        self._taught = np.zeros(len(self._domains))
         self._bins = min(BINS, len(examples))
-        self._bin_weight = np.zeros((self._bins, len(names)))
-        self._bin_positions = np.zeros(self._bins)
-        self._samples: list[dict[str, Any]] = []
-        self._left = dict.fromkeys(self._domains, SAMPLES_PER_DOMAIN)
+        self._shown: set[int] = set()
+        for domain in self._domains:
+            numbers = [n for n, example in enumerate(examples) if example.domain == domain]
+            self._shown |= set(numbers[:SAMPLES_PER_DOMAIN])
 
-    def add(self, begin: int, end: int, beliefs: Aligned, fused: Target) -> None:
-        """Take in the rows of examples [begin, end)."""
+    def part(self, begin: int, end: int, beliefs: Aligned, fused: Target) -> dict[str, Any]:
+        """Sums over the rows of examples [begin, end), and the sample texts among them."""
         row_N1 = self._pivot.row_N1[begin : end + 1] - self._pivot.row_N1[begin]
         weight_NS = np.add.reduceat(fused.weight_ST, row_N1[:-1], axis=1).T
         taught_N = np.add.reduceat(fused.weight_ST.sum(axis=0) > 0, row_N1[:-1])
-        for n, example in enumerate(self._examples[begin:end]):
-            domain = self._domains.index(example.domain)
-            place = (begin + n) * self._bins // len(self._examples)
-            length = row_N1[n + 1] - row_N1[n]
-            self._weight[domain] += weight_NS[n]
-            self._positions[domain] += length
-            self._taught[domain] += taught_N[n]
-            self._bin_weight[place] += weight_NS[n]
-            self._bin_positions[place] += length
-            if self._left[example.domain]:
-                self._left[example.domain] -= 1
-                rows = slice(int(row_N1[n]), int(row_N1[n + 1]))
-                self._samples.append(self._sample(begin + n, rows, beliefs, fused))
+        of = np.array([self._domains.index(e.domain) for e in self._examples[begin:end]])
+        bins = np.arange(begin, end) * self._bins // len(self._examples)
 
-    def as_json(self) -> dict[str, Any]:
-        """What fuse/<target>/weights.json holds."""
+        def sums(values_N: NDArray, places_N: NDArray, size: int) -> list:
+            total = np.zeros((size, *values_N.shape[1:]))
+            np.add.at(total, places_N, values_N)
+            return total.tolist()
+
+        length_N, domains = np.diff(row_N1), len(self._domains)
+        return {
+            "weight": sums(weight_NS, of, domains),
+            "positions": sums(length_N, of, domains),
+            "taught": sums(taught_N, of, domains),
+            "bin_weight": sums(weight_NS, bins, self._bins),
+            "bin_positions": sums(length_N, bins, self._bins),
+            "samples": [
+                self._sample(n, slice(*row_N1[n - begin : n - begin + 2].tolist()), beliefs, fused)
+                for n in range(begin, end)
+                if n in self._shown
+            ],
+        }
+
+    def as_json(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
+        """What fuse/<target>/weights.json holds: all parts together, in their order."""
+
+        def total(key: str) -> NDArray[np.float64]:
+            return np.sum([np.asarray(part[key]) for part in parts], axis=0)
+
+        mean_DS = total("weight") / np.maximum(total("positions"), 1)[:, None]
+        taught_D = total("taught") / np.maximum(total("positions"), 1)
+        bin_BS = total("bin_weight") / np.maximum(total("bin_positions"), 1)[:, None]
         return {
             "sources": self._names,
-            "by_domain": {
-                domain: (self._weight[d] / max(self._positions[d], 1)).round(4).tolist()
-                for d, domain in enumerate(self._domains)
-            },
-            "taught_share": {
-                domain: round(float(self._taught[d] / max(self._positions[d], 1)), 4)
-                for d, domain in enumerate(self._domains)
-            },
+            "by_domain": dict(zip(self._domains, mean_DS.round(4).tolist(), strict=True)),
+            "taught_share": dict(zip(self._domains, taught_D.round(4).tolist(), strict=True)),
             "over_examples": [
-                {
-                    "example": place * len(self._examples) // self._bins,
-                    "weights": (weight / max(count, 1)).round(4).tolist(),
-                }
-                for place, (weight, count) in enumerate(
-                    zip(self._bin_weight, self._bin_positions, strict=True)
-                )
+                {"example": place * len(self._examples) // self._bins, "weights": weights}
+                for place, weights in enumerate(bin_BS.round(4).tolist())
             ],
-            "examples": self._samples,
+            "examples": [sample for part in parts for sample in part["samples"]],
         }
 
     def _sample(self, number: int, rows: slice, beliefs: Aligned, fused: Target) -> dict[str, Any]:

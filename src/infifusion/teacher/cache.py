@@ -1,25 +1,33 @@
 """The cache of beliefs on disk: fixed-width shards of whole examples.
 
 A shard is one safetensors file with the arrays of types.Beliefs for examples
-[shard * size, (shard + 1) * size). Shards appear whole or not at all, so a pass that was stopped
-goes on with the first missing one.
+[shard * size, (shard + 1) * size); token ids lie in it as teacher.ids packs them. Shards appear
+whole or not at all, so a pass that was stopped goes on with the first missing one.
+
+Bytes per position: 2 K for log-probabilities (fp16), 2 K and K bits per bit of the vocabulary
+beyond 16 for ids, 20 for the five scalars: 60 at K = 10 up to 65,536 entries, 63 up to 262,144.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields
+import mmap
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from infifusion.artifacts import atomic_write
-from infifusion.errors import ArtifactError
+from infifusion.errors import ArtifactError, CheckpointError
+from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
 from infifusion.types import Beliefs
+from infifusion.weights.dtypes import STORED
+from infifusion.weights.reader import read_header
 
-NAMES = tuple(field.name for field in fields(Beliefs))
+IDS = "ids_UK"
+LOW, HIGH = "low_UK", "high_UH"
+PLAIN = tuple(field.name for field in fields(Beliefs) if field.name != IDS)
 
 
 def shard_path(folder: Path, shard: int) -> Path:
@@ -27,53 +35,86 @@ def shard_path(folder: Path, shard: int) -> Path:
     return folder / f"shard-{shard:05d}.safetensors"
 
 
-def write_shard(folder: Path, shard: int, beliefs: Beliefs) -> None:
-    """Write one shard whole or not at all."""
+def write_shard(folder: Path, shard: int, beliefs: Beliefs, *, vocabulary: int) -> None:
+    """Write one shard whole or not at all; every id is below `vocabulary`."""
+    low_UK, high_UH = pack_ids(beliefs.ids_UK, vocabulary)
+    arrays = {LOW: low_UK, HIGH: high_UH, **{name: getattr(beliefs, name) for name in PLAIN}}
     with atomic_write(shard_path(folder, shard)) as temporary:
-        save_file({name: getattr(beliefs, name) for name in NAMES}, temporary)
+        save_file(arrays, temporary)
 
 
 class BeliefReader:
     """Rows of a finished cache, read from memory-mapped shards."""
 
-    def __init__(self, folder: Path, row_N1: NDArray[np.int64], shard_examples: int) -> None:
-        """row_N1 is the source's Rendered.row_N1; shard_examples as in the recipe.
+    def __init__(
+        self, folder: Path, row_N1: NDArray[np.int64], shard_examples: int, *, vocabulary: int
+    ) -> None:
+        """row_N1 is the source's Rendered.row_N1; shard_examples as in the recipe; vocabulary as
+        when the shards were written.
 
         Raises ArtifactError when the shards do not hold exactly these rows.
         """
         examples = len(row_N1) - 1
-        self._first_row = row_N1[np.minimum(np.arange(0, examples, shard_examples), examples)]
-        self._row_N1 = row_N1
+        self._row_N1, self._shard_examples = row_N1, shard_examples
+        self._bits = high_bits(vocabulary)
         self._shards = []
-        for shard, first in enumerate(self._first_row):
-            last = row_N1[min((shard + 1) * shard_examples, examples)]
-            self._shards.append(_open(shard_path(folder, shard), int(last - first)))
+        for shard, first in enumerate(range(0, examples, shard_examples)):
+            low, high = int(row_N1[first]), int(row_N1[min(first + shard_examples, examples)])
+            self._shards.append(_open(shard_path(folder, shard), low, high - low, self._bits))
 
     def examples(self, begin: int, end: int) -> Beliefs:
-        """The rows of examples [begin, end)."""
+        """The rows of examples [begin, end); at least one."""
         low, high = int(self._row_N1[begin]), int(self._row_N1[end])
-        parts: dict[str, list[NDArray]] = {name: [] for name in NAMES}
-        for first, shard in zip(self._first_row, self._shards, strict=True):
-            rows = shard.get_slice("gold_U").get_shape()[0]
-            start, stop = max(low - int(first), 0), min(high - int(first), rows)
-            if start < stop:
-                for name in NAMES:
-                    parts[name].append(shard.get_slice(name)[start:stop])
-        return Beliefs(**{name: np.concatenate(parts[name]) for name in NAMES})
+        touched = self._shards[begin // self._shard_examples : -(-end // self._shard_examples)]
+        parts = [shard.rows(low, high) for shard in touched]
+        whole = {
+            name: parts[0][name] if len(parts) == 1 else np.concatenate([p[name] for p in parts])
+            for name in (LOW, HIGH, *PLAIN)
+        }
+        ids_UK = unpack_ids(whole.pop(LOW), whole.pop(HIGH), self._bits)
+        return Beliefs(ids_UK=ids_UK, **whole)
 
 
-def _open(path: Path, rows: int) -> safe_open:
+@dataclass(frozen=True)
+class _Shard:
+    """The arrays of one shard; its first row is row `first` of the data."""
+
+    first: int
+    arrays: dict[str, NDArray]
+
+    def rows(self, low: int, high: int) -> dict[str, NDArray]:
+        """Its part of the rows [low, high) of the data."""
+        begin, end = max(low - self.first, 0), max(high - self.first, 0)
+        return {name: array[begin:end] for name, array in self.arrays.items()}
+
+
+def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     try:
-        shard = safe_open(path, framework="np")
-        found = shard.get_slice("gold_U").get_shape()[0]
-    except (SafetensorError, OSError) as error:
+        header = read_header(path)
+        found = header["gold_U"].shape[0]
+        with path.open("rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        arrays = {
+            name: np.frombuffer(mapped, STORED[stored.dtype], stored.size, stored.start).reshape(
+                stored.shape
+            )
+            if stored.size
+            else np.empty(stored.shape, STORED[stored.dtype])
+            for name, stored in header.items()
+        }
+    except (CheckpointError, OSError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}): it is missing or cut short. Delete the folder "
             f"{path.parent} and run again."
         ) from error
-    if found != rows:
+    wide = -(-arrays[LOW].shape[1] * bits // 8)
+    if (
+        found != rows
+        or {len(a) for a in arrays.values()} != {rows}
+        or arrays[HIGH].shape[1] != wide
+    ):
         raise ArtifactError(
             f"{path} holds {found} positions, expected {rows}: it belongs to other data. Delete "
             f"the folder {path.parent} and run again."
         )
-    return shard
+    return _Shard(first, arrays)

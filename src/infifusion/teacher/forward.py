@@ -18,7 +18,11 @@ from transformers import PreTrainedModel
 
 from infifusion.errors import CheckpointError, NumericsError
 from infifusion.lm_head import LanguageModelHead, check_head, split_head
+from infifusion.teacher.statistics import Statistics, statistics
 from infifusion.types import Beliefs, Rendered
+
+# Float32 logits that exist at once: enough rows that the cost of a call does not count.
+LOGIT_BYTES = 128 << 20
 
 
 @dataclass(frozen=True)
@@ -27,15 +31,19 @@ class Teacher:
 
     model: PreTrainedModel
     head: LanguageModelHead
+    vocabulary: int
     top_k: int
     batch_tokens: int
     head_rows: int
 
 
 def make_teacher(
-    model: PreTrainedModel, *, top_k: int, batch_tokens: int, head_rows: int
+    model: PreTrainedModel, *, top_k: int, batch_tokens: int, head_rows: int | None
 ) -> Teacher:
-    """Split the model, and check on a few tokens that the halves give its own logits."""
+    """Split the model, and check on a few tokens that the halves give its own logits.
+
+    head_rows None: as many positions at once as have LOGIT_BYTES of logits.
+    """
     head = split_head(model)
     size = model.config.get_text_config().vocab_size
     if top_k > size:
@@ -44,7 +52,8 @@ def make_teacher(
         )
     probe = torch.arange(8, device=model.device).remainder(size)[None]
     check_head(model, head, probe, torch.ones_like(probe))
-    return Teacher(model, head, top_k, batch_tokens, head_rows)
+    rows = head_rows or max(1, LOGIT_BYTES // (4 * size))
+    return Teacher(model, head, size, top_k, batch_tokens, rows)
 
 
 @torch.inference_mode()
@@ -75,7 +84,8 @@ def believe(
             chunk = slice(start, start + teacher.head_rows)
             logits_CV = teacher.head.logits(hidden_UH[chunk])
             row_C = row_U[chunk] - first_row
-            _fill(out, row_C, logits_CV, gold_U[chunk], teacher.top_k)
+            _fill(out, row_C, statistics(logits_CV, gold_U[chunk], teacher.top_k))
+            del logits_CV  # before the next chunk's are made
             if not np.isfinite(out.lse_U[row_C]).all():
                 bad = int(row_C[~np.isfinite(out.lse_U[row_C])][0]) + first_row
                 example = int(np.searchsorted(rendered.row_N1, bad, side="right")) - 1
@@ -129,27 +139,14 @@ def _forward(
     )
 
 
-def _fill(
-    out: Beliefs,
-    row_C: NDArray[np.int64],
-    logits_CV: torch.Tensor,
-    gold_C: torch.Tensor,
-    top_k: int,
-) -> None:
-    lse_C = logits_CV.logsumexp(dim=1)
-    top_CK, ids_CK = logits_CV.topk(top_k, dim=1)
-    gold_logit_C = logits_CV.gather(1, gold_C[:, None])[:, 0]
-    std_C, mean_C = torch.std_mean(logits_CV, dim=1, correction=0)
-    # -inf logits (masked entries) have probability 0 and add nothing to the entropy.
-    prob_CV = (logits_CV - lse_C[:, None]).exp_()
-    entropy_C = lse_C - prob_CV.mul_(logits_CV).nan_to_num_(0.0).sum(dim=1)
-    out.ids_UK[row_C] = ids_CK.int().cpu().numpy()
-    out.logprob_UK[row_C] = (top_CK - lse_C[:, None]).half().cpu().numpy()
-    out.gold_U[row_C] = (gold_logit_C - lse_C).cpu().numpy()
-    out.entropy_U[row_C] = entropy_C.clamp_min(0).cpu().numpy()
-    out.lse_U[row_C] = lse_C.cpu().numpy()
-    out.mean_U[row_C] = mean_C.cpu().numpy()
-    out.std_U[row_C] = std_C.cpu().numpy()
+def _fill(out: Beliefs, row_C: NDArray[np.int64], found: Statistics) -> None:
+    out.ids_UK[row_C] = found.ids_CK
+    out.logprob_UK[row_C] = found.logprob_CK
+    out.gold_U[row_C] = found.gold_C
+    out.entropy_U[row_C] = found.entropy_C
+    out.lse_U[row_C] = found.lse_C
+    out.mean_U[row_C] = found.mean_C
+    out.std_U[row_C] = found.std_C
 
 
 def _empty(rows: int, top_k: int) -> Beliefs:

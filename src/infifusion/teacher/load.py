@@ -9,20 +9,29 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Model
-from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype
+from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quantization_config
 
 
 def load_model(model: Model) -> PreTrainedModel:
     """`AutoModelForCausalLM.from_pretrained`, in evaluation mode, on the best device.
 
     Only safetensors are read, never pickles. Raises CheckpointError with the reason, in
-    particular when weights are missing and would be left at random values.
+    particular when weights are missing and would be left at random values; RecipeError where
+    quantisation is asked for and bitsandbytes is missing.
     """
     device = pick_device()
     if device == "cpu":
         keep_freed_memory()
-    if Path(model.model).is_dir() and not (Path(model.model) / "config.json").exists():
-        raise CheckpointError(f"The folder {model.model} holds no config.json: not a model folder.")
+    folder = Path(model.model)
+    if (folder.is_dir() or folder.is_absolute()) and not (folder / "config.json").exists():
+        raise CheckpointError(f"The folder {folder} holds no config.json: not a model folder.")
+    placed = {"device_map": model.device_map}
+    if model.quantization is not None:
+        # bitsandbytes quantises on the device where the weights will stay.
+        placed = {
+            "device_map": model.device_map or {"": device},
+            "quantization_config": quantization_config(model.quantization),
+        }
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
             model.model,
@@ -30,9 +39,9 @@ def load_model(model: Model) -> PreTrainedModel:
             dtype=pick_dtype(model.dtype, device),
             trust_remote_code=model.trust_remote_code,
             attn_implementation=model.attn_implementation,
-            device_map=model.device_map,
             use_safetensors=True,
             output_loading_info=True,
+            **placed,
         )
     except Exception as error:  # transformers and safetensors raise many kinds, all about the input
         reason = str(error).strip().partition("\n")[0]
@@ -47,7 +56,7 @@ def load_model(model: Model) -> PreTrainedModel:
             f"{model.model} lacks {len(missing)} of the weights its config.json asks for, such as "
             f"{missing[0]}; they would stay random. Is the config.json of another model?"
         )
-    if model.device_map is None:
+    if model.device_map is None and model.quantization is None:
         loaded.to(device)
     loaded.eval()
     bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)

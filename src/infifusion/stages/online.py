@@ -1,0 +1,91 @@
+"""A fused target without a cache: the sources run beside the pivot while it trains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from infifusion.align.vocabulary import VocabularyMap
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.tokenize import gold_ids, take
+from infifusion.errors import CheckpointError
+from infifusion.recipe import FuseTarget, Model, Recipe
+from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
+from infifusion.stages.folders import PIVOT, RunFolder
+from infifusion.stages.mapping import map_between
+from infifusion.teacher.forward import Teacher, believe, make_teacher
+from infifusion.teacher.load import load_model, vocabulary_size
+from infifusion.types import Rendered, Target
+
+
+@dataclass(frozen=True)
+class Source:
+    """A source in memory, its rendering of the training examples and its map to the pivot."""
+
+    teacher: Teacher
+    rendered: Rendered
+    mapping: VocabularyMap
+
+    def examples(self, numbers: NDArray[np.int64], names: list[str]) -> Believed:
+        """What it believes on these examples."""
+        rendered = take(self.rendered, numbers)
+        for _, beliefs in believe(self.teacher, rendered, 0, len(numbers), names=names):
+            if beliefs is not None:
+                here = positions(rendered, gold_ids(rendered), 0, len(numbers))
+                return here, beliefs, self.mapping
+        raise AssertionError("believe ends with the beliefs")
+
+
+class OnlineTarget:
+    """The rows that `fuse` would have written, made when a batch asks for them.
+
+    Nothing is kept: a second epoch runs the sources again. The same teacher pass, alignment and
+    fusion function as with a cache, so the rows are the same up to the rounding of the sources'
+    batches.
+    """
+
+    def __init__(self, recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
+        self._target, self._combine = target, fusion_function(target)
+        self._pivot = load_rendered(folder.rendered(PIVOT, "train"))
+        self._names = [example.id for example in load_examples(folder.examples("train"))]
+        end_of_turn = int(self._pivot.ids_L[self._pivot.offset_N1[1] - 1])
+        names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
+        gated = target.gate == "bits_per_byte"
+        loaded: dict[str, Source] = {}
+        wanted: list[str] = [*names, PIVOT] if gated else names
+        for name in dict.fromkeys(wanted):
+            model = recipe.pivot if name == PIVOT else recipe.sources[name]
+            rendered = load_rendered(folder.rendered(name, "train"))
+            ends = int(rendered.ids_L[rendered.offset_N1[1] - 1]), end_of_turn
+            mapping = map_between(model, recipe.pivot, end_of_turn=ends)
+            require_ids_fit(mapping, recipe.pivot)
+            teacher = make_teacher(
+                load_model(model),
+                top_k=recipe.teach.top_k,
+                batch_tokens=recipe.teach.batch_tokens,
+                head_rows=recipe.teach.head_rows,
+            )
+            loaded[name] = Source(teacher, rendered, mapping)
+        self._sources = [loaded[name] for name in names]
+        self._judge = loaded[PIVOT] if gated else None
+
+    def __call__(self, numbers: NDArray[np.int64]) -> Target:
+        """The rows of these examples of the training data, in this order."""
+        names = [self._names[n] for n in numbers]
+        pivot = take(self._pivot, numbers)
+        here = positions(pivot, gold_ids(pivot), 0, len(numbers))
+        believed = [source.examples(numbers, names) for source in self._sources]
+        judge = None if self._judge is None else self._judge.examples(numbers, names)
+        return fuse_chunk(self._target, self._combine, believed, here, judge)[2]
+
+
+def require_ids_fit(mapping: VocabularyMap, pivot: Model) -> None:
+    """CheckpointError where the map names a token that the pivot's head does not have."""
+    largest, width = int(mapping.pivot_V.max(initial=-1)), vocabulary_size(pivot)
+    if largest >= width:
+        raise CheckpointError(
+            f"The pivot's tokenizer has the token id {largest}, but the model at {pivot.model} has "
+            f"{width} entries in its head: tokenizer and model do not belong together."
+        )

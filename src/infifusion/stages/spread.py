@@ -1,0 +1,41 @@
+"""Work shared by the processes of torchrun or accelerate, which meet in the run folder alone.
+
+Every process takes each n-th part of the work, by number, and writes its own files; the first one
+waits until all files are there and signs the stage; the others wait for the signature. Nothing is
+sent between processes, so nothing times out, and several machines need no more than a shared
+folder. Who does which part depends on the number of processes only: after a restart each goes on
+with what it lacks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from infifusion.artifacts import LOOK_EVERY
+from infifusion.runtime import log, rank, world_size
+
+Item = TypeVar("Item")
+SAY_EVERY = 60.0
+
+
+def my_part(items: Sequence[Item]) -> list[Item]:
+    """What this process does: items rank, rank + n, rank + 2 n, ..."""
+    return list(items[rank() :: world_size()])
+
+
+def wait_for(paths: Iterable[Path], what: str) -> None:
+    """Return when all files are there; says every minute what is waited for.
+
+    Where another process fails, torchrun ends this one.
+    """
+    said = time.monotonic()
+    missing = [path for path in paths if not path.exists()]
+    while missing:
+        time.sleep(LOOK_EVERY)
+        missing = [path for path in missing if not path.exists()]
+        if missing and time.monotonic() - said > SAY_EVERY:
+            said = time.monotonic()
+            log.info("%s: waiting for %s and %d more", what, missing[0], len(missing) - 1)

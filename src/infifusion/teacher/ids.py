@@ -1,0 +1,66 @@
+"""Token ids in as few bytes as their vocabulary needs: 16 bits, and the bits beyond packed.
+
+Axes: U positions, K entries, H bytes of a row's high bits.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+LOW_BITS = 16
+
+
+def high_bits(vocabulary: int) -> int:
+    """Bits of an id beyond the lower 16."""
+    return max(0, (vocabulary - 1).bit_length() - LOW_BITS)
+
+
+def pack_ids(
+    ids_UK: NDArray[np.int32], vocabulary: int
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
+    """The lower 16 bits of each id, [U, K], and the others, row by row end to end, [U, H].
+
+    Raises ValueError for an id outside the vocabulary.
+    """
+    if ids_UK.size and not 0 <= int(ids_UK.min()) <= int(ids_UK.max()) < vocabulary:
+        raise ValueError(
+            f"ids from {ids_UK.min()} to {ids_UK.max()} do not fit a vocabulary of {vocabulary}"
+        )
+    bits, (rows, entries) = high_bits(vocabulary), ids_UK.shape
+    high_UH = np.zeros((rows, -(-entries * bits // 8)), np.uint8)
+    _pack(ids_UK, bits, high_UH)
+    return (ids_UK & 0xFFFF).astype(np.uint16), high_UH
+
+
+def unpack_ids(
+    low_UK: NDArray[np.uint16], high_UH: NDArray[np.uint8], bits: int
+) -> NDArray[np.int32]:
+    """What `pack_ids` packed: [U, K]; bits as `high_bits` gives them."""
+    ids_UK = np.empty(low_UK.shape, np.int32)
+    _unpack(low_UK, high_UH, bits, ids_UK)
+    return ids_UK
+
+
+@numba.njit(nogil=True, cache=True)
+def _pack(ids_UK, bits, high_UH):
+    for u in range(ids_UK.shape[0]):
+        place = 0
+        for k in range(ids_UK.shape[1]):
+            for bit in range(bits):
+                one = (ids_UK[u, k] >> (LOW_BITS + bit)) & 1
+                high_UH[u, place >> 3] |= np.uint8(one << (place & 7))
+                place += 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _unpack(low_UK, high_UH, bits, ids_UK):
+    for u in range(ids_UK.shape[0]):
+        place = 0
+        for k in range(ids_UK.shape[1]):
+            high = 0
+            for bit in range(bits):
+                high |= ((high_UH[u, place >> 3] >> (place & 7)) & 1) << bit
+                place += 1
+            ids_UK[u, k] = low_UK[u, k] | (high << LOW_BITS)

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from infifusion.recipe import Model
+from infifusion.stages import mapping
+from infifusion.stages.mapping import map_between
+
+
+def maps_of(suite: Path) -> mapping.VocabularyMap:
+    a, pivot = (Model(model=str(suite / name)) for name in ("a", "pivot"))
+    return map_between(a, pivot, end_of_turn=(0, 0))
+
+
+def test_a_map_is_kept_and_a_damaged_one_is_made_anew(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INFIFUSION_CACHE", str(tmp_path))
+    made = []
+    real = mapping.vocabulary_map
+    monkeypatch.setattr(mapping, "vocabulary_map", lambda *a, **k: made.append(1) or real(*a, **k))
+    first, second = maps_of(suite), maps_of(suite)
+    assert len(made) == 1
+    assert np.array_equal(first.pivot_V, second.pivot_V)
+    assert np.array_equal(first.how_V, second.how_V) and first.counts() == second.counts()
+    (kept,) = (tmp_path / "vocabulary").iterdir()
+    kept.write_bytes(kept.read_bytes()[:-9])
+    assert np.array_equal(maps_of(suite).pivot_V, first.pivot_V) and len(made) == 2
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("INFIFUSION_CACHE", str(tmp_path / "file"))
+    assert maps_of(suite).counts()["same_bytes"] > 200
