@@ -103,6 +103,18 @@ def take(rendered: Rendered, numbers: NDArray[np.int64]) -> Rendered:
     return Rendered(ids_L, offset_N1, rendered.first_N[numbers], start_R, row_N1)
 
 
+def end_of_turn(rendered: Rendered) -> int:
+    """The token that ends every response."""
+    return int(rendered.ids_L[rendered.offset_N1[1] - 1])
+
+
+def without_end(value_R: NDArray[np.float32], row_N1: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Sums over each response, the end of the turn apart: [N]."""
+    summed_R = value_R.astype(np.float64)
+    summed_R[row_N1[1:] - 1] = 0
+    return np.add.reduceat(summed_R, row_N1[:-1])
+
+
 def gold_ids(rendered: Rendered) -> NDArray[np.int32]:
     """The token of each response row: [R]."""
     lengths = np.diff(rendered.row_N1)

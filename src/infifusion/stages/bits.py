@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.data.tokenize import without_end
 from infifusion.errors import DataError
 from infifusion.recipe import Model
 from infifusion.runtime import progress_bar
 from infifusion.teacher.forward import believe, make_teacher
 from infifusion.teacher.load import load_model
 from infifusion.types import Rendered
+
+BATCH_TOKENS = 8192
 
 
 def bits_per_byte_by_domain(
@@ -35,18 +39,12 @@ def response_nats(
     """Minus the log-probability (nats) of each response of examples [begin, end): [N]."""
     if begin == end:
         return np.zeros(0)
-    teacher = make_teacher(load_model(model), top_k=1, batch_tokens=8192, head_rows=None)
+    teacher = make_teacher(load_model(model), top_k=1, batch_tokens=BATCH_TOKENS, head_rows=None)
     tokens_in_all = int(rendered.offset_N1[end] - rendered.offset_N1[begin])
     with progress_bar(title, tokens_in_all) as progress:
-        gold_U = np.zeros(0, dtype=np.float32)
-        for tokens, beliefs in believe(teacher, rendered, begin, end, names=names):
-            progress.advance(progress.task_ids[0], tokens)
-            if beliefs is not None:
-                gold_U = beliefs.gold_U
-    row_N1 = rendered.row_N1[begin : end + 1] - rendered.row_N1[begin]
-    without_end = gold_U.astype(np.float64)
-    without_end[row_N1[1:] - 1] = 0
-    return -np.add.reduceat(without_end, row_N1[:-1])
+        advance = partial(progress.advance, progress.task_ids[0])
+        beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+    return -without_end(beliefs.gold_U, rendered.row_N1[begin : end + 1] - rendered.row_N1[begin])
 
 
 def response_bytes(rendered: Rendered) -> NDArray[np.int32]:

@@ -22,7 +22,7 @@ from infifusion.artifacts import (
     write_json,
 )
 from infifusion.data.store import load_examples, load_rendered
-from infifusion.data.tokenize import gold_ids
+from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.recipe import FuseTarget, Recipe, as_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -82,13 +82,9 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     pivot = load_rendered(folder.rendered(PIVOT, "train"))
     pivot_gold_R = gold_ids(pivot)
     examples = load_examples(folder.examples("train"))
-    end_of_turn = int(pivot.ids_L[pivot.offset_N1[1] - 1])
-    sources = [open_source(recipe, folder, name, end_of_turn=end_of_turn) for name in names]
-    gate = (
-        open_source(recipe, folder, PIVOT, end_of_turn=end_of_turn)
-        if target.gate == "bits_per_byte"
-        else None
-    )
+    sources = [open_source(recipe, folder, name, pivot) for name in names]
+    gated = target.gate == "bits_per_byte"
+    gate = open_source(recipe, folder, PIVOT, pivot) if gated else None
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
@@ -138,11 +134,11 @@ def load_target(out: Path) -> Target:
     return Target(**{name: np.load(out / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
 
 
-def open_source(recipe: Recipe, folder: RunFolder, name: str, *, end_of_turn: int) -> Source:
-    """A source's cache, ready to be read; end_of_turn is the pivot's id."""
+def open_source(recipe: Recipe, folder: RunFolder, name: str, pivot: Rendered) -> Source:
+    """A source's cache, ready to be read; pivot: the training examples as the pivot sees them."""
     model = recipe.pivot if name == PIVOT else recipe.sources[name]
     rendered = load_rendered(folder.rendered(name, "train"))
-    ends = int(rendered.ids_L[rendered.offset_N1[1] - 1]), end_of_turn
+    ends = end_of_turn(rendered), end_of_turn(pivot)
     return Source(
         name=name,
         rendered=rendered,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_examples, load_rendered
-from infifusion.data.tokenize import gold_ids, take
+from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
 from infifusion.recipe import FuseTarget, Model, Recipe
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -31,11 +31,8 @@ class Source:
     def examples(self, numbers: NDArray[np.int64], names: list[str]) -> Believed:
         """What it believes on these examples."""
         rendered = take(self.rendered, numbers)
-        for _, beliefs in believe(self.teacher, rendered, 0, len(numbers), names=names):
-            if beliefs is not None:
-                here = positions(rendered, gold_ids(rendered), 0, len(numbers))
-                return here, beliefs, self.mapping
-        raise AssertionError("believe ends with the beliefs")
+        beliefs = believe(self.teacher, rendered, 0, len(numbers), names=names)
+        return positions(rendered, gold_ids(rendered), 0, len(numbers)), beliefs, self.mapping
 
 
 class OnlineTarget:
@@ -50,7 +47,6 @@ class OnlineTarget:
         self._target, self._combine = target, fusion_function(target)
         self._pivot = load_rendered(folder.rendered(PIVOT, "train"))
         self._names = [example.id for example in load_examples(folder.examples("train"))]
-        end_of_turn = int(self._pivot.ids_L[self._pivot.offset_N1[1] - 1])
         names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
         gated = target.gate == "bits_per_byte"
         loaded: dict[str, Source] = {}
@@ -58,7 +54,7 @@ class OnlineTarget:
         for name in dict.fromkeys(wanted):
             model = recipe.pivot if name == PIVOT else recipe.sources[name]
             rendered = load_rendered(folder.rendered(name, "train"))
-            ends = int(rendered.ids_L[rendered.offset_N1[1] - 1]), end_of_turn
+            ends = end_of_turn(rendered), end_of_turn(self._pivot)
             mapping = map_between(model, recipe.pivot, end_of_turn=ends)
             require_ids_fit(mapping, recipe.pivot)
             teacher = make_teacher(

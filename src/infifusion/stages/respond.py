@@ -14,7 +14,7 @@ import numpy as np
 from infifusion.artifacts import State, close_stage, open_stage, sha256_of_text
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, write_answers
-from infifusion.data.tokenize import Tokenized, as_rendered
+from infifusion.data.tokenize import Tokenized, as_rendered, without_end
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json
 from infifusion.runtime import log, progress_bar, rank
 from infifusion.stages.folders import RunFolder
@@ -169,12 +169,8 @@ class Writer:
             return []
         rendered = as_rendered([one for _, _, one in marked])
         names = [example.id for _, example, _ in marked]
-        entropy_U = np.zeros(0)
-        for _, beliefs in believe(self._teacher, rendered, 0, len(rendered), names=names):
-            if beliefs is not None:
-                entropy_U = beliefs.entropy_U.astype(np.float64)
-        entropy_U[rendered.row_N1[1:] - 1] = 0
-        return np.add.reduceat(entropy_U, rendered.row_N1[:-1]).tolist()
+        beliefs = believe(self._teacher, rendered, 0, len(rendered), names=names)
+        return without_end(beliefs.entropy_U, rendered.row_N1).tolist()
 
 
 def _fingerprint(recipe: Recipe, asked: WriteResponses, model: Model) -> dict[str, Any]:

@@ -59,8 +59,8 @@ def run_recipe(
     redo: a stage that was made with other settings is deleted and made anew, and so is what follows
     from it; without, it is an error.
 
-    Under torchrun or accelerate all processes share `teach`, `fuse`, `distill` and `evaluate`; the
-    other stages are the first one's.
+    Under torchrun or accelerate all processes share `respond`, `teach`, `fuse`, `distill` and
+    `evaluate`; the other stages are the first one's.
     Raises RecipeError, before anything is written, for whatever can be known beforehand.
     """
     set_up_logging()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -56,12 +57,11 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             for s in missing
         )
         with progress_bar(f"teach {name} (tokens)", total) as progress:
+            advance = partial(progress.advance, progress.task_ids[0])
             for shard in missing:
                 begin, end = shard * size, min((shard + 1) * size, len(rendered))
-                for tokens, beliefs in believe(teacher, rendered, begin, end, names=names):
-                    progress.advance(progress.task_ids[0], tokens)
-                    if beliefs is not None:
-                        write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
+                beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+                write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
     if rank() != 0:
         return
     wait_for((shard_path(out, shard) for shard in shards), f"teach {name}")

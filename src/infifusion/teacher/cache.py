@@ -10,7 +10,6 @@ beyond 16 for ids, 20 for the five scalars: 60 at K = 10 up to 65,536 entries, 6
 
 from __future__ import annotations
 
-import mmap
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,8 +21,7 @@ from infifusion.artifacts import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
 from infifusion.types import Beliefs
-from infifusion.weights.dtypes import STORED
-from infifusion.weights.reader import read_header
+from infifusion.weights.reader import Checkpoint
 
 IDS = "ids_UK"
 LOW, HIGH = "low_UK", "high_UH"
@@ -90,18 +88,9 @@ class _Shard:
 
 def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     try:
-        header = read_header(path)
-        found = header["gold_U"].shape[0]
-        with path.open("rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        arrays = {
-            name: np.frombuffer(mapped, STORED[stored.dtype], stored.size, stored.start).reshape(
-                stored.shape
-            )
-            if stored.size
-            else np.empty(stored.shape, STORED[stored.dtype])
-            for name, stored in header.items()
-        }
+        stored = Checkpoint(path.parent, single=path.name)
+        arrays = {name: stored.array(name).reshape(stored.shape(name)) for name in stored}
+        found = len(arrays["gold_U"])
     except (CheckpointError, OSError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}): it is missing or cut short. Delete the folder "

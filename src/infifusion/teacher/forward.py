@@ -7,7 +7,7 @@ K kept entries, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import cast
 
@@ -58,9 +58,15 @@ def make_teacher(
 
 @torch.inference_mode()
 def believe(
-    teacher: Teacher, rendered: Rendered, begin: int, end: int, *, names: list[str]
-) -> Iterator[tuple[int, Beliefs | None]]:
-    """Run examples [begin, end); yield (tokens done, None) per batch and (0, Beliefs) at the end.
+    teacher: Teacher,
+    rendered: Rendered,
+    begin: int,
+    end: int,
+    *,
+    names: list[str],
+    advance: Callable[[int], object] = lambda _: None,
+) -> Beliefs:
+    """Run examples [begin, end); `advance(tokens)` is told of every batch.
 
     Batches hold examples of like length. Row u of the result predicts response token u from the
     tokens before it; rows are in the order of the examples. Raises NumericsError naming the
@@ -94,8 +100,8 @@ def believe(
                     f"{bad - int(rendered.row_N1[example])}. Set dtype: float32 (or bfloat16 in "
                     "place of float16) for this model in the recipe, or check its weights."
                 )
-        yield int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()), None
-    yield 0, out
+        advance(int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()))
+    return out
 
 
 def batches(
