@@ -70,6 +70,26 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     return State.FRESH
 
 
+def share_stage(
+    folder: Path, fingerprint: Json, shared: Path | None, *, redo: bool = False
+) -> None:
+    """Make `folder` a link into `shared`, to the place of this fingerprint, so that runs that want
+    the same do it once. A folder that is there stays, but for a link elsewhere with `redo`.
+
+    Two processes must not work in one place at a time; whoever starts them sees to that.
+    """
+    if shared is None:
+        return
+    text = json.dumps(plain(fingerprint), sort_keys=True)
+    place = shared.resolve() / f"{folder.parent.name}-{folder.name}-{sha256_of_text(text)[:16]}"
+    if redo and folder.is_symlink() and folder.resolve() != place:
+        folder.unlink()
+    if not folder.exists():
+        place.mkdir(parents=True, exist_ok=True)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.symlink_to(os.path.relpath(place, folder.parent.resolve()))
+
+
 def _differences(folder: Path, fingerprint: Json) -> list[str]:
     """What differs between the fingerprint and the one that lies in the folder, if one does."""
     for name in (MANIFEST, STARTED):

@@ -90,6 +90,50 @@ def run(
 
 
 @app.command()
+def sweep(
+    sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep.")],
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep; runs/NAME by default.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Steps at a time; one per processor by default.")
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder of teacher passes that several sweeps share.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and compared; stop.")
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+    ] = False,
+    assignments: Assignments = None,
+) -> None:
+    """Compare arms over settings and seeds: one recipe with lists in place of values."""
+    from infifusion.sweep import load_sweep
+
+    loaded, worlds = load_sweep(sweep_file, assignments or [])
+    if dry_run:
+        for world in worlds:
+            typer.echo(f"{world.folder}: {', '.join(world.arms)}")
+        typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
+        typer.echo(f"Next: infifusion sweep {sweep_file}")
+        return
+    from infifusion.stages.sweep import run_sweep
+
+    run_sweep(
+        loaded,
+        worlds,
+        run_dir or Path("runs") / loaded.name,
+        sweep_file=sweep_file,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+        jobs=jobs,
+        shared=shared,
+        redo=redo,
+    )
+
+
+@app.command()
 def demo(
     run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,

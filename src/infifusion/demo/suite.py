@@ -56,13 +56,20 @@ def make_suite(folder: Path, *, seed: int) -> Path:
 
 
 def make_model(folder: Path, name: str, seed: int) -> None:
-    """Train one model from scratch on clean problems and write it to folder/name/model."""
+    """In a worker: one of the demo's models."""
+    train_from_scratch(folder, name, PIVOT if name == "pivot" else SOURCES[name], seed)
+
+
+def train_from_scratch(folder: Path, name: str, settings: Settings, seed: int) -> None:
+    """Train one model on clean problems, on one thread, and write it to folder/name/model.
+
+    A finished one is kept. The model's weights and problems are drawn by its name and the seed.
+    """
     import torch
 
     torch.set_num_threads(1)
     set_up_logging()
     quiet_libraries()
-    settings = PIVOT if name == "pivot" else SOURCES[name]
     out = folder / name
     fingerprint = {"settings": sha256_of_text(_settings_text(settings)), "seed": seed}
     if open_stage(out, fingerprint) is State.DONE:
@@ -138,12 +145,13 @@ def _write_data(folder: Path, seed: int) -> None:
         noisy = problems(
             domain, "train", DISTILL_PER_DOMAIN, seed=10_000 + seed, noise=WRONG_LABELS
         )
-        _write_problems(folder / "train" / f"{domain}.jsonl", noisy)
+        write_problems(folder / "train" / f"{domain}.jsonl", noisy)
         clean = problems(domain, "test", TEST_PER_DOMAIN, seed=20_000 + seed)
-        _write_problems(folder / "test" / f"demo_{domain}.jsonl", clean)
+        write_problems(folder / "test" / f"demo_{domain}.jsonl", clean)
 
 
-def _write_problems(path: Path, made: list[Problem]) -> None:
+def write_problems(path: Path, made: list[Problem]) -> None:
+    """One problem per line."""
     with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for number, problem in enumerate(made):
             file.write(json.dumps(as_record(problem, number), ensure_ascii=False) + "\n")

@@ -7,6 +7,7 @@ drawn at full precision; None and NaN leave a gap. Every text is escaped.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeGuard
@@ -142,6 +143,29 @@ def stacked_chart(
         f"{escape(x_label)}</text>"
     )
     return _figure(title, parts, height)
+
+
+STYLE = (
+    "svg{font:11.5px system-ui,sans-serif;background:#fff}text{fill:#1c2024}.tick{fill:#5d666f}"
+    "circle{fill:currentColor}.bar{stroke:currentColor;stroke-width:1.6;fill:none}"
+    ".grid{stroke:#d9dee3}.zero{stroke:#1c2024;stroke-dasharray:3 3}"
+    ".better{color:#127a3e}.worse{color:#b3261e}.unclear{color:#5d666f}"
+)
+
+
+def standalone(chart: Markup) -> str:
+    """A chart as an SVG file of its own: its title inside, colours included."""
+    title = chart.partition("<figcaption>")[2].partition("</figcaption>")[0]
+    body = "<svg" + chart.partition("<svg")[2].partition("</figure>")[0]
+    opening, _, rest = body.partition(">")
+    found = re.search(r'viewBox="0 0 (\S+) (\S+)"', opening)
+    assert found is not None
+    width, height = found.group(1), float(found.group(2))
+    opening = opening.replace(found.group(0), f'viewBox="0 -20 {width} {height + 20}"')
+    return (
+        f'{opening} xmlns="http://www.w3.org/2000/svg"><style>{STYLE}</style>'
+        f'<text x="0" y="-7">{title}</text>{rest}\n'
+    )
 
 
 def axis(values: Sequence[float], *, margin: float = 0.06) -> tuple[float, float, list[float]]:

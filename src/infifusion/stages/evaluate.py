@@ -16,6 +16,7 @@ from infifusion.artifacts import (
     open_stage,
     read_json,
     sha256_of,
+    share_stage,
     write_json,
 )
 from infifusion.data.examples import read_examples
@@ -64,6 +65,8 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
             if key in ("limit", "max_new_tokens", "batch_size", "unsafe_code")
         },
     }
+    if untrained(name):
+        share_stage(out, fingerprint, folder.shared, redo=folder.redo)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
@@ -88,6 +91,11 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
     close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
     shutil.rmtree(out / PARTS, ignore_errors=True)
     log.info("evaluate %s: %s", name, _in_words(result))
+
+
+def untrained(name: str) -> bool:
+    """Whether a model is one that the run was given: its scores are the same in every run."""
+    return name == PIVOT or name.startswith("source:")
 
 
 def _part(out: Path, number: int) -> Path:

@@ -13,10 +13,12 @@ SPLITS = ("train", "validation", "held_out")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside runs/NAME. redo: stages made with other settings are deleted and made anew."""
+    """Paths inside runs/NAME. redo: stages made with other settings are deleted and made anew.
+    shared: where teacher passes and scores of untrained models lie that several runs use."""
 
     root: Path
     redo: bool = False
+    shared: Path | None = None
 
     def respond(self, source: str) -> Path:
         return self.root / "respond" / source

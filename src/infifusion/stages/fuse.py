@@ -57,6 +57,13 @@ class Source:
         return here, self.reader.examples(begin, end), self.mapping
 
 
+def taught_by(target: FuseTarget) -> list[str]:
+    """Whose beliefs a target is made of: its sources, and the pivot where it takes part or is the
+    measure of a gate."""
+    pivot = [PIVOT] if target.pivot_as_source or target.gate != "none" else []
+    return sorted({*target.sources, *pivot})
+
+
 def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     """Write the arrays of one types.Target, whole, memory-mapped, and what it is made of.
 
@@ -64,19 +71,19 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     stopped goes on with those it lacks.
     """
     names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
-    taught_by: list[str] = sorted({*names, *([PIVOT] if target.gate != "none" else [])})
+    taught = taught_by(target)
     prepared = read_manifest(folder.prepare, made_by="prepare")
     fingerprint = {
         "target": as_json(target),
-        "prepare": prepared_identity(folder, sorted({PIVOT, *taught_by})),
-        "teach": {name: stage_identity(folder.teach(name)) for name in taught_by},
+        "prepare": prepared_identity(folder, sorted({PIVOT, *taught})),
+        "teach": {name: stage_identity(folder.teach(name)) for name in taught},
     }
     out = folder.fuse(target.name)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
     verify_files(folder.prepare, prepared)
-    for name in taught_by:
+    for name in taught:
         verify_files(folder.teach(name), read_manifest(folder.teach(name), made_by="teach"))
     combine = fusion_function(target)
     pivot = load_rendered(folder.rendered(PIVOT, "train"))

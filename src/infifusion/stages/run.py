@@ -6,6 +6,8 @@ import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import infifusion
@@ -22,7 +24,7 @@ from infifusion.stages.choose import choose
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import compare_models, evaluate
 from infifusion.stages.folders import RunFolder
-from infifusion.stages.fuse import fuse
+from infifusion.stages.fuse import fuse, taught_by
 from infifusion.stages.merge import merge
 from infifusion.stages.plan import line_of_run
 from infifusion.stages.prepare import prepare
@@ -69,15 +71,16 @@ def run_recipe(
         check_recipe(recipe)
     folder = RunFolder(run_dir.resolve(), redo)
     page: Path | None = None
-    for stage, place, work in _steps(recipe, folder):
+    for step in steps_of(recipe, folder):
+        stage = step.stage
         if STAGES.index(stage) > STAGES.index(until):
             break
-        work()
+        step.work()
         if rank() != 0:
-            wait_for([place / MANIFEST], stage)
+            wait_for([step.place / MANIFEST], stage)
         elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
             # The first stages may stand alone; now the settings are known to fit the folder.
-            _write_settings(recipe, folder, recipe_file, command)
+            write_settings(recipe, folder, recipe_file, command)
             _say_plan(recipe, folder)
     if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
         compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
@@ -103,30 +106,62 @@ def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
         log.info("%s", line)
 
 
-def _steps(recipe: Recipe, folder: RunFolder) -> Iterator[tuple[str, Path, Callable[[], None]]]:
-    """(stage, the folder it signs, the work) in order."""
+@dataclass(frozen=True)
+class Step:
+    """One piece of work: what it is called, the folder it signs, the steps that come before."""
+
+    stage: str
+    name: str
+    place: Path
+    work: Callable[[], None]
+    needs: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Its name among the steps of the run."""
+        return f"{self.stage}/{self.name}" if self.name else self.stage
+
+
+def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
+    """Everything a run does, in order."""
     plan = recipe.resolve()
+    made: list[str] = []
     for name in responding_sources(recipe):
-        yield "respond", folder.respond(name), lambda name=name: respond(recipe, folder, name)
+        work = partial(respond, recipe, folder, name)
+        yield Step("respond", name, folder.respond(name), work)
+        made.append(f"respond/{name}")
     if recipe.write_responses is not None:
-        yield "choose", folder.choose, lambda: choose(recipe, folder)
-    yield "prepare", folder.prepare, lambda: prepare(recipe, folder)
+        yield Step("choose", "", folder.choose, partial(choose, recipe, folder), tuple(made))
+        made = ["choose"]
+    yield Step("prepare", "", folder.prepare, partial(prepare, recipe, folder), tuple(made))
     for name in plan.taught:
-        yield "teach", folder.teach(name), lambda name=name: teach(recipe, folder, name)
+        work = partial(teach, recipe, folder, name)
+        yield Step("teach", name, folder.teach(name), work, ("prepare",))
+    cached = {one.name for one in plan.targets if one.teacher == "cached"}
     for one in plan.targets:
-        if one.teacher == "cached":
-            yield "fuse", folder.fuse(one.name), lambda one=one: fuse(recipe, folder, one)
+        if one.name in cached:
+            needs = [f"teach/{name}" for name in taught_by(one)]
+            work = partial(fuse, recipe, folder, one)
+            yield Step("fuse", one.name, folder.fuse(one.name), work, tuple(needs))
+    runs = {run.name for run in plan.runs}
     for one in plan.runs:
-        yield "distill", folder.distill(one.name), lambda one=one: distill(recipe, folder, one)
+        needs = [f"fuse/{one.target}"] if one.target in cached else ["prepare"]
+        needs += [f"distill/{one.start}"] if one.start in runs else []
+        work = partial(distill, recipe, folder, one)
+        yield Step("distill", one.name, folder.distill(one.name), work, tuple(needs))
     for one in plan.merges:
-        yield "merge", folder.merge(one.name), lambda one=one: merge(recipe, folder, one)
+        needs = [f"distill/{name}" for name in one.models]
+        work = partial(merge, recipe, folder, one)
+        yield Step("merge", one.name, folder.merge(one.name), work, tuple(needs))
     members = [r.name for r in plan.runs if r.name not in plan.scored]
     for name in [*plan.scored, *members]:
-        place = folder.evaluate(name)
-        yield "evaluate", place, lambda name=name: evaluate(recipe, folder, name, plan)
+        made_by = f"distill/{name}" if name in runs else f"merge/{name}"
+        needs = (made_by if name in runs or name in recipe.merge else "prepare",)
+        work = partial(evaluate, recipe, folder, name, plan)
+        yield Step("evaluate", name, folder.evaluate(name), work, needs)
 
 
-def _write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:
+def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:
     """recipe.yaml as it was given, and resolved.json with everything decided."""
     copy = folder.root / "recipe.yaml"
     if recipe_file.resolve() != copy:

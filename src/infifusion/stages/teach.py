@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.artifacts import State, close_stage, open_stage, read_manifest
+from infifusion.artifacts import State, close_stage, open_stage, read_manifest, share_stage
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.recipe import Model, Recipe
 from infifusion.runtime import log, progress_bar, rank
@@ -38,6 +38,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         "top_k": recipe.teach.top_k,
         "shard_examples": recipe.teach.shard_examples,
     }
+    share_stage(out, fingerprint, folder.shared, redo=folder.redo)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()

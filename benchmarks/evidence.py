@@ -1,0 +1,128 @@
+"""Does fusion work, which parts of it, and when not? Every sweep of benchmarks/evidence/.
+
+    .venv/bin/python benchmarks/evidence.py [--short] [--only weighting,merging] [--jobs 2]
+        [--work runs/evidence] [--docs docs/results.md]
+
+Makes models and data, runs the sweeps (finished steps are kept, teacher passes shared), and puts
+their tables between the markers of docs/results.md:
+
+    <!-- table: weighting | kind=narrow -->
+    <!-- end -->
+
+with a plot of the differences beside each in docs/results/. `--short` takes the first seed of every
+sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+from evidence_suite import KINDS, make_evidence_suite
+
+from infifusion.artifacts import Json, atomic_write, read_json
+from infifusion.report.sweep import CAPTION, markdown_table, write_sweep_plots
+from infifusion.stages.sweep import run_sweep
+from infifusion.sweep import load_sweep
+
+HERE = Path(__file__).parent
+SWEEPS = (
+    *("weighting", "clean", "confirm", "ablation", "top_k", "calibration"),
+    *("few_labels", "merging", "same_start", "real_text"),
+)
+SHARED = HERE.parents[1] / "shared"
+MODELS = HERE.parent / "runs" / "real_text_models"
+MARKER = re.compile(r"(<!-- table: (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def run(name: str, work: Path, *, short: bool, jobs: int | None) -> None:
+    """One sweep, and what it needs."""
+    path = HERE / "evidence" / f"{name}.yaml"
+    assignments = []
+    if name == "real_text":
+        if not (SHARED / "data").is_dir():
+            print(f"{name}: left out, because {SHARED}/data is not here.")
+            return
+        script = HERE.parent / "recipes" / "real_text_models.py"
+        subprocess.run([sys.executable, script, "--data", SHARED, "--out", MODELS], check=True)
+    else:
+        assignments = [f"settings.work=['{work / 'suite'}']"]
+    seeds = load_seeds(path)
+    if short:
+        assignments.append(f"seeds=[{seeds[0]}]")
+    if name != "real_text":
+        make_evidence_suite(work / "suite", seeds=tuple(seeds[:1] if short else seeds), kinds=KINDS)
+    sweep, worlds = load_sweep(path, assignments)
+    started = time.monotonic()
+    run_sweep(
+        sweep,
+        worlds,
+        work / "sweeps" / name,
+        sweep_file=path,
+        command=f"benchmarks/evidence.py --only {name}",
+        jobs=jobs,
+        shared=work / "shared",
+    )
+    print(f"{name}: {(time.monotonic() - started) / 60:.1f} minutes")
+
+
+def load_seeds(path: Path) -> list[int]:
+    """The seeds that a sweep file names."""
+    import yaml
+
+    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["seeds"])
+
+
+def rebuild(docs: Path, work: Path) -> None:
+    """Fill in the tables of finished sweeps; the others stay as they are."""
+    results: dict[str, Json] = {}
+    plots = docs.parent / docs.stem
+    for name in SWEEPS:
+        path = work / "sweeps" / name / "results.json"
+        if path.exists():
+            results[name] = read_json(path)
+            write_sweep_plots(results[name], plots)
+
+    def table(match: re.Match[str]) -> str:
+        start, name, setting, end = match.groups()
+        if name not in results:
+            return match.group(0)
+        text = markdown_table(results[name], (setting or "").strip())
+        seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
+        return f"{start}\n{text}\n\nSeeds {seeds}.\n\n{end}"
+
+    filled = MARKER.sub(table, docs.read_text(encoding="utf-8"))
+    filled = filled.replace("<!-- caption -->", CAPTION)
+    with atomic_write(docs) as temporary:
+        temporary.write_text(filled, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--work", type=Path, default=Path("runs/evidence"))
+    parser.add_argument("--docs", type=Path, default=Path("docs/results.md"))
+    parser.add_argument("--only", help="sweeps, separated by commas")
+    parser.add_argument("--short", action="store_true", help="one seed of each")
+    parser.add_argument("--jobs", type=int)
+    arguments = parser.parse_args()
+    wanted = arguments.only.split(",") if arguments.only else SWEEPS
+    if unknown := [name for name in wanted if name not in SWEEPS]:
+        parser.error(f"there is no sweep {unknown[0]}; known: {', '.join(SWEEPS)}")
+    work = arguments.work.resolve()
+    started = time.monotonic()
+    for name in wanted:
+        run(name, work, short=arguments.short, jobs=arguments.jobs)
+    rebuild(arguments.docs, work)
+    print(f"{arguments.docs} rebuilt; {(time.monotonic() - started) / 60:.0f} minutes in all")
+
+
+if __name__ == "__main__":
+    main()

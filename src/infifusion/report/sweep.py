@@ -1,0 +1,226 @@
+"""The results of a sweep as tables (CSV, Markdown) and as one page with plots. Reads JSON only."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from pathlib import Path
+
+import jinja2
+from markupsafe import Markup
+
+from infifusion.artifacts import Json, atomic_write
+from infifusion.report.charts import Dot, dot_chart, standalone
+
+HERE = Path(__file__).parent
+MISSING = "–"
+COLUMNS = (
+    *("setting", "arm", "figure", "value", "error", "seeds"),
+    *("against", "difference", "difference_error", "low", "high", "p_value", "p_holm"),
+)
+CAPTION = (
+    "Mean ± standard error over seeds. Accuracy in %, differences in points: mean over tasks, "
+    "95 % interval by a bootstrap over seeds and items, p by an exact McNemar test on all paired "
+    "items, corrected by Holm over all rows of the sweep. Bits per byte: mean over domains, lower "
+    "is better."
+)
+
+
+def write_sweep_report(results: Json, out: Path) -> Path:
+    """Write OUT/results.csv, results.md and results.html, each whole; returns the page's path."""
+    texts = {
+        "results.csv": csv_table(results),
+        "results.md": markdown_of(results),
+        "results.html": page_of(results),
+    }
+    for name, text in texts.items():
+        with atomic_write(out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return out / "results.html"
+
+
+def csv_table(results: Json) -> str:
+    """One line per setting, arm and figure: value, error, and the comparison with each base."""
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for row in results["rows"]:
+        start = [row["setting"], row["arm"]]
+        seeds = len(row["seeds"])
+        figures = {f"accuracy {task}": value for task, value in row["accuracy"].items()}
+        figures |= {f"bits {domain}": value for domain, value in row["bits"].items()}
+        for name, key in (("accuracy mean", "mean_accuracy"), ("bits mean", "mean_bits")):
+            if key in row:
+                figures[name] = row[key]
+        for figure, (value, error) in figures.items():
+            plain = [*start, figure, value, error, seeds]
+            bases = row["against"] or {"": {}}
+            for base, found in bases.items():
+                writer.writerow([*plain, base, *_difference_cells(figure, found)])
+        for figure in ("seconds", "training_seconds", "flops"):
+            if row[figure] is not None:
+                writer.writerow([*start, figure, row[figure], "", seeds, *[""] * 7])
+    return file.getvalue()
+
+
+def _difference_cells(figure: str, found: Json) -> list[object]:
+    kind, name = figure.split(" ", 1)
+    if kind == "bits":
+        by_domain = found.get("bits_by_domain", {})
+        pair = found.get("bits") if name == "mean" else by_domain.get(name)
+        return [*pair, "", "", "", ""] if pair else [""] * 6
+    test = found if name == "mean" else found.get("tasks", {}).get(name)
+    if not test or "difference" not in test:
+        return [""] * 6
+    return [
+        test["difference"],
+        test["error"],
+        *test["ci95"],
+        test["p_value"],
+        test.get("p_holm"),
+    ]
+
+
+def markdown_of(results: Json) -> str:
+    """A table per setting, and what is missing."""
+    parts = [f"# {results['name']}", "", CAPTION, ""]
+    for setting in results["settings"]:
+        if setting:
+            parts += [f"## {setting}", ""]
+        parts += [markdown_table(results, setting), ""]
+    for where in results["missing"]:
+        parts.append(
+            f"* not scored: {where['arm']}, seed {where['seed']}, {where['setting'] or 'all'}"
+        )
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def markdown_table(results: Json, setting: str, *, arms: list[str] | None = None) -> str:
+    """One setting's rows; `arms` chooses and orders them."""
+    header, rows = table_cells(results, setting, arms=arms)
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
+
+
+def table_cells(
+    results: Json, setting: str, *, arms: list[str] | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """(header, rows) of one setting, as text."""
+    bases, tasks = results["against"], results["tasks"]
+    rows = [row for row in results["rows"] if row["setting"] == setting]
+    if arms is not None:
+        rows = [row for arm in arms for row in rows if row["arm"] == arm]
+    with_bits = any("mean_bits" in row for row in rows)
+    header = ["arm", *(f"{task} %" for task in tasks), *(["mean %"] if len(tasks) > 1 else [])]
+    for base in bases:
+        header += [f"minus {base}", "95 %", "p"] if tasks else []
+        header += [f"bits minus {base}"] if with_bits else []
+    header += ["bits"] if with_bits else []
+    header += ["training s"]
+    cells = []
+    for row in rows:
+        line = [row["arm"], *(_spread(row["accuracy"].get(task)) for task in tasks)]
+        line += [_spread(row.get("mean_accuracy"))] if len(tasks) > 1 else []
+        for base in bases:
+            found = row["against"].get(base, {})
+            if tasks:
+                line += _test_cells(found)
+            if with_bits:
+                line += [_spread(found.get("bits"), digits=3, sign=True)]
+        line += [_spread(row.get("mean_bits"), digits=3)] if with_bits else []
+        seconds = row["training_seconds"]
+        line += [MISSING if seconds is None else f"{seconds:.0f}"]
+        cells.append(line)
+    return header, cells
+
+
+def _test_cells(found: Json) -> list[str]:
+    if "difference" not in found:
+        return [MISSING] * 3
+    low, high = found["ci95"]
+    return [
+        _spread((found["difference"], found["error"]), sign=True),
+        f"{low:+.1f} to {high:+.1f}",
+        f"{found['p_holm']:.2g}",
+    ]
+
+
+def _spread(
+    value: tuple[float, float | None] | list[float] | None, *, digits: int = 1, sign: bool = False
+) -> str:
+    """mean ± standard error; the mean alone for one seed."""
+    if value is None:
+        return MISSING
+    mean, error = value
+    text = f"{mean:+.{digits}f}" if sign else f"{mean:.{digits}f}"
+    return text if error is None else f"{text} ± {error:.{digits}f}"
+
+
+def page_of(results: Json) -> str:
+    """The page: per setting the differences as dots with intervals, and the table."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    views = []
+    for setting in results["settings"]:
+        header, rows = table_cells(results, setting)
+        here = [row for row in results["rows"] if row["setting"] == setting]
+        charts = [chart for base in results["against"] for chart in _charts(here, base)]
+        views.append({"title": setting, "header": header, "rows": rows, "charts": charts})
+    return environment.get_template("sweep.html").render(
+        name=results["name"],
+        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        caption=CAPTION,
+        seeds=results["seeds"],
+        views=views,
+        missing=results["missing"],
+    )
+
+
+def write_sweep_plots(results: Json, folder: Path) -> list[Path]:
+    """One SVG file per setting and base, with the differences; for documents."""
+    written = []
+    for number, setting in enumerate(results["settings"]):
+        here = [row for row in results["rows"] if row["setting"] == setting]
+        for base in results["against"]:
+            for chart, kind in zip(_charts(here, base), ("accuracy", "bits"), strict=False):
+                name = "-".join([results["name"], str(number), file_word(base), kind])
+                path = folder / f"{name}.svg"
+                with atomic_write(path) as temporary:
+                    temporary.write_text(standalone(chart), encoding="utf-8")
+                written.append(path)
+    return written
+
+
+def file_word(text: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
+
+
+def _charts(rows: list[Json], base: str) -> list[Markup]:
+    """Accuracy and bits of every arm minus the base."""
+    accuracy, bits = [], []
+    for row in rows:
+        found = row["against"].get(base, {})
+        if "difference" in found:
+            low, high = found["ci95"]
+            kind = "better" if low > 0 else "worse" if high < 0 else "unclear"
+            accuracy.append(
+                Dot(row["arm"], found["difference"], f"{found['difference']:+.1f}", kind, low, high)
+            )
+        if "bits" in found:
+            mean, error = found["bits"]
+            shown = f"{mean:+.3f}"
+            if error is None:
+                bits.append(Dot(row["arm"], mean, shown, "unclear"))
+            else:
+                low, high = mean - 2 * error, mean + 2 * error
+                kind = "better" if high < 0 else "worse" if low > 0 else "unclear"
+                bits.append(Dot(row["arm"], mean, shown, kind, low, high))
+    charts = []
+    if accuracy:
+        charts.append(dot_chart(f"accuracy minus {base}, points, 95 %", accuracy, zero=True))
+    if bits:
+        charts.append(dot_chart(f"bits per byte minus {base}, ± 2 errors", bits, zero=True))
+    return charts

@@ -1,0 +1,209 @@
+"""sweep: every arm with every setting and seed, in parallel processes; then one table.
+
+Each setting and seed is an ordinary run folder whose recipe holds all arms. Its steps are handed
+to worker processes as soon as the steps they need are done. Teacher passes and scores of untrained
+models are kept in one shared folder, so none is made twice.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from infifusion.artifacts import MANIFEST, read_json
+from infifusion.errors import InfiFusionError, RunError
+from infifusion.recipe import Recipe
+from infifusion.report.sweep import write_sweep_report
+from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
+from infifusion.stages.check import check_recipe
+from infifusion.stages.evaluate import untrained
+from infifusion.stages.folders import RunFolder
+from infifusion.stages.run import Step, steps_of, write_settings
+from infifusion.stages.sweep_results import collect
+from infifusion.sweep import Sweep, World
+
+SHARED = "shared"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One step of one world, as a worker gets it."""
+
+    world: int
+    step: Step
+
+    @property
+    def key(self) -> tuple[int, str]:
+        return self.world, self.step.key
+
+    @property
+    def alone(self) -> str | None:
+        """Tasks with the same word may write to one shared place, so one runs at a time."""
+        if self.step.stage == "teach" or (
+            self.step.stage == "evaluate" and untrained(self.step.name)
+        ):
+            return self.step.key
+        return None
+
+
+@dataclass
+class Board:
+    """What is waiting, under way, done and failed."""
+
+    waiting: list[Task]
+    running: dict[Future[float], Task] = field(default_factory=dict)
+    done: set[tuple[int, str]] = field(default_factory=set)
+    failed: dict[tuple[int, str], str] = field(default_factory=dict)
+
+    def next_task(self) -> Task | None:
+        """The first waiting task that may start; those that need a failed one fail with it."""
+        busy = {task.alone for task in self.running.values()} - {None}
+        for task in list(self.waiting):
+            needs = [(task.world, need) for need in task.step.needs]
+            if lost := next((need for need in needs if need in self.failed), None):
+                self.waiting.remove(task)
+                self.failed[task.key] = f"needs {lost[1]}, which failed"
+            elif task.alone not in busy and all(need in self.done for need in needs):
+                self.waiting.remove(task)
+                return task
+        return None
+
+
+def run_sweep(
+    sweep: Sweep,
+    worlds: list[World],
+    out: Path,
+    *,
+    sweep_file: Path,
+    command: str,
+    jobs: int | None = None,
+    shared: Path | None = None,
+    redo: bool = False,
+) -> Path:
+    """Run what is not done yet; returns the page with the results.
+
+    Raises RecipeError before anything is written for whatever can be known beforehand, and RunError
+    at the end when steps failed: what could be done without them is done and reported.
+    """
+    set_up_logging()
+    quiet_libraries()
+    for world in worlds:
+        try:
+            check_recipe(world.recipe)
+        except InfiFusionError as error:
+            raise type(error)(f"{world.words or 'seed'} (seed {world.seed}): {error}") from None
+    out = out.resolve()
+    store = (shared or out / SHARED).resolve()
+    tasks = []
+    for number, world in enumerate(worlds):
+        folder = RunFolder(out / world.folder, redo, store)
+        folder.root.mkdir(parents=True, exist_ok=True)
+        write_settings(world.recipe, folder, sweep_file, command)
+        tasks += [Task(number, step) for step in steps_of(world.recipe, folder)]
+    jobs = jobs or os.cpu_count() or 1
+    made = sum((task.step.place / MANIFEST).exists() for task in tasks)
+    log.info(
+        "sweep %s: %d runs (settings x seeds), %d arms each, %d steps, %d of them made before; "
+        "%d at a time",
+        *(sweep.name, len(worlds), len(worlds[0].arms), len(tasks), made, jobs),
+    )
+    failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
+    results = collect(sweep, worlds, out)
+    page = write_sweep_report(results, out)
+    log.info("Results: %s (and results.md, results.csv, results.json beside it)", page)
+    if failed:
+        listed = "\n".join(
+            f"  {worlds[number].folder}: {key}: {why}" for (number, key), why in failed.items()
+        )
+        raise RunError(
+            f"{len(failed)} of {len(tasks)} steps failed:\n{listed}\nThe rest is done. Mend the "
+            "cause and run the same command again; it goes on with what is missing."
+        )
+    return page
+
+
+def _run_tasks(
+    tasks: list[Task], worlds: list[World], out: Path, store: Path, *, jobs: int, redo: bool
+) -> dict[tuple[int, str], str]:
+    """Do every task; returns why some failed."""
+    board = Board(list(tasks))
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    context = multiprocessing.get_context("spawn")
+    recipes = [world.recipe.model_dump_json(by_alias=True) for world in worlds]
+    started = time.monotonic()
+    with (
+        progress_bar("sweep (steps)", len(tasks)) as progress,
+        ProcessPoolExecutor(
+            jobs, mp_context=context, initializer=_start_worker, initargs=(threads, str(out))
+        ) as pool,
+    ):
+        while board.waiting or board.running:
+            while len(board.running) < jobs and (task := board.next_task()) is not None:
+                root, step = out / worlds[task.world].folder, task.step
+                future = pool.submit(
+                    do_step, recipes[task.world], root, store, step.stage, step.name, redo
+                )
+                board.running[future] = task
+            if not board.running:
+                continue  # what was waiting needed a step that failed
+            for future in wait(board.running, return_when=FIRST_COMPLETED).done:
+                task = board.running.pop(future)
+                _note(board, task, future)
+                count = len(board.done) + len(board.failed)
+                if task.key in board.failed or future.result() >= 1:
+                    log.info(
+                        "[%d/%d, %.0f s] %s: %s%s",
+                        *(count, len(tasks), time.monotonic() - started),
+                        *(worlds[task.world].folder, task.step.key),
+                        f" FAILED: {board.failed[task.key]}" if task.key in board.failed else "",
+                    )
+                progress.update(progress.task_ids[0], completed=count)
+    return board.failed
+
+
+def _note(board: Board, task: Task, future: Future[float]) -> None:
+    error = future.exception()
+    if error is None:
+        board.done.add(task.key)
+    elif isinstance(error, Exception):
+        board.failed[task.key] = f"{type(error).__name__}: {error}"
+    else:
+        raise error
+
+
+def _start_worker(threads: int, out: str) -> None:
+    """Threads, quiet libraries, and messages to OUT/log.txt: the terminal shows whole steps."""
+    import torch
+
+    torch.set_num_threads(threads)
+    set_up_logging()
+    quiet_libraries()
+    handler = logging.FileHandler(Path(out) / "log.txt", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(message)s"))
+    log.handlers = [handler]
+
+
+def do_step(recipe_json: str, root: Path, store: Path, stage: str, name: str, redo: bool) -> float:
+    """In a worker: one step of one run; returns the seconds it took."""
+    started = time.monotonic()
+    recipe = Recipe.model_validate(json.loads(recipe_json))
+    step = _step(steps_of(recipe, RunFolder(root, redo, store)), stage, name)
+    log.info("%s: %s", root, step.key)
+    step.work()
+    return time.monotonic() - started
+
+
+def _step(steps: Iterable[Step], stage: str, name: str) -> Step:
+    return next(step for step in steps if (step.stage, step.name) == (stage, name))
+
+
+def show_sweep(out: Path) -> Path:
+    """Write the tables and the page of a finished sweep again, from its results.json."""
+    return write_sweep_report(read_json(out / "results.json"), out)
