@@ -56,6 +56,21 @@ class Model(Strict):
     pivot in runs with `lora`, whose adapters are then merged into the unquantised weights."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
+    temperature: float | Literal["fit"] = 1.0
+    """Of a source: its logits are divided by it before it teaches (top-K, entropy, bits per byte).
+    fit: the one with the lowest cross-entropy on data.validation_share, which must be above 0. The
+    answers of write_responses and the scores of the source itself are not touched by it."""
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _above_zero(cls, value: Any) -> Any:
+        try:
+            fits = value == "fit" or 0 < float(value) < float("inf")
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError("expected a number above 0, or fit")
+        return value
 
 
 class DataFile(Strict):
@@ -241,6 +256,9 @@ class Distill(Strict):
     """A loss (`infifusion list`), or module:function."""
     params: dict[str, Any] = {}
     """The loss's own parameters, such as temperature."""
+    domains: list[str] | Literal["own"] | None = None
+    """Train on the examples of these domains alone; all by default. own (with `each`): the domain
+    that has the source's name."""
     gold_weight: float = Field(default=0.1, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
     start: str = "pivot"
@@ -366,6 +384,8 @@ class TrainingRun(Strict):
     """Tokens of a pack; None without packing."""
     training: dict[str, Any]
     loss_rows: int
+    domains: list[str] | None
+    """Domains of the examples that it trains on; None for all."""
 
 
 class MergeRun(Strict):
@@ -413,6 +433,7 @@ class Plan(Strict):
                         keep=fuse.keep or 2 * recipe.teach.top_k,
                     )
                 )
+        taught_by = {target.name: target.sources for target in targets}
         runs: list[TrainingRun] = []
         group: dict[str, list[str]] = {}
         for name, distill in recipe.distill.items():
@@ -439,6 +460,9 @@ class Plan(Strict):
                         pack_tokens=recipe.data.max_length if distill.packing else None,
                         training={**recipe.training, **distill.training},
                         loss_rows=distill.loss_rows,
+                        domains=(
+                            taught_by[target or ""] if distill.domains == "own" else distill.domains
+                        ),
                     )
                 )
                 previous = part
@@ -604,6 +628,45 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"
     if any(len(pair) != 2 for pair in recipe.evaluate.compare):
         yield "evaluate.compare: expected pairs [a, b]"
+    yield from _temperature_problems(recipe)
+    yield from _domain_problems(recipe)
+
+
+def _temperature_problems(recipe: Recipe) -> Iterable[str]:
+    """Temperatures that cannot be used, as sentences."""
+    if recipe.pivot.temperature != 1:
+        yield "pivot.temperature: only sources have one; remove it"
+    fitted = [name for name, source in recipe.sources.items() if source.temperature == "fit"]
+    if fitted and recipe.data.validation_share == 0:
+        for name in fitted:
+            yield f"sources.{name}.temperature: fit needs data.validation_share above 0"
+
+
+def _domain_problems(recipe: Recipe) -> Iterable[str]:
+    """Domains of runs that no training data has, as sentences."""
+    asked = recipe.write_responses
+    files: list[DataFile] = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
+    known = list(dict.fromkeys(file.domain for file in files))
+    listed = f"Known: {', '.join(known)}."
+    for name, distill in recipe.distill.items():
+        where = f"distill.{name}.domains"
+        if distill.domains == "own":
+            if not distill.each:
+                yield f"{where}: own needs each: true; name the domains instead. {listed}"
+            elif distill.target in recipe.fuse:
+                sources = recipe.fuse[distill.target].sources or list(recipe.sources)
+                for source in [s for s in sources if s not in known]:
+                    yield (
+                        f"{where}: own needs a domain with the name of the source '{source}'."
+                        f"{nearest(source, known)} {listed}"
+                    )
+        elif distill.domains is not None:
+            if not distill.domains:
+                yield f"{where}: name a domain, or leave it out for all. {listed}"
+            for domain in [d for d in dict.fromkeys(distill.domains) if d not in known]:
+                yield f"{where}: there is no domain '{domain}'.{nearest(domain, known)} {listed}"
+            if len(set(distill.domains)) < len(distill.domains):
+                yield f"{where}: a domain is named twice"
 
 
 def require_stage(name: str) -> str:

@@ -38,6 +38,7 @@ def test_two_processes_write_the_cache_and_the_targets_that_one_does(
     training = {"max_steps": 2, "per_device_train_batch_size": 2}
     values = make_recipe(suite, training=training)
     values["teach"] = {"shard_examples": 30}
+    values["sources"]["a"]["temperature"] = "fit"  # by the first process alone
     # More examples than one chunk of a target, and shards that do not divide evenly.
     values["data"]["train"][0]["path"] = str(tmp_path / "train.jsonl")
     write_jsonl(tmp_path / "train.jsonl", [arithmetic(n) for n in range(170)])

@@ -266,7 +266,7 @@ def test_an_online_target_has_the_rows_of_the_cached_one(
     numbers = np.asarray([7, 0, 20, 3])
     row_R = np.concatenate([np.arange(row_N1[n], row_N1[n + 1]) for n in numbers])
     for name in ("unified", "pair-b"):
-        made = OnlineTarget(recipe, folder, targets[name])(numbers)
+        made = OnlineTarget(recipe, folder, targets[name], tmp_path)(numbers)
         kept = load_target(folder.fuse(name))
         np.testing.assert_allclose(made.weight_ST, kept.weight_ST[:, row_R], atol=1e-4)
         np.testing.assert_allclose(made.zscore_TK, kept.zscore_TK[row_R], atol=1e-2)

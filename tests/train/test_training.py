@@ -16,13 +16,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from infifusion import cli
+from infifusion.data.tokenize import take
 from infifusion.errors import CheckpointError, NumericsError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses.kl import Params
 from infifusion.losses.sparse import SparseTarget
 from infifusion.recipe import Lora
 from infifusion.train.arguments import check_arguments
-from infifusion.train.batches import Collator
+from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import with_position_loss
 from infifusion.train.run import Job, train
 from infifusion.types import Rendered, Target
@@ -289,3 +290,25 @@ def test_the_adapters_lie_beside_the_model_and_give_it_back(start: Path, tmp_pat
     assert result.exit_code == 0, result.exception
     for name, tensor in load_file(tmp_path / "merged" / "model.safetensors").items():
         torch.testing.assert_close(tensor, found[name], rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("pack_tokens", [None, 30])
+def test_training_on_chosen_examples_is_training_on_data_that_holds_no_others(
+    start: Path, tmp_path: Path, pack_tokens: int | None
+) -> None:
+    chosen = np.asarray([1, 2, 5, 6, 11, 15])
+    drawn = [item["example"] for item in Conversations(DATA, chosen)]
+    assert drawn == chosen.tolist()
+    rows = np.concatenate([np.arange(DATA.row_N1[n], DATA.row_N1[n + 1]) for n in chosen])
+    target = Target(
+        TARGET.ids_TK[rows], TARGET.prob_TK[rows], TARGET.weight_ST[:, rows], TARGET.zscore_TK[rows]
+    )
+    settings = {"training": {"per_device_train_batch_size": 2}, "pack_tokens": pack_tokens}
+    history, weights = run(start, tmp_path / "chosen", chosen=chosen, **settings)
+    alone = {"rendered": take(DATA, chosen), "target": target}
+    expected, expected_weights = run(start, tmp_path / "alone", **alone, **settings)
+    assert history["positions"] == expected["positions"] == len(rows) < len(DATA.start_R)
+    assert history["taught_positions"] == expected["taught_positions"] > 0
+    assert [line["loss"] for line in history["log"]] == [line["loss"] for line in expected["log"]]
+    for name, tensor in expected_weights.items():
+        assert torch.equal(weights[name], tensor), name

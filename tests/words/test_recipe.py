@@ -32,6 +32,12 @@ def asked(**changes: object) -> dict[str, object]:
     return {"prompts": [{"path": "p.jsonl", "domain": "d"}], **changes}
 
 
+MATH_AND_CODE = {
+    "data": {"train": [{"path": f"{d}.jsonl", "domain": d} for d in ("math", "code")]},
+    "write_responses": asked(prompts=[{"path": "p.jsonl", "domain": "chat"}]),
+}
+
+
 def test_each_is_written_out_one_per_source_in_order() -> None:
     plan = make().resolve()
     assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
@@ -53,6 +59,19 @@ def test_a_star_starts_at_the_pivot_and_a_chain_at_the_run_before() -> None:
     assert [r.start for r in make().resolve().runs[2:]] == ["pivot", "pivot"]
     chain = make(distill={"pair": {"target": "pair", "each": True, "start": "previous"}})
     assert [r.start for r in chain.resolve().runs] == ["pivot", "pair-a"]
+
+
+def test_own_domains_are_those_with_the_names_of_the_sources() -> None:
+    train = [{"path": "x.jsonl", "domain": domain} for domain in ("a", "b", "c")]
+    own = {"target": "pair", "each": True, "domains": "own"}
+    some = {"domains": ["c", "a"]}
+    runs = make(data={"train": train}, distill={"own": own, "some": some, "all": {}}, merge={})
+    assert [(run.name, run.domains) for run in runs.resolve().runs] == [
+        ("own-a", ["a"]),
+        ("own-b", ["b"]),
+        ("some", ["c", "a"]),
+        ("all", None),
+    ]
 
 
 def test_a_target_row_keeps_twice_k_by_default() -> None:
@@ -104,6 +123,31 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
             "params: needs prompts.0.choose",
         ),
         ({"data": {"train": [], "plain_template": "{response}"}}, "plain_template"),
+        ({"pivot": {"model": "p", "temperature": 2}}, "pivot.temperature: only sources have one"),
+        (
+            {"sources": {"a": {"model": "x", "temperature": 0}, "b": {"model": "b"}}},
+            "sources.a.temperature: expected a number above 0, or fit .found 0",
+        ),
+        (
+            {"sources": {"a": {"model": "x", "temperature": "fti"}, "b": {"model": "b"}}},
+            "expected a number above 0, or fit .found 'fti'",
+        ),
+        (
+            {"sources": {"a": {"model": "x", "temperature": "fit"}, "b": {"model": "b"}}},
+            "sources.a.temperature: fit needs data.validation_share above 0",
+        ),
+        ({"distill": {"s": {"domains": []}}, "merge": {}}, "distill.s.domains: name a domain"),
+        (
+            {"distill": {"s": {"domains": ["mth"]}}, "merge": {}, **MATH_AND_CODE},
+            "no domain 'mth'. Did you mean 'math'.* Known: math, code, chat",
+        ),
+        ({"distill": {"s": {"domains": ["d", "d"]}}, "merge": {}}, "domain is named twice"),
+        ({"distill": {"s": {"domains": "own"}}, "merge": {}}, "domains: own needs each: true"),
+        ({"distill": {"s": {"domains": "math"}}, "merge": {}}, "distill.s.domains"),
+        (
+            {"distill": {"p": {"target": "pair", "each": True, "domains": "own"}}, "merge": {}},
+            "name of the source 'a'.* Known: d.*name of the source 'b'",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named_with_its_place(changes: dict, message: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from infifusion.plan import memory
 from infifusion.plan.lengths import Lengths
@@ -91,13 +91,15 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that an estimate is made from."""
+    """Everything that an estimate is made from. domain_shares: each domain's share of the training
+    examples; needed where a run trains on some domains."""
 
     recipe: Recipe
     models: Mapping[str, Facts]
     lengths: Mapping[tuple[str, str], Lengths]
     tasks: Sequence[TaskFacts]
     hardware: Hardware
+    domain_shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def plan(self) -> Plan:
@@ -107,6 +109,13 @@ class Case:
     def train(self, name: str) -> Lengths:
         """The training examples as one model's tokens."""
         return self.lengths[name, "train"]
+
+    def trained(self, name: str, run: TrainingRun) -> Lengths:
+        """The examples of a run as one model's tokens. Of some domains: their share of all, taken
+        to be as long as all."""
+        if run.domains is None:
+            return self.train(name)
+        return self.train(name).share(sum(self.domain_shares[d] for d in run.domains))
 
     def place(self, stage: str) -> memory.Place:
         """Where a stage runs."""
@@ -135,7 +144,7 @@ def schedule(case: Case, run: TrainingRun) -> Schedule:
     """Steps of a run on the hardware."""
     return schedule_of(
         run.training,
-        examples=case.train(PIVOT).examples,
+        examples=case.trained(PIVOT, run).examples,
         devices=case.place("distill").devices,
         sharded=run.parallel != "ddp",
     )

@@ -130,7 +130,8 @@ def _distill(case: Case) -> Iterator[Row]:
 
 
 def _training(case: Case, run: TrainingRun, *, first: bool) -> Row:
-    pivot, lengths, place = case.models[PIVOT], case.train(PIVOT), case.place("distill")
+    pivot, place = case.models[PIVOT], case.place("distill")
+    lengths = case.trained(PIVOT, run)
     steps = schedule(case, run)
     trainable = pivot.parameters if run.lora is None else lora_parameters(pivot.shape, run.lora)
     size = saved_bytes(pivot)

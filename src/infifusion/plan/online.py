@@ -74,10 +74,10 @@ def beside(case: Case, run: TrainingRun, target: FuseTarget) -> Work:
     batches, and the mixing of their beliefs."""
     steps, work = schedule(case, run), Work()
     for name in running(target):
-        lengths = case.train(name)
+        lengths = case.trained(name, run)
         once = forward_work(
             case.models[name].shape, lengths, lengths.at_random(lengths.examples, steps.batch)
         )
-        mixing = Work({}, {"fuse_position": case.train(PIVOT).positions})
+        mixing = Work({}, {"fuse_position": case.trained(PIVOT, run).positions})
         work += (once + mixing).times(steps.passes)
     return work

@@ -5,15 +5,19 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from infifusion.artifacts import State, close_stage, open_stage, write_json
+from infifusion.artifacts import State, close_stage, open_stage, read_manifest, write_json
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
+from infifusion.errors import DataError
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.runtime import log, rank
+from infifusion.stages.calibrate import temperature_identity
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.fuse import load_target
 from infifusion.stages.identity import model_identity, prepared_identity, stage_identity
@@ -21,7 +25,7 @@ from infifusion.stages.named import function_and_params
 from infifusion.stages.online import OnlineTarget
 from infifusion.train.batches import MakesRows
 from infifusion.train.run import ADAPTER, Job, train
-from infifusion.types import Target
+from infifusion.types import Example, Target
 
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
@@ -29,6 +33,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     out = folder.distill(run.name)
     pivot = recipe.pivot
     started_from = None if run.start == PIVOT else folder.distill(run.start)
+    _require_domains(folder, run)
     fingerprint = {
         "run": as_json(run),
         "pivot": model_identity(pivot),
@@ -62,13 +67,14 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     if pivot.chat_template is not None:
         tokenizer.chat_template = pivot.chat_template
     examples = load_examples(folder.examples("train"))
+    target = _target(recipe, folder, run)
     history = train(
         Job(
             title=f"distill {run.name}",
             model=str(started_from / "model") if started_from else pivot.model,
             tokenizer=tokenizer,
             rendered=load_rendered(folder.rendered(PIVOT, "train")),
-            target=_target(recipe, folder, run),
+            target=target,
             loss=position_loss if run.target else None,
             gold_weight=run.gold_weight,
             loss_rows=run.loss_rows,
@@ -81,6 +87,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             revision=pivot.revision if started_from is None else None,
             trust_remote_code=pivot.trust_remote_code,
             attn_implementation=pivot.attn_implementation,
+            chosen=_chosen(run, examples),
         ),
         out,
         name_of=lambda n: examples[n].id,
@@ -88,15 +95,37 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     if rank() != 0:
         return
     write_json(out / "history.json", history)
+    counts = {key: value for key, value in history.items() if key not in ("log", "seconds")}
+    if isinstance(target, OnlineTarget):
+        counts["temperatures"] = target.temperatures
     close_stage(
         out,
         fingerprint,
-        counts={key: value for key, value in history.items() if key not in ("log", "seconds")},
+        counts=counts,
         seconds=time.monotonic() - started,
         files=[*(out / "model").iterdir(), *(out / ADAPTER).glob("*"), out / "history.json"],
     )
     last = history["log"][-1]["loss"] if history["log"] else float("nan")
     log.info("distill %s: %d steps, last loss %.4f", run.name, history["steps"], last)
+
+
+def _require_domains(folder: RunFolder, run: TrainingRun) -> None:
+    """DataError where the run asks for a domain of which `prepare` left no training example."""
+    found = read_manifest(folder.prepare, made_by="prepare")["counts"]["train"]
+    for domain in run.domains or []:
+        if not found.get(domain):
+            raise DataError(
+                f"distill.{run.name}.domains: no training example of the domain '{domain}' is left "
+                f"after prepare; it has {', '.join(f'{d} ({n})' for d, n in found.items())}. The "
+                "manifest of prepare says what was left out; name other domains, or change data."
+            )
+
+
+def _chosen(run: TrainingRun, examples: list[Example]) -> NDArray[np.int64] | None:
+    """Numbers of the examples that the run trains on; None for all."""
+    if run.domains is None:
+        return None
+    return np.flatnonzero([example.domain in run.domains for example in examples])
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:
@@ -114,7 +143,13 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
     return {
         "target": as_json(target),
         "top_k": recipe.teach.top_k,
-        "sources": {name: model_identity(recipe.sources[name]) for name in target.sources},
+        "sources": {
+            name: {
+                **model_identity(recipe.sources[name]),
+                **temperature_identity(recipe.sources[name], folder, name),
+            }
+            for name in target.sources
+        },
         "prepare": prepared_identity(folder, target.sources),
     }
 
@@ -125,5 +160,5 @@ def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Target | Mak
         return None
     online = _online(recipe, run)
     if online is not None:
-        return OnlineTarget(recipe, folder, online)
+        return OnlineTarget(recipe, folder, online, folder.distill(run.name))
     return load_target(folder.fuse(run.target))

@@ -16,8 +16,10 @@ BLOCKS, BLOCK_BYTES = 256, 4096
 
 
 def model_identity(model: Model) -> dict[str, Any]:
-    """A folder by the contents of its files, a hub model by name and revision."""
-    return {**as_json(model), "files": _folder_identity(Path(model.model))}
+    """A folder by the contents of its files, a hub model by name and revision. Not its temperature,
+    which changes what it teaches alone (stages.calibrate)."""
+    values = {key: value for key, value in as_json(model).items() if key != "temperature"}
+    return {**values, "files": _folder_identity(Path(model.model))}
 
 
 def tokenizer_of(model: Model) -> dict[str, Any]:

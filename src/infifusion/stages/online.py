@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
 from infifusion.recipe import FuseTarget, Model, Recipe
+from infifusion.stages.calibrate import calibrated
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.mapping import map_between
@@ -43,7 +45,8 @@ class OnlineTarget:
     batches.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
+    def __init__(self, recipe: Recipe, folder: RunFolder, target: FuseTarget, out: Path) -> None:
+        """out: where fitted temperatures are kept, one file per source."""
         self._target, self._combine = target, fusion_function(target)
         self._pivot = load_rendered(folder.rendered(PIVOT, "train"))
         self._names = [example.id for example in load_examples(folder.examples("train"))]
@@ -63,9 +66,13 @@ class OnlineTarget:
                 batch_tokens=recipe.teach.batch_tokens,
                 head_rows=recipe.teach.head_rows,
             )
+            teacher = calibrated(
+                teacher, model, folder, name=name, kept=out / f"temperature-{name}.json"
+            )
             loaded[name] = Source(teacher, rendered, mapping)
         self._sources = [loaded[name] for name in names]
         self._judge = loaded[PIVOT] if gated else None
+        self.temperatures = {name: loaded[name].teacher.temperature for name in target.sources}
 
     def __call__(self, numbers: NDArray[np.int64]) -> Target:
         """The rows of these examples of the training data, in this order."""

@@ -20,7 +20,7 @@ from infifusion.stages.plan_file import age_in_words, read_calibration
 from infifusion.stages.plan_models import facts_of_all
 from infifusion.stages.plan_table import summary_line
 from infifusion.stages.plan_tasks import task_facts
-from infifusion.stages.plan_tokens import Given, lengths_of
+from infifusion.stages.plan_tokens import Given, domain_shares, lengths_of
 
 
 def plan_recipe(
@@ -38,7 +38,8 @@ def plan_recipe(
     hardware = hardware_of(device, count, nodes, notes)
     models = facts_of_all({PIVOT: recipe.pivot, **recipe.sources}, shapes, notes)
     lengths = lengths_of(recipe, RunFolder(run_dir), given, notes)
-    case = Case(recipe, models, lengths, task_facts(recipe, notes), hardware)
+    shares = domain_shares(recipe, RunFolder(run_dir), given, notes)
+    case = Case(recipe, models, lengths, task_facts(recipe, notes), hardware, shares)
     rows = estimate(case)
     notes += _too_large(rows, hardware)
     return {

@@ -5,6 +5,7 @@ The tokenizers library reads tokenizer.json itself: nothing here imports torch.
 
 from __future__ import annotations
 
+from collections import Counter as Counts
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,6 +86,27 @@ def prepared_lengths(recipe: Recipe, folder: RunFolder) -> AllLengths | None:
                 return None
             found[name, split] = _rendered(path)
     return found
+
+
+def domain_shares(
+    recipe: Recipe, folder: RunFolder, given: Given | None, notes: list[str]
+) -> dict[str, float]:
+    """Each domain's share of the training examples; says in notes where it is not counted. Empty
+    where no run trains on some domains alone: nothing asks for it."""
+    if all(run.domains is None for run in recipe.resolve().runs):
+        return {}
+    asked = recipe.write_responses
+    files = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
+    if given is not None:
+        notes.append("domains: taken to have equally many of the examples given")
+        count = dict.fromkeys((file.domain for file in files), 1)
+    elif prepared_lengths(recipe, folder) is not None:
+        count = read_json(folder.prepare / MANIFEST)["counts"]["train"]
+    else:
+        examples = without_duplicates(_read(recipe.data.train, recipe.seed))
+        count = Counts(example.domain for example in examples)
+    total = sum(count.values())
+    return {file.domain: count.get(file.domain, 0) / total for file in files}
 
 
 def _rendered(path: Path) -> Lengths:

@@ -13,6 +13,7 @@ from infifusion.artifacts import State, close_stage, open_stage, read_manifest, 
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.recipe import Model, Recipe
 from infifusion.runtime import log, progress_bar, rank
+from infifusion.stages.calibrate import calibrated, temperature_identity, temperature_of
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import model_identity
 from infifusion.stages.spread import my_part, wait_for
@@ -20,6 +21,9 @@ from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Rendered
+
+TEMPERATURE = "temperature.json"
+"""Holds a fitted temperature. Written before any shard, so that a pass that goes on finds it."""
 
 
 def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
@@ -34,6 +38,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     rendered_path = folder.rendered(name, "train")
     fingerprint = {
         "model": model_identity(model),
+        **temperature_identity(model, folder, name),
         "rendered": prepared["files"][str(rendered_path.relative_to(folder.prepare))],
         "top_k": recipe.teach.top_k,
         "shard_examples": recipe.teach.shard_examples,
@@ -49,7 +54,9 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     shards = range((len(rendered) + size - 1) // size)
     missing = [shard for shard in my_part(shards) if not shard_path(out, shard).exists()]
     if missing:
-        teacher = teacher_of(model, recipe)
+        teacher = calibrated(
+            teacher_of(model, recipe), model, folder, name=name, kept=out / TEMPERATURE
+        )
         total = sum(
             int(
                 rendered.offset_N1[min((s + 1) * size, len(rendered))]
@@ -69,15 +76,17 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     domains = np.array([example.domain for example in examples])
     reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
     counts = _counts(reader, rendered, size, domains)
+    temperature = temperature_of(model, out / TEMPERATURE)
     close_stage(
         out,
         fingerprint,
-        counts={**counts, "shards": len(shards)},
+        counts={**counts, "shards": len(shards), "temperature": temperature},
         seconds=time.monotonic() - started,
-        files=[shard_path(out, shard) for shard in shards],
+        files=[*out.glob(TEMPERATURE), *(shard_path(out, shard) for shard in shards)],
     )
     bits = ", ".join(f"{domain} {value:.2f}" for domain, value in counts["bits_per_byte"].items())
-    log.info("teach %s: %d positions; bits per byte: %s", name, counts["positions"], bits)
+    at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
+    log.info("teach %s: %d positions%s; bits per byte: %s", name, counts["positions"], at, bits)
 
 
 def teacher_of(model: Model, recipe: Recipe) -> Teacher:

@@ -27,7 +27,8 @@ LOGIT_BYTES = 128 << 20
 
 @dataclass(frozen=True)
 class Teacher:
-    """A model ready for its pass: its body and its head apart."""
+    """A model ready for its pass: its body and its head apart. Its logits are divided by
+    `temperature`."""
 
     model: PreTrainedModel
     head: LanguageModelHead
@@ -35,6 +36,7 @@ class Teacher:
     top_k: int
     batch_tokens: int
     head_rows: int
+    temperature: float = 1.0
 
 
 def make_teacher(
@@ -85,23 +87,49 @@ def believe(
     rows = int(rendered.row_N1[end]) - first_row
     out = _empty(rows, teacher.top_k)
     for batch in batches(rendered, begin, end, teacher.batch_tokens):
-        hidden_UH, gold_U, row_U = _forward(teacher, rendered, batch)
-        for start in range(0, len(row_U), teacher.head_rows):
-            chunk = slice(start, start + teacher.head_rows)
-            logits_CV = teacher.head.logits(hidden_UH[chunk])
-            row_C = row_U[chunk] - first_row
-            _fill(out, row_C, statistics(logits_CV, gold_U[chunk], teacher.top_k))
+        for logits_CV, gold_C, row_C in response_logits(teacher, rendered, batch):
+            place_C = row_C - first_row
+            _fill(out, place_C, statistics(logits_CV, gold_C, teacher.top_k))
             del logits_CV  # before the next chunk's are made
-            if not np.isfinite(out.lse_U[row_C]).all():
-                bad = int(row_C[~np.isfinite(out.lse_U[row_C])][0]) + first_row
-                example = int(np.searchsorted(rendered.row_N1, bad, side="right")) - 1
-                raise NumericsError(
-                    f"The logits are NaN or Inf in example {names[example]}, response token "
-                    f"{bad - int(rendered.row_N1[example])}. Set dtype: float32 (or bfloat16 in "
-                    "place of float16) for this model in the recipe, or check its weights."
-                )
+            require_finite(out.lse_U[place_C], row_C, rendered, names)
         advance(int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()))
     return out
+
+
+def response_logits(
+    teacher: Teacher, rendered: Rendered, batch: NDArray[np.int64]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor, NDArray[np.int64]]]:
+    """The response positions of some examples, `head_rows` at a time: float32 logits [C, V] at the
+    teacher's temperature, the tokens that are there [C], and their rows in `rendered`.
+
+    To be used under torch.inference_mode.
+    """
+    hidden_UH, gold_U, row_U = _forward(teacher, rendered, batch)
+    for start in range(0, len(row_U), teacher.head_rows):
+        chunk = slice(start, start + teacher.head_rows)
+        logits_CV = teacher.head.logits(hidden_UH[chunk])
+        if teacher.temperature != 1.0:  # after the model's own scale and soft cap
+            logits_CV.div_(teacher.temperature)
+        yield logits_CV, gold_U[chunk], row_U[chunk]
+        del logits_CV  # before the next chunk's are made
+
+
+def require_finite(
+    value_C: NDArray[np.floating],
+    row_C: NDArray[np.int64],
+    rendered: Rendered,
+    names: list[str],
+) -> None:
+    """NumericsError naming the example and token of the first value that is NaN or Inf."""
+    if np.isfinite(value_C).all():
+        return
+    bad = int(row_C[~np.isfinite(value_C)][0])
+    example = int(np.searchsorted(rendered.row_N1, bad, side="right")) - 1
+    raise NumericsError(
+        f"The logits are NaN or Inf in example {names[example]}, response token "
+        f"{bad - int(rendered.row_N1[example])}. Set dtype: float32 (or bfloat16 in "
+        "place of float16) for this model in the recipe, or check its weights."
+    )
 
 
 def batches(

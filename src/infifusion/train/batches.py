@@ -29,17 +29,20 @@ class Item(TypedDict):
 class Conversations(Dataset[Item]):
     """The rendered examples, one by one; `input_ids` lets samplers group by length."""
 
-    def __init__(self, rendered: Rendered) -> None:
+    def __init__(self, rendered: Rendered, chosen: NDArray[np.int64] | None = None) -> None:
+        """chosen: numbers of the examples that are drawn; None for all."""
         self._rendered = rendered
+        self._number_N = np.arange(len(rendered)) if chosen is None else chosen
 
     def __len__(self) -> int:
-        return len(self._rendered)
+        return len(self._number_N)
 
     def __getitem__(self, index: int) -> Item:
         if not 0 <= index < len(self):  # ends a plain `for`, as samplers write it
             raise IndexError(index)
-        begin, end = self._rendered.offset_N1[index : index + 2]
-        return {"input_ids": self._rendered.ids_L[begin:end], "example": index}
+        number = int(self._number_N[index])
+        begin, end = self._rendered.offset_N1[number : number + 2]
+        return {"input_ids": self._rendered.ids_L[begin:end], "example": number}
 
 
 class Collator:

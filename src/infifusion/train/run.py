@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
@@ -48,7 +49,8 @@ class Job:
     model: folder or hub name to start from. rendered: its examples. target: what the sources say,
     one row per response position, or what makes them, or None. loss: called where a source teaches,
     or None.
-    pack_tokens: tokens of a pack, or None to pad.
+    pack_tokens: tokens of a pack, or None to pad. chosen: numbers of the examples that are trained
+    on, or None for all.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Job:
     parallel: str = "ddp"
     pack_tokens: int | None = None
     quantization: str | None = None
+    chosen: NDArray[np.int64] | None = None
 
     @property
     def start(self) -> Start:
@@ -129,8 +132,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         "log": log,
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 2),
-        "positions": len(job.rendered.start_R),
-        "taught_positions": _taught(job.target),
+        **_positions(job),
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, trains in sizes if trains),
         "device": str(arguments.device),
@@ -153,10 +155,13 @@ def _check_ids(job: Job, model: PreTrainedModel) -> None:
 
 def _batches(job: Job) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, torch.Tensor]]]:
     """The data as the trainer draws it, and what makes a batch of some of it."""
-    conversations, collator = Conversations(job.rendered), Collator(job.rendered, job.target)
+    conversations = Conversations(job.rendered, job.chosen)
+    collator = Collator(job.rendered, job.target)
     if job.pack_tokens is None:
         return conversations, collator
     length_N = np.diff(job.rendered.offset_N1)
+    if job.chosen is not None:
+        length_N = length_N[job.chosen]
     return Packs(conversations, pack(length_N, job.pack_tokens, seed=job.seed)), collator.packed
 
 
@@ -220,8 +225,17 @@ def _in_dtype(
     return found
 
 
-def _taught(target: Target | MakesRows | None) -> int | None:
-    """Positions where a source teaches; None where that shows only while the rows are made."""
-    if target is None:
-        return 0
-    return int((target.weight_ST.sum(axis=0) > 0).sum()) if isinstance(target, Target) else None
+def _positions(job: Job) -> dict[str, int | None]:
+    """Response positions of the examples that are trained on, and those of them where a source
+    teaches; None where that shows only while the rows are made."""
+    drawn_N = np.ones(len(job.rendered), dtype=bool)
+    if job.chosen is not None:
+        drawn_N[:] = False
+        drawn_N[job.chosen] = True
+    drawn_T = np.repeat(drawn_N, np.diff(job.rendered.row_N1))
+    taught: int | None = None
+    if job.target is None:
+        taught = 0
+    elif isinstance(job.target, Target):
+        taught = int((job.target.weight_ST.sum(axis=0) > 0)[drawn_T].sum())
+    return {"positions": int(drawn_T.sum()), "taught_positions": taught}
