@@ -259,6 +259,9 @@ class Distill(Strict):
     domains: list[str] | Literal["own"] | None = None
     """Train on the examples of these domains alone; all by default. own (with `each`): the domain
     that has the source's name."""
+    written: bool = True
+    """false: train without the answers that sources wrote (write_responses), on the given responses
+    alone."""
     gold_weight: float = Field(default=0.1, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
     start: str = "pivot"
@@ -386,6 +389,7 @@ class TrainingRun(Strict):
     loss_rows: int
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
+    written: bool
 
 
 class MergeRun(Strict):
@@ -463,6 +467,7 @@ class Plan(Strict):
                         domains=(
                             taught_by[target or ""] if distill.domains == "own" else distill.domains
                         ),
+                        written=distill.written,
                     )
                 )
                 previous = part
@@ -645,6 +650,9 @@ def _temperature_problems(recipe: Recipe) -> Iterable[str]:
 def _domain_problems(recipe: Recipe) -> Iterable[str]:
     """Domains of runs that no training data has, as sentences."""
     asked = recipe.write_responses
+    for name, distill in recipe.distill.items():
+        if not distill.written and asked is None:
+            yield f"distill.{name}.written: false needs write_responses; remove it"
     files: list[DataFile] = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
     known = list(dict.fromkeys(file.domain for file in files))
     listed = f"Known: {', '.join(known)}."

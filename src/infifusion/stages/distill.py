@@ -123,9 +123,15 @@ def _require_domains(folder: RunFolder, run: TrainingRun) -> None:
 
 def _chosen(run: TrainingRun, examples: list[Example]) -> NDArray[np.int64] | None:
     """Numbers of the examples that the run trains on; None for all."""
-    if run.domains is None:
+    if run.domains is None and run.written:
         return None
-    return np.flatnonzero([example.domain in run.domains for example in examples])
+    return np.flatnonzero(
+        [
+            (run.domains is None or example.domain in run.domains)
+            and (run.written or example.written_by is None)
+            for example in examples
+        ]
+    )
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:

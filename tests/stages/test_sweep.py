@@ -1,0 +1,158 @@
+"""A small sweep from the command line: what it makes, shares, resumes and says."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from test_whole_run import command
+
+from infifusion.artifacts import read_json
+from infifusion.evals.statistics import mcnemar_exact
+
+SETTINGS = {"max_steps": [2, 4]}
+
+
+@pytest.fixture(scope="module")
+def swept(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished sweep in out/, its file beside it: two settings, two seeds, three arms."""
+    suite = request.getfixturevalue("suite")
+    make = request.getfixturevalue("make_recipe")
+    folder = tmp_path_factory.mktemp("sweep")
+    recipe = make(
+        suite,
+        fuse={"pair": {"function": "mean", "each": True, "gate": "bits_per_byte"}},
+        distill={"sft": {}, "pair": {"target": "pair", "each": True}},
+        merge={"merged": {"method": ["linear", "rsaf"], "models": ["pair"]}},
+        evaluate={
+            "tasks": ["demo_word"],
+            "tasks_from": "infifusion.demo.tasks:TASKS",
+            "data": str(folder / "tasks"),
+            "max_new_tokens": 4,
+        },
+    )
+    recipe["data"]["validation_share"] = 0.0
+    recipe["training"]["max_steps"] = SETTINGS["max_steps"]
+    values = {"name": "small", "recipe": recipe, "seeds": [0, 1]}
+    (folder / "sweep.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    items = [{"id": f"i{n}", "prompt": "Ben", "response": "1 #### 1", "answer": "1"}
+             for n in range(6)]  # fmt: skip
+    (folder / "tasks").mkdir()
+    text = "".join(json.dumps(item) + "\n" for item in items)
+    (folder / "tasks" / "demo_word.jsonl").write_text(text, encoding="utf-8")
+    assert run(folder).exit_code == 0
+    return folder
+
+
+def run(folder: Path, *more: object):
+    """The command; errors as exit codes."""
+    return command("sweep", folder / "sweep.yaml", "--run-dir", folder / "out", "--jobs", 2, *more)
+
+
+def test_every_arm_is_scored_with_every_setting_and_seed(swept: Path) -> None:
+    results = read_json(swept / "out" / "results.json")
+    assert results["arms"] == ["pivot", "sft", "merged,method=linear", "merged,method=rsaf"]
+    assert list(results["settings"]) == ["max_steps=2", "max_steps=4"]
+    assert len(results["cells"]) == 2 * 2 * 4 and results["missing"] == []
+    for cell in results["cells"]:
+        place = swept / "out" / cell["setting"] / f"seed{cell['seed']}" / "evaluate" / cell["arm"]
+        scores = read_json(place / "scores.json")
+        assert cell["bits"] == scores["bits_per_byte"]
+        assert cell["accuracy"]["demo_word"] == 100 * scores["scores"]["demo_word"]["accuracy"]
+    by_arm = {(c["setting"], c["arm"], c["seed"]): c for c in results["cells"]}
+    assert by_arm["max_steps=2", "pivot", 0]["flops"] == 0
+    merged = by_arm["max_steps=2", "merged,method=linear", 0]
+    twice = by_arm["max_steps=4", "merged,method=linear", 0]
+    assert merged["flops"] < twice["flops"], "twice the steps, the same teacher passes"
+    assert merged["seconds"] > merged["training_seconds"] > 0
+
+
+def test_means_and_comparisons_are_those_of_the_cells(swept: Path) -> None:
+    results = read_json(swept / "out" / "results.json")
+    row = next(r for r in results["rows"]
+               if (r["setting"], r["arm"]) == ("max_steps=4", "merged,method=rsaf"))  # fmt: skip
+    bits = {
+        (c["arm"], c["seed"]): c["bits"]["sums"]
+        for c in results["cells"]
+        if c["setting"] == "max_steps=4"
+    }
+    differences = [bits[row["arm"], seed] - bits["sft", seed] for seed in (0, 1)]
+    mean, error = row["against"]["sft"]["bits"]
+    assert mean == pytest.approx(sum(differences) / 2)
+    assert error == pytest.approx(abs(differences[0] - differences[1]) / 2)
+    items = [i for i in results["items"] if i["setting"] == "max_steps=4"]
+    pairs = [p for i in items
+             for p in zip(i["correct"]["sft"], i["correct"][row["arm"]], strict=True)]  # fmt: skip
+    assert len(pairs) == 12
+    gained, lost = pairs.count(("0", "1")), pairs.count(("1", "0"))
+    test = row["against"]["sft"]
+    assert (test["gained"], test["lost"], test["n"]) == (gained, lost, 12)
+    assert test["p_value"] == mcnemar_exact(gained, lost) <= test["p_holm"]
+
+
+def test_no_teacher_pass_is_made_twice(swept: Path) -> None:
+    # No validation share: both settings of a seed, and both seeds, see the same examples.
+    shared = sorted(path.name for path in (swept / "out" / "shared").glob("teach-*"))
+    assert [name.rsplit("-", 1)[0] for name in shared] == [
+        "teach-a", "teach-b", "teach-c", "teach-pivot",
+    ]  # fmt: skip
+    assert (swept / "out" / "max_steps=4" / "seed1" / "teach" / "a").is_symlink()
+
+
+def test_tables_and_page_hold_every_arm(swept: Path) -> None:
+    out = swept / "out"
+    with (out / "results.csv").open(encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    results = read_json(out / "results.json")
+    for row in results["rows"]:
+        found = [line for line in lines
+                 if (line["setting"], line["arm"]) == (row["setting"], row["arm"])]  # fmt: skip
+        bits = next(line for line in found if line["figure"] == "bits mean")
+        assert float(bits["value"]) == row["mean_bits"][0]
+        if row["arm"] == "merged,method=rsaf":
+            accuracy = next(line for line in found if line["figure"] == "accuracy mean")
+            assert float(accuracy["difference"]) == row["against"]["sft"]["difference"]
+    text = (out / "results.md").read_text(encoding="utf-8")
+    page = (out / "results.html").read_text(encoding="utf-8")
+    for arm in results["arms"]:
+        assert text.count(f"| {arm} |") == 2 and arm in page
+    assert page.count("<svg") == 4 and "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_second_sweep_computes_nothing(swept: Path) -> None:
+    models = list((swept / "out").glob("*/*/distill/*/model/model.safetensors"))
+    assert len(models) == 2 * 2 * 4
+    before = {path: path.stat().st_mtime_ns for path in models}
+    written = (swept / "out" / "results.md").read_bytes()
+    assert run(swept).exit_code == 0
+    assert {path: path.stat().st_mtime_ns for path in models} == before
+    assert (swept / "out" / "results.md").read_bytes() == written
+
+
+def test_a_failed_step_is_named_and_the_rest_is_done(swept: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(swept, folder, symlinks=True)
+    world = folder / "out" / "max_steps=2" / "seed0"
+    shutil.rmtree(world / "distill" / "sft")
+    shutil.rmtree(world / "merge" / "merged,method=linear")
+    shutil.rmtree(world / "evaluate" / "merged,method=linear")
+    (world / "distill" / "sft").write_text("in the way", encoding="utf-8")
+    result = run(folder)
+    assert result.exit_code == 1
+    message = str(result.exception)
+    assert "max_steps=2/seed0: distill/sft: " in message
+    assert "evaluate/sft: needs distill/sft, which failed" in message
+    assert (world / "evaluate" / "merged,method=linear" / "manifest.json").exists()
+
+
+def test_a_dry_run_says_what_would_be_compared_and_writes_nothing(
+    swept: Path, tmp_path: Path
+) -> None:
+    shutil.copy(swept / "sweep.yaml", tmp_path)
+    result = run(tmp_path, "--dry-run")
+    assert result.exit_code == 0 and not (tmp_path / "out").exists()
+    assert "max_steps=4/seed1: pivot, sft, merged,method=linear" in result.output
