@@ -82,7 +82,7 @@ def texts_of(here: Positions, table: TokenTable) -> Texts:
     last = here.row_N1[1:][np.diff(here.row_N1) > 0] - 1
     width_R[last] = 0
     dummy_R = (end_R - begin_R == width_R + 1) & (flat[np.minimum(begin_R, len(flat) - 1)] == BLANK)
-    begin_R = begin_R + (dummy_R & (width_R > 0))
+    begin_R = begin_R + dummy_R
     return Texts(flat, begin_R, np.minimum(end_R, begin_R + width_R))
 
 
