@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from infifusion.align.boundaries import keys, match  # noqa: E402
 from infifusion.align.byte_spans import byte_starts, token_table  # noqa: E402
 from infifusion.align.first_token import first_tokens  # noqa: E402
-from infifusion.align.project import Positions, project  # noqa: E402
+from infifusion.align.project import Positions, by_bytes, project  # noqa: E402
 from infifusion.align.vocabulary import vocabulary_map  # noqa: E402
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_json  # noqa: E402
 from infifusion.fuse.uncertainty import Params, uncertainty  # noqa: E402
@@ -171,7 +171,7 @@ class Bench:
             written += sum(path.stat().st_size for path in place.iterdir())
             reader = BeliefReader(place, rendered.row_N1, 128, vocabulary=151_936)
             gold = np.zeros(len(rendered.start_R), np.int32)
-            sources.append(Source(f"s{number}", rendered, gold, reader, self.mapping))
+            sources.append(Source(f"s{number}", rendered, gold, reader, self.mapping, by_bytes))
         rows = sum(len(source.rendered.start_R) for source in sources)
         self.row(
             "cache", "bytes per token, K = 10, V = 152k", written / rows, "B", "66", PEERS["cache"]
@@ -185,7 +185,7 @@ class Bench:
         taken = self.seconds(read)
         speed = len(sources[0].rendered.start_R) / taken
         self.row("cache", "reading, shuffled examples", speed, "tokens/s", "5 M", PEERS["reading"])
-        here, beliefs, _ = sources[0].examples(0, 128)
+        here, beliefs, *_ = sources[0].examples(0, 128)
         there = positions_of(pivot, 0, 128)
 
         def carry() -> None:
@@ -199,7 +199,7 @@ class Bench:
             for begin in range(0, 512, 128):
                 chunk = positions_of(pivot, begin, begin + 128)
                 parts = [source.examples(begin, begin + 128) for source in sources]
-                aligned, _ = align_chunk(parts, chunk)
+                aligned, _ = align_chunk(parts, chunk, gold_path=True)
                 uncertainty(aligned, Params(), keep=2 * TOP_K)
 
         fuse()

@@ -231,6 +231,15 @@ class Fuse(Strict):
     """The frozen pivot takes part as one more source."""
     keep: int | None = Field(default=None, ge=1)
     """Entries kept in a target row; 2 K by default."""
+    alignment: Literal["bytes", "min_ed"] = "bytes"
+    """Which source position teaches a pivot position, and which pivot token a source token stands
+    for. bytes: the position that predicts from the same byte; the token of the same bytes, else the
+    first that the pivot's tokenizer makes of them. min_ed, a baseline: FuseLLM's pairing of tokens
+    and of vocabularies by smallest edit distance (align/min_ed.py); with gold_path: false, as
+    FuseLLM has none."""
+    gold_path: bool = True
+    """Where the pivot's gold token is several tokens of a source, give it the product of their
+    probabilities (the chain rule). false: it has what the vocabulary map gives it."""
     teacher: Literal["cached", "online"] = "cached"
     """online: no teacher pass and no cache; the sources run beside the pivot while it trains. Saves
     the cache and the wait in a run of one epoch that is made once, costs a pass per epoch."""
@@ -368,6 +377,8 @@ class FuseTarget(Strict):
     gate: str
     pivot_as_source: bool
     keep: int
+    alignment: str
+    gold_path: bool
     teacher: str
 
 
@@ -432,6 +443,8 @@ class Plan(Strict):
                         function=fuse.function,
                         params=fuse.params,
                         gate=fuse.gate,
+                        alignment=fuse.alignment,
+                        gold_path=fuse.gold_path,
                         teacher=fuse.teacher,
                         pivot_as_source=fuse.pivot_as_source,
                         keep=fuse.keep or 2 * recipe.teach.top_k,

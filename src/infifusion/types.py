@@ -134,7 +134,7 @@ class Aligned:
     prob_STK:    float32, their probabilities; 0 in unused places. With tail_ST each aligned row
                  sums to 1.
     tail_ST:     float32, the probability of everything else.
-    aligned_ST:  bool, whether the source has a position that predicts from the same byte.
+    aligned_ST:  bool, whether the source has a position that is aligned with this one.
     entropy_ST:  float32, the source's own full-vocabulary entropy (nats), before alignment.
     top_ST:      float32, the source's own largest probability, before alignment.
     zscore_STK:  float32, the source's K largest logits, standardised over its full vocabulary,

@@ -106,7 +106,8 @@ def test_spans_that_do_not_end_together_are_left_alone() -> None:
     assert not found.gold_path_T.any()
 
 
-def test_every_aligned_row_sums_to_one_with_its_tail() -> None:
+def random_case() -> tuple[Positions, Beliefs, Positions, VocabularyMap]:
+    """200 source positions and 300 pivot positions over the same 900 bytes, random beliefs."""
     rng = np.random.default_rng(0)
     rows = 200
     prob = rng.dirichlet(np.ones(12), rows)
@@ -120,7 +121,26 @@ def test_every_aligned_row_sums_to_one_with_its_tail() -> None:
     source = positions(np.sort(rng.choice(900, rows, replace=False)).tolist(), gold.tolist())
     cuts = np.sort(rng.choice(900, 300, replace=False))
     pivot = positions(cuts.tolist(), rng.integers(0, 12, 300).tolist())
-    found = project(source, own, pivot, mapping(*rng.integers(-1, 12, 12).tolist()))
+    return source, own, pivot, mapping(*rng.integers(-1, 12, 12).tolist())
+
+
+def test_without_the_gold_path_the_rows_it_would_change_are_as_mapped_and_no_others() -> None:
+    case = random_case()
+    on, off = project(*case), project(*case, gold_path=False)
+    assert not off.gold_path_T.any() and on.gold_path_T.sum() > 3
+    changed_T = (on.prob_TK != off.prob_TK).any(axis=1) | (on.ids_TK != off.ids_TK).any(axis=1)
+    assert changed_T.tolist() == on.gold_path_T.tolist()
+    assert on.source_T.tolist() == off.source_T.tolist()
+    # As in the test of the chain rule: y1 = 1 stands for pivot id 7 and keeps all of its 0.6.
+    source = positions([0, 2, 4], [1, 2, 9])
+    own = beliefs([[1, 3], [2, 3], [9, 3]], [[0.6, 0.2], [0.5, 0.1], [0.9, 0.05]], [0.6, 0.5, 0.9])
+    to = mapping(0, 7, 4, 6, *[-1] * 5, 8)
+    found = project(source, own, positions([0, 4], [5, 8]), to, gold_path=False)
+    assert close(row(found, 0), {7: 0.6, 6: 0.2})
+
+
+def test_every_aligned_row_sums_to_one_with_its_tail() -> None:
+    found = project(*random_case())
     total = found.prob_TK.sum(axis=1) + found.tail_T
     aligned = found.source_T >= 0
     assert aligned.sum() > 30 and found.gold_path_T.sum() > 3

@@ -21,7 +21,9 @@ def target(ids: list, prob: list, zscore: list | None = None, gold: list | None 
     )
 
 
-def value(name: str, logits: torch.Tensor, sparse: SparseTarget, **params: float) -> torch.Tensor:
+def value(
+    name: str, logits: torch.Tensor, sparse: SparseTarget, **params: float | bool
+) -> torch.Tensor:
     return LOSSES[name](logits, sparse, PARAMS[name](**params))
 
 
@@ -38,19 +40,24 @@ def random_case(rows: int, vocabulary: int, kept: int, seed: int = 0):
     return logits, prob, target(top.indices.tolist(), top.values.tolist())
 
 
-def buckets(p: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """Dense float64 reference: kept probabilities and the tail, floored, renormalised."""
+def buckets(p: torch.Tensor, ids: torch.Tensor, tail_bucket: bool) -> torch.Tensor:
+    """Dense float64 reference: kept probabilities and the tail, floored, renormalised; without the
+    tail the kept probabilities, renormalised."""
     kept = p.gather(1, ids)
+    if not tail_bucket:
+        return kept / kept.sum(1, keepdim=True)
     tail = (1 - kept.sum(1, keepdim=True)).clamp_min(TAIL_FLOOR)
     both = torch.cat([kept, tail], dim=1)
     return both / both.sum(1, keepdim=True)
 
 
-def reference(name: str, logits: torch.Tensor, prob: torch.Tensor, ids, t: float = 1.0):
+def reference(
+    name: str, logits: torch.Tensor, prob: torch.Tensor, ids, t: float = 1.0, tail: bool = True
+):
     """The three divergences in float64, written out directly."""
-    p = buckets(prob, ids) ** (1 / t)
+    p = buckets(prob, ids, tail) ** (1 / t)
     p = p / p.sum(1, keepdim=True)
-    q = buckets((logits / t).softmax(1), ids)
+    q = buckets((logits / t).softmax(1), ids, tail)
 
     def kl(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         return (a * (a / b).log()).sum(1)
@@ -66,18 +73,22 @@ def test_every_loss_is_tested_here() -> None:
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("kept", [3, 8])
-def test_a_divergence_of_a_distribution_with_itself_is_zero(name: str, kept: int) -> None:
+@pytest.mark.parametrize("tail", [True, False])
+def test_a_divergence_of_a_distribution_with_itself_is_zero(
+    name: str, kept: int, tail: bool
+) -> None:
     logits, _, _ = random_case(5, 8, kept)
     top = logits.softmax(1).topk(kept, dim=1)
     own = target(top.indices.tolist(), top.values.tolist())
-    assert value(name, logits, own) == pytest.approx(0, abs=2e-6)
+    assert value(name, logits, own, tail=tail) == pytest.approx(0, abs=2e-6)
 
 
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_a_divergence_is_never_negative(name: str) -> None:
+@pytest.mark.parametrize("tail", [True, False])
+def test_a_divergence_is_never_negative(name: str, tail: bool) -> None:
     for seed in range(20):
         logits, _, sparse = random_case(20, 12, 4, seed)
-        assert (value(name, logits, sparse) > -1e-6).all()
+        assert (value(name, logits, sparse, tail=tail) > -1e-6).all()
 
 
 def test_kl_by_hand() -> None:
@@ -114,15 +125,16 @@ def test_jsd_by_hand_and_bounded_by_ln_2() -> None:
 @pytest.mark.parametrize("name", DIVERGENCES)
 @pytest.mark.parametrize("kept", [4, 10])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("tail", [True, False])
 def test_values_and_gradients_equal_a_dense_float64_reference(
-    name: str, kept: int, temperature: float
+    name: str, kept: int, temperature: float, tail: bool
 ) -> None:
     logits, prob, sparse = random_case(6, 10, kept, seed=3)
     mine = logits.clone().requires_grad_()
-    found = value(name, mine, sparse, temperature=temperature)
+    found = value(name, mine, sparse, temperature=temperature, tail=tail)
     found.sum().backward()
     theirs = logits.double().requires_grad_()
-    expected = reference(name, theirs, prob.double(), sparse.ids_RK, temperature)
+    expected = reference(name, theirs, prob.double(), sparse.ids_RK, temperature, tail)
     expected.sum().backward()
     # K = V leaves a tail of rounding size, floored at 1e-6 on both sides.
     tolerance = 1e-5 if kept < 10 else 5e-5
@@ -130,8 +142,49 @@ def test_values_and_gradients_equal_a_dense_float64_reference(
     torch.testing.assert_close(mine.grad.double(), theirs.grad, rtol=1e-4, atol=tolerance)
 
 
+def test_kl_without_the_tail_by_hand() -> None:
+    # P = {0: .5, 1: .25} is (2/3, 1/3) over the kept ids; Q = (.25, .25, .5) is (1/2, 1/2).
+    sparse = target([[0, 1]], [[0.5, 0.25]])
+    logits = logits_of(0.25, 0.25, 0.5)
+    expected = 2 / 3 * math.log(4 / 3) + 1 / 3 * math.log(2 / 3)
+    assert value("kl", logits, sparse, tail=False).item() == pytest.approx(expected, abs=1e-6)
+    backward = 0.5 * math.log(3 / 4) + 0.5 * math.log(3 / 2)
+    found = value("reverse_kl", logits, sparse, tail=False)
+    assert found.item() == pytest.approx(backward, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", DIVERGENCES)
-def test_unused_places_change_nothing(name: str) -> None:
+def test_without_the_tail_other_ids_neither_count_nor_learn(name: str) -> None:
+    logits, _, sparse = random_case(5, 12, 4, seed=7)
+    other = torch.ones_like(logits, dtype=torch.bool).scatter(1, sparse.ids_RK, False)
+    moved = (logits + 3 * other).requires_grad_()
+    found = value(name, moved, sparse, tail=False)
+    torch.testing.assert_close(found, value(name, logits, sparse, tail=False))
+    assert not torch.allclose(value(name, moved, sparse), value(name, logits, sparse))
+    found.sum().backward()
+    assert (moved.grad[other] == 0).all() and (moved.grad[~other] != 0).all()
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_without_the_tail_a_row_that_keeps_nothing_is_zero_with_a_zero_gradient(
+    name: str, temperature: float
+) -> None:
+    # Row 0 is empty, row 1 keeps an id with probability 0, row 2 an ordinary pair and that too.
+    ids = [[-1, -1, -1], [1, -1, -1], [0, 1, 2]]
+    sparse = target(ids, [[0.0, 0, 0], [0.0, 0, 0], [0.6, 0.2, 0.0]])
+    logits = torch.tensor([[1.0, 2, 3]] * 3, requires_grad=True)
+    found = value(name, logits, sparse, tail=False, temperature=temperature)
+    found.sum().backward()
+    pair = target([[0, 1]], [[0.6, 0.2]])
+    alone = value(name, logits.detach()[2:], pair, tail=False, temperature=temperature)
+    assert found[:2].tolist() == [0, 0] and found[2].item() == pytest.approx(alone.item())
+    assert (logits.grad[:2] == 0).all() and logits.grad[2, 2] == 0 and logits.grad[2, 0] != 0
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@pytest.mark.parametrize("tail", [True, False])
+def test_unused_places_change_nothing(name: str, tail: bool) -> None:
     logits, _, sparse = random_case(4, 9, 3)
     pad = torch.full((4, 2), -1)
     padded = SparseTarget(
@@ -141,9 +194,9 @@ def test_unused_places_change_nothing(name: str) -> None:
         sparse.gold_R,
     )
     mine = logits.clone().requires_grad_()
-    found = value(name, mine, padded)
+    found = value(name, mine, padded, tail=tail)
     found.sum().backward()
-    torch.testing.assert_close(found, value(name, logits, sparse))
+    torch.testing.assert_close(found, value(name, logits, sparse, tail=tail))
     assert torch.isfinite(mine.grad).all()
 
 

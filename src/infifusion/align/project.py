@@ -6,6 +6,7 @@ examples; the loop over positions is compiled.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numba
@@ -48,23 +49,39 @@ class Projected:
     unmapped: float
 
 
+Pair = Callable[[Positions, Positions], NDArray[np.int64]]
+"""(source, pivot) -> for each pivot position the source position it is aligned with, or -1: [T]."""
+
+
+def by_bytes(source: Positions, pivot: Positions) -> NDArray[np.int64]:
+    """A pivot position takes the source position that predicts from the same byte; -1 where the
+    source has none: [T]."""
+    return match(keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1))
+
+
 def project(
-    source: Positions, beliefs: Beliefs, pivot: Positions, mapping: VocabularyMap
+    source: Positions,
+    beliefs: Beliefs,
+    pivot: Positions,
+    mapping: VocabularyMap,
+    *,
+    pair: Pair = by_bytes,
+    gold_path: bool = True,
 ) -> Projected:
-    """Align by bytes, map the vocabulary, correct the gold path.
+    """Align the positions, map the vocabulary, correct the gold path.
 
-    A pivot position takes the source position that predicts from the same byte; where the source
-    has none the row is empty (source_T = -1). Mapped probabilities that land on one pivot id add
-    up; what cannot be mapped goes to the tail.
+    A position that `pair` aligns with nothing is empty (source_T = -1). Mapped probabilities that
+    land on one pivot id add up; what cannot be mapped goes to the tail.
 
-    Gold path: where the pivot's gold token g spans source tokens y_1..y_m that end on the same
-    byte, P(g) = product of their gold probabilities. The mass that y_1 had under the map (on its
-    pivot id h, if h is not g) becomes p(y_1) - P(g), so the total stays 1; if y_1 was outside the
-    top-K, P(g) comes out of the tail. Spans that do not end together are left alone.
+    Gold path, unless switched off: where the pivot's gold token g spans source tokens y_1..y_m
+    that end on the same byte, P(g) = product of their gold probabilities. The mass that y_1 had
+    under the map (on its pivot id h, if h is not g) becomes p(y_1) - P(g), so the total stays 1; if
+    y_1 was outside the top-K, P(g) comes out of the tail. Spans that do not end together, or
+    (aligned otherwise than by bytes) do not begin together, are left alone.
     Definition: InfiFusion METHOD, "Alignment" (ours; the paper's is not public to us).
     """
-    source_T = match(keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1))
-    last_T = match(end_keys(pivot.start_R, pivot.row_N1), end_keys(source.start_R, source.row_N1))
+    source_T = pair(source, pivot)
+    last_T = _path_ends(source, pivot, source_T) if gold_path else np.full_like(source_T, -1)
     before_U1 = np.concatenate([[0.0], np.cumsum(beliefs.gold_U, dtype=np.float64)])
     positions, width = len(source_T), beliefs.ids_UK.shape[1] + 1
     ids_TK = np.empty((positions, width), np.int32)
@@ -86,6 +103,16 @@ def project(
         gold_path_T,
     )
     return Projected(ids_TK, prob_TK, tail_T, source_T, gold_path_T, float(unmapped))
+
+
+def _path_ends(
+    source: Positions, pivot: Positions, source_T: NDArray[np.int64]
+) -> NDArray[np.int64]:
+    """The source position whose token ends with the pivot's gold token, -1 where there is none or
+    where the aligned positions do not begin on the same byte: [T]."""
+    last_T = match(end_keys(pivot.start_R, pivot.row_N1), end_keys(source.start_R, source.row_N1))
+    key_T, key_U = keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1)
+    return np.where(key_U[source_T] == key_T, last_T, -1)
 
 
 @numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -1,7 +1,8 @@
 """Vocabulary map: which pivot token a source token id stands for, decided by bytes.
 
-Same bytes; else the first pivot token of those bytes under the pivot's own tokenizer. Special
-tokens are mapped by role only. What cannot be mapped is -1: its probability goes to the tail.
+Same bytes; else the first pivot token of those bytes under the pivot's own tokenizer (in the
+baseline `min_ed` the token at the smallest edit distance). Special tokens are mapped by role only.
+What cannot be mapped is -1: its probability goes to the tail.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ class How(IntEnum):
     SPECIAL = 3
     EMPTY = 4
     """The id names no token (a hole, or padding of the embedding)."""
+    NEAREST = 5
+    """By smallest edit distance (align.min_ed)."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,17 @@ class VocabularyMap:
     how_V: NDArray[np.uint8]
 
     def counts(self) -> dict[str, int]:
-        """How many source tokens were mapped in which way."""
-        return {how.name.lower(): int((self.how_V == how).sum()) for how in How}
+        """How many source tokens were mapped in which way; `nearest` only where it was used."""
+        number = {how.name.lower(): int((self.how_V == how).sum()) for how in How}
+        return {k: n for k, n in number.items() if n or k != How.NEAREST.name.lower()}
 
     def shares(self) -> dict[str, float]:
         """Shares of the source's ordinary tokens (not special, not empty) by kind of mapping."""
         counts = self.counts()
-        total = counts["same_bytes"] + counts["first_token"] + counts["unmapped"]
-        names = ("same_bytes", "first_token", "unmapped")
-        return {name: counts[name] / total if total else 0.0 for name in names}
+        names = ("same_bytes", "first_token", "nearest", "unmapped")
+        ordinary = {name: counts[name] for name in names if name in counts}
+        total = sum(ordinary.values())
+        return {name: count / total if total else 0.0 for name, count in ordinary.items()}
 
 
 def identity_map(size: int, *, known: int) -> VocabularyMap:
@@ -59,15 +64,18 @@ def identity_map(size: int, *, known: int) -> VocabularyMap:
 def vocabulary_map(
     source: TokenTable,
     pivot: TokenTable,
-    first_token: Callable[[list[bytes]], list[int]],
+    other_token: Callable[[list[bytes]], list[int]],
     *,
     roles: dict[int, int],
     size: int,
+    how: How = How.FIRST_TOKEN,
 ) -> VocabularyMap:
     """Map every source id below `size` (the width of the source's head) to a pivot id.
 
-    first_token gives, for byte strings, the id of the first token the pivot's tokenizer makes of
-    each in the middle of a text, or -1. roles maps special source ids to pivot ids (end of turn).
+    other_token gives, for byte strings that are no pivot token, the id of the first token the
+    pivot's tokenizer makes of each in the middle of a text, or -1 (first_token.first_tokens; with
+    how = NEAREST edit_distance.nearest_tokens). roles maps special source ids to pivot ids (end of
+    turn).
     Where several pivot tokens have the same bytes, ordinary ones come before `<0xNN>` ones, then
     the lowest id: the map is the same in every process.
     """
@@ -87,10 +95,10 @@ def vocabulary_map(
             pivot_V[index], how_V[index] = of_bytes[data], How.SAME_BYTES
         elif data:
             others.append(index)
-    first = first_token([source.bytes_V[index] for index in others])
-    for index, token in zip(others, first, strict=True):
+    found = other_token([source.bytes_V[index] for index in others])
+    for index, token in zip(others, found, strict=True):
         pivot_V[index] = token
-        how_V[index] = How.FIRST_TOKEN if token >= 0 else How.UNMAPPED
+        how_V[index] = how if token >= 0 else How.UNMAPPED
     for source_id, pivot_id in roles.items():
         pivot_V[source_id], how_V[source_id] = pivot_id, How.SPECIAL
     return VocabularyMap(pivot_V, how_V)

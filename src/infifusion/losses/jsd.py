@@ -7,7 +7,7 @@ import math
 import torch
 from pydantic import Field
 
-from infifusion.losses.sparse import SparseTarget, divergence, log_student, log_target, soften
+from infifusion.losses.sparse import SparseTarget, both_sides, divergence
 from infifusion.strict import Strict
 
 
@@ -18,16 +18,17 @@ class Params(Strict):
     """Weight of the target in the mixture; 0.5 is the symmetric divergence."""
     temperature: float = Field(default=1.0, gt=0)
     """As in `kl`."""
+    tail: bool = True
+    """As in `kl`."""
 
 
 def jsd(logits_RV: torch.Tensor, target: SparseTarget, params: Params) -> torch.Tensor:
     """beta KL(P || M) + (1 - beta) KL(Q || M), M = beta P + (1 - beta) Q: [R], nats.
 
-    Over the kept ids and one tail bucket. At most ln 2 for beta = 0.5. GKD, arXiv 2306.13649 v3,
-    equation 1.
+    Over the kept ids and, with `tail`, one tail bucket. At most ln 2 for beta = 0.5. GKD,
+    arXiv 2306.13649 v3, equation 1.
     """
-    log_p = soften(log_target(target), params.temperature)
-    log_q = log_student(logits_RV, target, temperature=params.temperature)
+    log_p, log_q = both_sides(logits_RV, target, temperature=params.temperature, tail=params.tail)
     unused = ~torch.isfinite(log_p)
     log_q = log_q.masked_fill(unused, -torch.inf)
     safe_p, safe_q = log_p.masked_fill(unused, 0), log_q.masked_fill(unused, 0)

@@ -1,5 +1,8 @@
 """The target of a loss: K kept probabilities per position and one bucket for everything else.
 
+The divergences compare target and student over the same buckets, `both_sides`: the kept ids and the
+tail, or (`tail: false`) the kept ids alone.
+
 Axes: R positions, K kept entries, V vocabulary.
 """
 
@@ -42,6 +45,21 @@ def log_probabilities(
     return logits_RV if target.normalised else torch.log_softmax(logits_RV, dim=1)
 
 
+def both_sides(
+    logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float, tail: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probabilities of target and student over the same buckets, at a temperature.
+
+    [R, K + 1] each, the last bucket the tail; without the tail [R, K] each, renormalised over the
+    kept ids, so that what either side gives to other ids does not count. -inf in unused places.
+    """
+    if tail:
+        log_q_RK = log_student(logits_RV, target, temperature=temperature)
+        return soften(log_target(target), temperature), log_q_RK
+    log_q_RK = student_of_kept(logits_RV, target, temperature=temperature)
+    return soften(target_of_kept(target), temperature), log_q_RK
+
+
 def log_target(target: SparseTarget) -> torch.Tensor:
     """Log-probabilities over K kept ids and the tail: [R, K + 1]; -inf in unused places.
 
@@ -72,6 +90,35 @@ def log_student(
     log_tail_R = torch.maximum(log1mexp(log_mass_R), floor)
     all_RK = torch.cat([kept_RK, log_tail_R[:, None]], dim=1)
     return all_RK - all_RK.logsumexp(dim=1, keepdim=True)
+
+
+def target_of_kept(target: SparseTarget) -> torch.Tensor:
+    """Log-probabilities over the kept ids alone: [R, K]; -inf in unused places.
+
+    An id kept with probability 0 counts as unused. A row that keeps nothing is -inf throughout.
+    """
+    prob_RK = torch.where(_kept(target), target.prob_RK, 0)
+    total_R1 = prob_RK.sum(dim=1, keepdim=True)
+    return (prob_RK / total_R1.clamp_min(torch.finfo(prob_RK.dtype).tiny)).log()
+
+
+def student_of_kept(
+    logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
+) -> torch.Tensor:
+    """The student's log-softmax over the same ids alone: [R, K]; -inf in unused places.
+
+    What it gives to other ids, and so the normaliser of its whole vocabulary, drops out.
+    """
+    kept_RK = _kept(target)
+    logits_RK = logits_RV.gather(1, target.ids_RK.clamp_min(0)) / temperature
+    # A row that keeps nothing stays whole until after the softmax, whose gradient would be NaN.
+    masked_RK = ~kept_RK & kept_RK.any(dim=1, keepdim=True)
+    log_RK = torch.log_softmax(logits_RK.masked_fill(masked_RK, -torch.inf), dim=1)
+    return log_RK.masked_fill(~kept_RK, -torch.inf)
+
+
+def _kept(target: SparseTarget) -> torch.Tensor:
+    return (target.ids_RK >= 0) & (target.prob_RK > 0)
 
 
 def log1mexp(x: torch.Tensor) -> torch.Tensor:

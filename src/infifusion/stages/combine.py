@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from infifusion.align.boundaries import example_of
 from infifusion.align.evidence import bits_per_byte, running_evidence
-from infifusion.align.project import Positions, Projected, project
+from infifusion.align.project import Pair, Positions, Projected, project
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.align.zscores import zscores
 from infifusion.errors import RecipeError
@@ -22,8 +22,9 @@ from infifusion.recipe import FuseTarget
 from infifusion.stages.named import function_and_params
 from infifusion.types import Aligned, Beliefs, Rendered, Target
 
-# One source on some examples: its positions, what it believed there, its map to the pivot's ids.
-Believed = tuple[Positions, Beliefs, VocabularyMap]
+# One source on some examples: its positions, what it believed there, its map to the pivot's ids and
+# how its positions are aligned with the pivot's.
+Believed = tuple[Positions, Beliefs, VocabularyMap, Pair]
 
 
 def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:
@@ -66,18 +67,23 @@ def fuse_chunk(
 ) -> tuple[Aligned, list[Projected], Target]:
     """Some examples from the sources' beliefs to the target's rows; judge: the pivot's own
     beliefs, where the target has a gate. The pivot as a source comes last and is never shut."""
-    beliefs, projected = align_chunk(believed, pivot)
+    beliefs, projected = align_chunk(believed, pivot, gold_path=target.gold_path)
     if judge is not None:
-        here, own, _ = judge
+        here, own, *_ = judge
         bits_N = bits_per_byte(own.gold_U, here.start_R, here.row_N1)
         exempt = len(believed) - 1 if target.pivot_as_source else None
         beliefs = gate_by_bits(beliefs, bits_N, exempt=exempt)
     return beliefs, projected, combine(beliefs)
 
 
-def align_chunk(parts: list[Believed], pivot: Positions) -> tuple[Aligned, list[Projected]]:
+def align_chunk(
+    parts: list[Believed], pivot: Positions, *, gold_path: bool
+) -> tuple[Aligned, list[Projected]]:
     """All sources at the pivot's positions of the same examples."""
-    projected = [project(here, beliefs, pivot, mapping) for here, beliefs, mapping in parts]
+    projected = [
+        project(here, beliefs, pivot, mapping, pair=pair, gold_path=gold_path)
+        for here, beliefs, mapping, pair in parts
+    ]
 
     def at_pivot(values: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
         """Per-source position values, gathered at the pivot's positions; 0 where unaligned."""
@@ -91,7 +97,7 @@ def align_chunk(parts: list[Believed], pivot: Positions) -> tuple[Aligned, list[
     def evidence(forgetting: float) -> NDArray[np.float32]:
         return at_pivot(
             running_evidence(b.gold_U, here.start_R, here.row_N1, forgetting=forgetting)
-            for here, b, _ in parts
+            for here, b, *_ in parts
         )
 
     return (
@@ -100,13 +106,13 @@ def align_chunk(parts: list[Believed], pivot: Positions) -> tuple[Aligned, list[
             prob_STK=np.stack([one.prob_TK for one in projected]),
             tail_ST=np.stack([one.tail_T for one in projected]),
             aligned_ST=np.stack([one.source_T >= 0 for one in projected]),
-            entropy_ST=at_pivot(b.entropy_U for _, b, _ in parts),
-            top_ST=at_pivot(np.exp(b.logprob_UK[:, 0].astype(np.float32)) for _, b, _ in parts),
+            entropy_ST=at_pivot(b.entropy_U for _, b, *_ in parts),
+            top_ST=at_pivot(np.exp(b.logprob_UK[:, 0].astype(np.float32)) for _, b, *_ in parts),
             zscore_STK=np.stack(
-                [zscores(b, one.source_T) for one, (_, b, _) in zip(projected, parts, strict=True)]
+                [zscores(b, one.source_T) for one, (_, b, *_) in zip(projected, parts, strict=True)]
             ),
             bits_SN=np.stack(
-                [bits_per_byte(b.gold_U, here.start_R, here.row_N1) for here, b, _ in parts]
+                [bits_per_byte(b.gold_U, here.start_R, here.row_N1) for here, b, *_ in parts]
             ),
             evidence=evidence,
             example_T=example_of(pivot.row_N1),

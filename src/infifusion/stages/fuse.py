@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.artifacts import (
     State,
@@ -28,7 +29,7 @@ from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import prepared_identity, stage_identity
-from infifusion.stages.mapping import map_between
+from infifusion.stages.mapping import map_between, pair_between
 from infifusion.stages.spread import my_part, wait_for
 from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
 from infifusion.stages.teaching import TeachingView
@@ -43,18 +44,19 @@ ARRAYS = tuple(field.name for field in fields(Target))
 
 @dataclass(frozen=True)
 class Source:
-    """A source's cache, its rendering and its map to the pivot's vocabulary."""
+    """A source's cache, its rendering, its map to the pivot's vocabulary and its alignment."""
 
     name: str
     rendered: Rendered
     gold_U: NDArray[np.int32]
     reader: BeliefReader
     mapping: VocabularyMap
+    pair: Pair
 
     def examples(self, begin: int, end: int) -> Believed:
         """What it believed on examples [begin, end)."""
         here = positions(self.rendered, self.gold_U, begin, end)
-        return here, self.reader.examples(begin, end), self.mapping
+        return here, self.reader.examples(begin, end), self.mapping, self.pair
 
 
 def taught_by(target: FuseTarget) -> list[str]:
@@ -89,9 +91,9 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     pivot = load_rendered(folder.rendered(PIVOT, "train"))
     pivot_gold_R = gold_ids(pivot)
     examples = load_examples(folder.examples("train"))
-    sources = [open_source(recipe, folder, name, pivot) for name in names]
+    sources = [open_source(recipe, folder, name, pivot, target.alignment) for name in names]
     gated = target.gate == "bits_per_byte"
-    gate = open_source(recipe, folder, PIVOT, pivot) if gated else None
+    gate = open_source(recipe, folder, PIVOT, pivot, target.alignment) if gated else None
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
@@ -141,11 +143,14 @@ def load_target(out: Path) -> Target:
     return Target(**{name: np.load(out / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
 
 
-def open_source(recipe: Recipe, folder: RunFolder, name: str, pivot: Rendered) -> Source:
+def open_source(
+    recipe: Recipe, folder: RunFolder, name: str, pivot: Rendered, alignment: str
+) -> Source:
     """A source's cache, ready to be read; pivot: the training examples as the pivot sees them."""
     model = recipe.pivot if name == PIVOT else recipe.sources[name]
     rendered = load_rendered(folder.rendered(name, "train"))
     ends = end_of_turn(rendered), end_of_turn(pivot)
+    mapping = map_between(model, recipe.pivot, end_of_turn=ends, alignment=alignment)
     return Source(
         name=name,
         rendered=rendered,
@@ -156,7 +161,8 @@ def open_source(recipe: Recipe, folder: RunFolder, name: str, pivot: Rendered) -
             recipe.teach.shard_examples,
             vocabulary=vocabulary_size(model),
         ),
-        mapping=map_between(model, recipe.pivot, end_of_turn=ends),
+        mapping=mapping,
+        pair=pair_between(model, recipe.pivot, mapping, alignment=alignment),
     )
 
 

@@ -1,4 +1,4 @@
-"""Vocabulary maps between the tokenizers of a run."""
+"""Vocabulary maps between the tokenizers of a run, and how their positions are aligned."""
 
 from __future__ import annotations
 
@@ -9,33 +9,42 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from transformers import PreTrainedTokenizerBase
 
-from infifusion.align import byte_spans, first_token, vocabulary
+from infifusion.align import byte_spans, edit_distance, first_token, vocabulary
 from infifusion.align.byte_spans import token_table
+from infifusion.align.edit_distance import nearest_tokens
 from infifusion.align.first_token import first_tokens
-from infifusion.align.vocabulary import VocabularyMap, identity_map, vocabulary_map
+from infifusion.align.min_ed import pair_by_edit_distance
+from infifusion.align.project import Pair, by_bytes
+from infifusion.align.vocabulary import How, VocabularyMap, identity_map, vocabulary_map
 from infifusion.artifacts import atomic_write, cache_folder, sha256_of, sha256_of_text
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_identity, tokenizer_json
 from infifusion.recipe import Model
 from infifusion.teacher.load import vocabulary_size
 
 
-def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) -> VocabularyMap:
+def pair_between(source: Model, pivot: Model, mapping: VocabularyMap, *, alignment: str) -> Pair:
+    """What says which source position is aligned with a pivot position."""
+    if alignment == "bytes":
+        return by_bytes
+    return partial(
+        pair_by_edit_distance,
+        source_table=token_table(tokenizer_json(_tokenizer_of(source))),
+        pivot_table=token_table(tokenizer_json(_tokenizer_of(pivot))),
+        mapping=mapping,
+    )
+
+
+def map_between(
+    source: Model, pivot: Model, *, end_of_turn: tuple[int, int], alignment: str
+) -> VocabularyMap:
     """The vocabulary map of a source; end_of_turn is (source id, pivot id).
 
     Two models with one tokenizer get the identity. A map is kept in the user's cache by the
-    identity of both tokenizers and of the code that makes it.
+    identity of both tokenizers, the kind of alignment and the code that makes it.
     """
-    source_tokenizer = load_tokenizer(
-        source.tokenizer or source.model,
-        revision=source.revision,
-        trust_remote_code=source.trust_remote_code,
-    )
-    pivot_tokenizer = load_tokenizer(
-        pivot.tokenizer or pivot.model,
-        revision=pivot.revision,
-        trust_remote_code=pivot.trust_remote_code,
-    )
+    source_tokenizer, pivot_tokenizer = _tokenizer_of(source), _tokenizer_of(pivot)
     size = vocabulary_size(source)
     pivot_table = token_table(tokenizer_json(pivot_tokenizer))
     same = tokenizer_identity(source_tokenizer) == tokenizer_identity(pivot_tokenizer)
@@ -50,9 +59,10 @@ def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) ->
         tokenizer_identity(pivot_tokenizer),
         *(f"{one} {other}" for one, other in sorted(roles.items())),
         str(size),
+        alignment,
         *(
             sha256_of(Path(str(module.__file__)))
-            for module in (byte_spans, first_token, vocabulary)
+            for module in (byte_spans, edit_distance, first_token, vocabulary)
         ),
     )
     return _cached(
@@ -60,10 +70,21 @@ def map_between(source: Model, pivot: Model, *, end_of_turn: tuple[int, int]) ->
         lambda: vocabulary_map(
             token_table(tokenizer_json(source_tokenizer)),
             pivot_table,
-            partial(first_tokens, pivot_table, partial(encode, pivot_tokenizer)),
+            partial(nearest_tokens, pivot_table)
+            if alignment == "min_ed"
+            else partial(first_tokens, pivot_table, partial(encode, pivot_tokenizer)),
             roles=roles,
             size=size,
+            how=How.NEAREST if alignment == "min_ed" else How.FIRST_TOKEN,
         ),
+    )
+
+
+def _tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    return load_tokenizer(
+        model.tokenizer or model.model,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
     )
 
 

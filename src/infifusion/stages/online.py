@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids, take
@@ -16,7 +17,7 @@ from infifusion.recipe import FuseTarget, Model, Recipe
 from infifusion.stages.calibrate import calibrated
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
 from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.mapping import map_between
+from infifusion.stages.mapping import map_between, pair_between
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Rendered, Target
@@ -24,17 +25,20 @@ from infifusion.types import Rendered, Target
 
 @dataclass(frozen=True)
 class Source:
-    """A source in memory, its rendering of the training examples and its map to the pivot."""
+    """A source in memory, its rendering of the training examples, its map to the pivot and its
+    alignment."""
 
     teacher: Teacher
     rendered: Rendered
     mapping: VocabularyMap
+    pair: Pair
 
     def examples(self, numbers: NDArray[np.int64], names: list[str]) -> Believed:
         """What it believes on these examples."""
         rendered = take(self.rendered, numbers)
         beliefs = believe(self.teacher, rendered, 0, len(numbers), names=names)
-        return positions(rendered, gold_ids(rendered), 0, len(numbers)), beliefs, self.mapping
+        here = positions(rendered, gold_ids(rendered), 0, len(numbers))
+        return here, beliefs, self.mapping, self.pair
 
 
 class OnlineTarget:
@@ -58,7 +62,7 @@ class OnlineTarget:
             model = recipe.pivot if name == PIVOT else recipe.sources[name]
             rendered = load_rendered(folder.rendered(name, "train"))
             ends = end_of_turn(rendered), end_of_turn(self._pivot)
-            mapping = map_between(model, recipe.pivot, end_of_turn=ends)
+            mapping = map_between(model, recipe.pivot, end_of_turn=ends, alignment=target.alignment)
             require_ids_fit(mapping, recipe.pivot)
             teacher = make_teacher(
                 load_model(model),
@@ -69,7 +73,8 @@ class OnlineTarget:
             teacher = calibrated(
                 teacher, model, folder, name=name, kept=out / f"temperature-{name}.json"
             )
-            loaded[name] = Source(teacher, rendered, mapping)
+            pair = pair_between(model, recipe.pivot, mapping, alignment=target.alignment)
+            loaded[name] = Source(teacher, rendered, mapping, pair)
         self._sources = [loaded[name] for name in names]
         self._judge = loaded[PIVOT] if gated else None
         self.temperatures = {name: loaded[name].teacher.temperature for name in target.sources}
