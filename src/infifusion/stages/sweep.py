@@ -136,7 +136,8 @@ def _run_tasks(
     board = Board(list(tasks))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    recipes = [world.recipe.model_dump_json(by_alias=True) for world in worlds]
+    # What was not given must stay so: some checks ask what the recipe says.
+    recipes = [world.recipe.model_dump_json(by_alias=True, exclude_unset=True) for world in worlds]
     started = time.monotonic()
     with (
         progress_bar("sweep (steps)", len(tasks)) as progress,
