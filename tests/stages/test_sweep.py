@@ -123,17 +123,9 @@ def test_tables_and_page_hold_every_arm(swept: Path) -> None:
     assert page.count("<svg") == 4 and "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_a_second_sweep_computes_nothing(swept: Path) -> None:
-    models = list((swept / "out").glob("*/*/distill/*/model/model.safetensors"))
-    assert len(models) == 2 * 2 * 4
-    before = {path: path.stat().st_mtime_ns for path in models}
-    written = (swept / "out" / "results.md").read_bytes()
-    assert run(swept).exit_code == 0
-    assert {path: path.stat().st_mtime_ns for path in models} == before
-    assert (swept / "out" / "results.md").read_bytes() == written
-
-
-def test_a_failed_step_is_named_and_the_rest_is_done(swept: Path, tmp_path: Path) -> None:
+def test_a_second_sweep_makes_what_is_missing_alone_and_names_what_failed(
+    swept: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(swept, folder, symlinks=True)
     world = folder / "out" / "max_steps=2" / "seed0"
@@ -141,8 +133,12 @@ def test_a_failed_step_is_named_and_the_rest_is_done(swept: Path, tmp_path: Path
     shutil.rmtree(world / "merge" / "merged,method=linear")
     shutil.rmtree(world / "evaluate" / "merged,method=linear")
     (world / "distill" / "sft").write_text("in the way", encoding="utf-8")
+    models = list((folder / "out").glob("*/*/distill/*/model/model.safetensors"))
+    assert len(models) == 2 * 2 * 4 - 1
+    before = {path: path.stat().st_mtime_ns for path in models}
     result = run(folder)
     assert result.exit_code == 1
+    assert {path: path.stat().st_mtime_ns for path in models} == before
     message = str(result.exception)
     assert "max_steps=2/seed0: distill/sft: " in message
     assert "evaluate/sft: needs distill/sft, which failed" in message
