@@ -30,7 +30,9 @@ import numpy as np  # noqa: E402
 
 from infifusion.align.boundaries import keys, match  # noqa: E402
 from infifusion.align.byte_spans import byte_starts, token_table  # noqa: E402
+from infifusion.align.edit_distance import nearest_tokens  # noqa: E402
 from infifusion.align.first_token import first_tokens  # noqa: E402
+from infifusion.align.min_ed import pair_by_edit_distance  # noqa: E402
 from infifusion.align.project import Positions, by_bytes, project  # noqa: E402
 from infifusion.align.vocabulary import vocabulary_map  # noqa: E402
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_json  # noqa: E402
@@ -66,6 +68,7 @@ def main() -> None:
         print("| stage | figure | measured | target | peers |\n|---|---|---|---|---|")
         bench.alignment()
         bench.vocabulary_maps()
+        bench.edit_distance()
         bench.cache_and_fuse()
     if options.json:
         options.json.write_text(json.dumps(bench.found, indent=1))
@@ -153,6 +156,29 @@ class Bench:
         maps = [work().pivot_V for _ in range(2)]
         assert np.array_equal(*maps)
         self.mapping = work()
+
+    def edit_distance(self) -> None:
+        """The baseline `min_ed`; the map once, for it takes long."""
+        source, pivot = self.tables["qwen"], self.tables["mistral_v1"]
+        nearest_tokens(pivot, [b"to compile"])
+        started, near = time.perf_counter(), partial(nearest_tokens, pivot)
+        mapping = vocabulary_map(source, pivot, near, roles={}, size=151_936)
+        taken, peer = time.perf_counter() - started, PEERS["vocabulary map"]
+        self.row("min_ed", "vocabulary map, qwen to mistral_v1", taken, "s", "", peer)
+        pair = partial(
+            pair_by_edit_distance, source_table=source, pivot_table=pivot, mapping=mapping
+        )
+        for length, count in ((512, 40), (2_048, 5)):
+            texts = self.texts_of(length, count)
+            sides = [
+                positions_of(self.rendered(n, texts), 0, count) for n in ("qwen", "mistral_v1")
+            ]
+            found, same = pair(*sides), by_bytes(*sides)
+            speed, name = len(found) / self.seconds(partial(pair, *sides)), f"{length}-token texts"
+            self.row("min_ed", f"alignment, {name}", speed, "tokens/s", "", PEERS["alignment"])
+            self.row("min_ed", "usable positions", 100 * float((found >= 0).mean()), "%", "", "")
+            astray = float(((found >= 0) & (found != same)).sum() / (found >= 0).sum())
+            self.row("min_ed", "of these, of another byte", 100 * astray, "%", "", "")
 
     def cache_and_fuse(self) -> None:
         """Three sources of K = 10 with qwen's vocabulary, one pivot with mistral's."""

@@ -83,3 +83,9 @@ def test_special_and_empty_tokens_are_never_the_nearest() -> None:
     own = table(b"<end>", b"", b"abcdefgh", special=(0,))
     assert nearest_tokens(own, [b"<end", b"x"]) == [2, 2]
     assert nearest_tokens(table(b"<end>", special=(0,)), [b"<end"]) == [-1]
+
+
+def test_of_equally_near_tokens_the_lowest_id_is_taken_whatever_its_length() -> None:
+    # Two insertions against two replacements; those of the same length are looked at first.
+    assert nearest_tokens(table(b"abcd", b"xy"), [b"ab"]) == [0]
+    assert nearest_tokens(table(b"xy", b"abcd"), [b"ab"]) == [0]

@@ -111,9 +111,8 @@ def student_of_kept(
     """
     kept_RK = _kept(target)
     logits_RK = logits_RV.gather(1, target.ids_RK.clamp_min(0)) / temperature
-    # A row that keeps nothing stays whole until after the softmax, whose gradient would be NaN.
-    masked_RK = ~kept_RK & kept_RK.any(dim=1, keepdim=True)
-    log_RK = torch.log_softmax(logits_RK.masked_fill(masked_RK, -torch.inf), dim=1)
+    log_RK = torch.log_softmax(logits_RK.masked_fill(~kept_RK, -torch.inf), dim=1)
+    # Again: a row that keeps nothing is NaN so far; either mask stops its gradient.
     return log_RK.masked_fill(~kept_RK, -torch.inf)
 
 
