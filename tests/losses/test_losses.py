@@ -91,6 +91,22 @@ def test_a_divergence_is_never_negative(name: str, tail: bool) -> None:
         assert (value(name, logits, sparse, tail=tail) > -1e-6).all()
 
 
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jsd"])
+def test_an_id_kept_with_probability_zero_is_one_of_the_tail(name: str) -> None:
+    logits = torch.tensor([[0.0, 0.0, -20.0]])
+    found = [
+        LOSSES[name](
+            logits,
+            SparseTarget(
+                torch.tensor([ids]), torch.tensor([prob]), torch.zeros(1, 2), torch.tensor([0])
+            ),
+            PARAMS[name](),
+        ).item()
+        for ids, prob in (([0, 1], [1.0, 0.0]), ([0, -1], [1.0, 0.0]))
+    ]
+    assert found[0] == found[1] > 0.2
+
+
 def test_kl_by_hand() -> None:
     # P = {0: .5, 1: .25, tail: .25}; Q = (.25, .25, .5): ids 0 and 1 have .25, the tail .5.
     # .5 ln(.5/.25) + .25 ln(1) + .25 ln(.25/.5) = .5 ln 2 - .25 ln 2 = .25 ln 2

@@ -18,5 +18,4 @@ def reverse_kl(logits_RV: torch.Tensor, target: SparseTarget, params: Params) ->
     keeps with probability 0 counts as unused.
     """
     log_p, log_q = both_sides(logits_RV, target, temperature=params.temperature, tail=params.tail)
-    log_q = log_q.masked_fill(~torch.isfinite(log_p), -torch.inf)
     return divergence(log_q, log_p) * params.temperature**2

@@ -63,10 +63,10 @@ def both_sides(
 def log_target(target: SparseTarget) -> torch.Tensor:
     """Log-probabilities over K kept ids and the tail: [R, K + 1]; -inf in unused places.
 
-    The kept probabilities and the floored tail are renormalised, so every row sums to 1.
+    The kept probabilities and the floored tail are renormalised, so every row sums to 1. An id kept
+    with probability 0 counts as unused.
     """
-    used_RK = target.ids_RK >= 0
-    prob_RK = torch.where(used_RK, target.prob_RK, 0)
+    prob_RK = torch.where(_kept(target), target.prob_RK, 0)
     tail_R = (1 - prob_RK.sum(dim=1)).clamp_min(TAIL_FLOOR)
     all_RK = torch.cat([prob_RK, tail_R[:, None]], dim=1)
     return (all_RK / all_RK.sum(dim=1, keepdim=True)).log()
@@ -82,8 +82,7 @@ def log_student(
     on both sides.
     """
     log_RV = log_probabilities(logits_RV, target, temperature=temperature)
-    used_RK = target.ids_RK >= 0
-    kept_RK = log_RV.gather(1, target.ids_RK.clamp_min(0)).masked_fill(~used_RK, -torch.inf)
+    kept_RK = log_RV.gather(1, target.ids_RK.clamp_min(0)).masked_fill(~_kept(target), -torch.inf)
     # At -1e-7 the tail is 1e-7, below the floor; the clamp keeps log1mexp's gradient finite.
     log_mass_R = kept_RK.logsumexp(dim=1).clamp_max(-1e-7)
     floor = torch.log(torch.tensor(TAIL_FLOOR, device=logits_RV.device))
