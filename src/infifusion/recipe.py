@@ -224,9 +224,10 @@ class Fuse(Strict):
     """Sources that take part; all of them by default."""
     each: bool = False
     """Make one target per source, called NAME-SOURCE, in place of one over all of them."""
-    gate: Literal["none", "bits_per_byte"] = "none"
-    """bits_per_byte: on a response where a source is not better than the pivot in bits per byte,
-    it does not teach."""
+    gate: Literal["none", "bits_per_byte", "domain"] = "none"
+    """Where a source may teach. bits_per_byte: only responses that it predicts in fewer bits per
+    byte than the pivot. domain: only domains where it does so on more than half of the responses,
+    which wrong labels do not mislead while most are right."""
     pivot_as_source: bool = False
     """The frozen pivot takes part as one more source."""
     keep: int | None = Field(default=None, ge=1)
@@ -646,6 +647,12 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"
     if any(len(pair) != 2 for pair in recipe.evaluate.compare):
         yield "evaluate.compare: expected pairs [a, b]"
+    for name, fuse in recipe.fuse.items():
+        if fuse.gate == "domain" and fuse.teacher == "online":
+            yield (
+                f"fuse.{name}.gate: domain looks at all responses before any is taught, so it "
+                "needs teacher: cached; or take gate: bits_per_byte"
+            )
     yield from _temperature_problems(recipe)
     yield from _domain_problems(recipe)
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
-from infifusion.fuse.gate import gate_by_bits
-from infifusion.fuse.mixture import TAIL_IDS, mix
+from infifusion.fuse.by_example import latest_by_example, teaches_example
+from infifusion.fuse.gate import better_in_domain, better_on_response, shut
+from infifusion.fuse.mixture import TAIL_IDS, mix, only_aligned
 from infifusion.types import Aligned, Target
 
 WEIGHTINGS = ["uncertainty", "bayes", "min_ce", "avg_ce", "mean", "max_confidence"]
@@ -182,14 +183,64 @@ def test_only_the_largest_entries_are_kept() -> None:
 
 
 def test_the_gate_shuts_sources_that_are_not_better_than_the_pivot() -> None:
-    gated = gate_by_bits(aligned(), np.asarray([1.5, 1.0], np.float32))
+    beliefs = aligned()
+    open_SN = better_on_response(beliefs.bits_SN, np.asarray([1.5, 1.0], np.float32))
     # Example 0: bits 1 < 1.5 teaches, 2 does not. Example 1: 3 does not, 1 = 1 is no better.
+    gated = shut(beliefs, open_SN)
     assert gated.aligned_ST.tolist() == [[True, True, False], [False, False, False]]
+    unknown = np.asarray([[np.nan, 1.0]], np.float32)
+    assert better_on_response(unknown, np.ones(2, np.float32) * 2).tolist() == [[False, True]]
 
 
 def test_the_gate_never_shuts_the_pivot_itself() -> None:
-    gated = gate_by_bits(aligned(), np.asarray([0.5, 0.5], np.float32), exempt=1)
+    gated = shut(aligned(), np.zeros((2, 2), bool), exempt=1)
     assert gated.aligned_ST.tolist() == [[False] * 3, [True, False, True]]
+
+
+def test_the_gate_of_a_domain_follows_the_majority_of_its_responses() -> None:
+    domains = ["a", "b", "a", "b", "a", "b"]
+    pivot = np.full(6, 2.0, np.float32)
+    # Source 0 wins a twice of three, b once; source 1 wins half of nothing: a once, b thrice.
+    bits = np.asarray([[1, 9, 1, 1, 9, 9], [1, 1, 3, 1, 3, 1]], np.float32)
+    found = better_in_domain(bits, pivot, domains)
+    assert found.tolist() == [[True, False] * 3, [False, True] * 3]
+    # Exactly half is no majority, however large the mean gain.
+    even = better_in_domain(np.asarray([[0, 3]], np.float32), pivot[:2], ["a", "a"])
+    assert even.tolist() == [[False, False]]
+
+
+def test_min_ce_is_silent_where_the_best_source_is_not_aligned() -> None:
+    # Source 1 is the best of example 0, but has no boundary at position 1.
+    found = fuse("min_ce", aligned(bits_SN=np.asarray([[2.0, 3.0], [1.0, 1.0]], np.float32)))
+    assert found.weight_ST.tolist() == [[0, 0, 0], [1, 0, 1]]
+
+
+def test_weights_of_a_response_need_a_majority_that_is_aligned() -> None:
+    mask = np.asarray([[True, False, True, False], [True, True, False, False]])
+    weight = np.asarray([[0.8] * 4, [0.2] * 4], np.float32)
+    found = only_aligned(weight, mask)
+    assert found == pytest.approx(np.asarray([[0.8, 0, 1, 0], [0.2, 0, 0, 0]]))
+
+
+def test_a_source_teaches_an_example_in_which_it_is_aligned_anywhere() -> None:
+    mask = np.asarray([[True, False, False], [False, False, True]])
+    found = teaches_example(mask, np.asarray([0, 0, 1]))
+    assert found.tolist() == [[True, True, False], [False, False, True]]
+
+
+def test_the_latest_values_are_those_of_the_same_example() -> None:
+    value = np.asarray([[1.0, 2.0, 3.0, 4.0, 5.0]], np.float32)
+    known = np.asarray([True, False, True, False, False])
+    found, there = latest_by_example(value, known, np.asarray([0, 0, 0, 0, 1]))
+    assert there.tolist() == [True, True, True, True, False]
+    assert found[0, there].tolist() == [1.0, 1.0, 3.0, 3.0]
+
+
+def test_bayes_keeps_its_weights_until_all_sources_share_a_boundary_again() -> None:
+    # Position 1 of example 0 has no boundary of source 1: the prior of position 0 still holds.
+    found = fuse("bayes", aligned(), prior=[1.0, 3.0])
+    assert found.weight_ST[:, 1].tolist() == [0, 0], "source 1 holds three quarters"
+    assert fuse("bayes", aligned(), prior=[3.0, 1.0]).weight_ST[:, 1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("name", WEIGHTINGS + LOGIT_LEVEL)

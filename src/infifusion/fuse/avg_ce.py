@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from infifusion.fuse.mixture import mix, normalise
+from infifusion.fuse.by_example import teaches_example
+from infifusion.fuse.mixture import mix, normalise, only_aligned
 from infifusion.strict import Strict
 from infifusion.types import Aligned, Target
 
@@ -19,9 +20,11 @@ class Params(Strict):
 def avg_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     """P = sum_s w_s P_s, w_s proportional to exp(-bits_s / kappa), one weight per sequence.
 
-    bits_s is the source's bits per byte on the gold response. Source: FuseLLM, arXiv 2401.10491
-    v2, section 3.2; there softmax(exp(-CE per token)), whose weights differ by a factor e at
-    most and favour finer tokenizers, so we use bits per byte and a temperature.
+    bits_s is the source's bits per byte on the gold response; `only_aligned` says who teaches
+    where a source is not aligned. Source: FuseLLM, arXiv 2401.10491 v2, section 3.2; there
+    softmax(exp(-CE per token)), whose weights differ by a factor e at most and favour finer
+    tokenizers, so we use bits per byte and a temperature.
     """
     score_ST = -beliefs.bits_SN[:, beliefs.example_T] / params.kappa
-    return mix(beliefs, normalise(score_ST, beliefs.aligned_ST), keep=keep)
+    whole_ST = normalise(score_ST, teaches_example(beliefs.aligned_ST, beliefs.example_T))
+    return mix(beliefs, only_aligned(whole_ST, beliefs.aligned_ST), keep=keep)

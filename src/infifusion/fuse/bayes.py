@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.fuse.mixture import mix, normalise
+from infifusion.fuse.by_example import latest_by_example, teaches_example
+from infifusion.fuse.mixture import mix, normalise, only_aligned
 from infifusion.strict import Strict
 from infifusion.types import Aligned, Target
 
@@ -24,8 +25,9 @@ def bayes(beliefs: Aligned, params: Params, *, keep: int) -> Target:
 
     The sum runs over the source's tokens that end at or before the position's byte, age in
     bytes; log-probabilities of the same bytes are comparable across tokenizers. At the first
-    position the weights are the prior. Ours, beyond the paper. Raises ValueError when the prior
-    does not fit the number of sources.
+    position the weights are the prior. Between boundaries that all sources share the weights
+    stay as they were, and `only_aligned` says who teaches. Ours, beyond the paper. Raises
+    ValueError when the prior does not fit the number of sources.
     """
     sources = len(beliefs.aligned_ST)
     prior_S = np.ones(sources) if params.prior is None else np.asarray(params.prior, dtype=float)
@@ -34,5 +36,13 @@ def bayes(beliefs: Aligned, params: Params, *, keep: int) -> Target:
             f"bayes: expected {sources} positive prior weights, one per source "
             f"(pivot_as_source counts as the last); found {params.prior}."
         )
-    score_ST = beliefs.evidence(params.forgetting) + np.log(prior_S)[:, None]
-    return mix(beliefs, normalise(score_ST, beliefs.aligned_ST), keep=keep)
+    teaches_ST = teaches_example(beliefs.aligned_ST, beliefs.example_T)
+    log_prior_ST = np.broadcast_to(np.log(prior_S)[:, None], teaches_ST.shape)
+    score_ST = beliefs.evidence(params.forgetting) + log_prior_ST
+    # Evidence is compared where it is about the same bytes: at boundaries that all sources share.
+    shared_T = (beliefs.aligned_ST | ~teaches_ST).all(axis=0)
+    posterior_ST, known_T = latest_by_example(
+        normalise(score_ST, teaches_ST), shared_T, beliefs.example_T
+    )
+    whole_ST = np.where(known_T, posterior_ST, normalise(log_prior_ST, teaches_ST))
+    return mix(beliefs, only_aligned(whole_ST, beliefs.aligned_ST), keep=keep)

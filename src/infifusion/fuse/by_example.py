@@ -1,4 +1,4 @@
-"""Means over the positions of an example, handed back to each of its positions."""
+"""What holds for a whole example, handed back to each of its positions."""
 
 from __future__ import annotations
 
@@ -21,3 +21,28 @@ def mean_by_example(
         count = np.bincount(example_T[counted], minlength=examples)
         mean_ST[s] = (total / np.maximum(count, 1))[example_T]
     return mean_ST
+
+
+def teaches_example(
+    aligned_ST: NDArray[np.bool_], example_T: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Where a source is aligned anywhere in the position's example: [S, T].
+
+    A source that a gate has shut, or that shares no boundary, is not.
+    """
+    examples = int(example_T.max(initial=-1)) + 1
+    found_ST = np.zeros(aligned_ST.shape, dtype=bool)
+    for s in range(len(aligned_ST)):  # a handful of sources
+        count = np.bincount(example_T[aligned_ST[s]], minlength=examples)
+        found_ST[s] = (count > 0)[example_T]
+    return found_ST
+
+
+def latest_by_example(
+    value_ST: NDArray[np.float32], known_T: NDArray[np.bool_], example_T: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """The values at the last known position of the same example, up to this one: [S, T], and
+    whether there was one: [T]. example_T is ascending."""
+    last_T = np.maximum.accumulate(np.where(known_T, np.arange(len(known_T)), -1))
+    found_T = last_T >= np.searchsorted(example_T, example_T, side="left")
+    return value_ST[:, np.maximum(last_T, 0)], found_T

@@ -1,4 +1,7 @@
-"""Who may teach: the gate on bits per byte."""
+"""Who may teach: the gates on bits per byte.
+
+Axes: S sources, N responses.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,43 @@ from numpy.typing import NDArray
 from infifusion.types import Aligned
 
 
-def gate_by_bits(
-    beliefs: Aligned, pivot_bits_N: NDArray[np.float32], *, exempt: int | None = None
-) -> Aligned:
-    """A source does not teach a response it predicts no better than the pivot does.
+def better_on_response(
+    bits_SN: NDArray[np.float32], pivot_bits_N: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Gate `bits_per_byte`: where a source predicts the response in fewer bits per byte than the
+    pivot does: [S, N]. A source whose bits are NaN is not better.
+
+    Without a gate a narrow source destroys the pivot's other domains. Ours; FuseChat (arXiv
+    2402.16107 v4) chooses by MinCE between pivot and source in the same spirit. It trusts the
+    response: a wrong label shuts the source that knows better.
+    """
+    return bits_SN < pivot_bits_N[None, :]
+
+
+def better_in_domain(
+    bits_SN: NDArray[np.float32], pivot_bits_N: NDArray[np.float32], domains: list[str]
+) -> NDArray[np.bool_]:
+    """Gate `domain`: the responses of the domains in which a source beats the pivot on more than
+    half of the responses: [S, N].
+
+    A majority, not a mean: a sure source pays many bits for a wrong label, and as long as most
+    labels are right that does not shut it. Ours.
+    """
+    better_SN = better_on_response(bits_SN, pivot_bits_N)
+    of, open_SN = np.asarray(domains), np.zeros_like(better_SN)
+    for domain in sorted(set(domains)):
+        here_N = of == domain
+        open_SN[:, here_N] = better_SN[:, here_N].mean(axis=1, keepdims=True) > 0.5
+    return open_SN
+
+
+def shut(beliefs: Aligned, open_SN: NDArray[np.bool_], *, exempt: int | None = None) -> Aligned:
+    """The beliefs without the sources that may not teach a response.
 
     exempt is the place of the pivot itself among the sources, where it takes part: it is never
     shut.
-
-    Better is fewer bits per byte on the gold response. Without the gate a narrow source destroys
-    the pivot's other domains. Ours; FuseChat (arXiv 2402.16107 v4) chooses by MinCE between pivot
-    and source in the same spirit. A source whose bits are NaN never teaches.
     """
-    better_SN = beliefs.bits_SN < pivot_bits_N[None, :]
     if exempt is not None:
-        better_SN[exempt] = True
-    return replace(beliefs, aligned_ST=beliefs.aligned_ST & better_SN[:, beliefs.example_T])
+        open_SN = open_SN.copy()
+        open_SN[exempt] = True
+    return replace(beliefs, aligned_ST=beliefs.aligned_ST & open_SN[:, beliefs.example_T])

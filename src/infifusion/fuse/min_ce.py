@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from infifusion.fuse.mixture import choose, mix
+from infifusion.fuse.by_example import teaches_example
+from infifusion.fuse.mixture import choose, mix, only_aligned
 from infifusion.strict import Strict
 from infifusion.types import Aligned, Target
 
@@ -15,9 +16,10 @@ def min_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     """P = P_s of the source with the lowest cross-entropy on the gold response.
 
     Cross-entropy is compared in bits per byte, because per token it would favour the finer
-    tokenizer. At a position where the best source is not aligned, the best aligned one teaches.
+    tokenizer. At a position where the best source is not aligned nobody teaches.
     Source: FuseLLM, arXiv 2401.10491 v2, section 3.2. It looks at the gold response: with wrong
     labels it may punish the source that knows better.
     """
     score_ST = -beliefs.bits_SN[:, beliefs.example_T]
-    return mix(beliefs, choose(score_ST, beliefs.aligned_ST), keep=keep)
+    best_ST = choose(score_ST, teaches_example(beliefs.aligned_ST, beliefs.example_T))
+    return mix(beliefs, only_aligned(best_ST, beliefs.aligned_ST), keep=keep)

@@ -16,6 +16,8 @@ from infifusion.types import Aligned, Target
 # The tail is taken to be spread over this many ids, a typical vocabulary, in logit-level rules.
 TAIL_IDS = 32_000
 LOWEST_LOG = -30.0
+MAJORITY = 0.5
+"""Share of the weight that must be aligned for a position to be taught (`only_aligned`)."""
 
 
 def normalise(score_ST: NDArray[np.floating], aligned_ST: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -36,6 +38,21 @@ def choose(score_ST: NDArray[np.floating], aligned_ST: NDArray[np.bool_]) -> NDA
     some_T = aligned_ST.any(axis=0)
     weight_ST[best_T[some_T], np.flatnonzero(some_T)] = 1
     return weight_ST
+
+
+def only_aligned(
+    weight_ST: NDArray[np.float32], aligned_ST: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Weights given to whole responses, at the positions where their sources are aligned.
+
+    Where the aligned sources hold at least MAJORITY of the weight they share all of it; elsewhere
+    nobody teaches. Without that, a source of no weight would speak alone wherever the chosen one
+    has no token boundary.
+    """
+    weight_ST = np.where(aligned_ST, weight_ST, 0).astype(np.float32)
+    total_T = weight_ST.sum(axis=0)
+    enough_T = total_T >= MAJORITY
+    return weight_ST * (enough_T / np.where(enough_T, total_T, 1)).astype(np.float32)
 
 
 def mix(beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Target:

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from infifusion.fuse.by_example import mean_by_example
-from infifusion.fuse.mixture import mix, normalise
+from infifusion.fuse.by_example import mean_by_example, teaches_example
+from infifusion.fuse.mixture import mix, normalise, only_aligned
 from infifusion.strict import Strict
 from infifusion.types import Aligned, Target
 
@@ -24,7 +24,8 @@ class Params(Strict):
     eps: float = Field(default=0.05, gt=0)
     """Nats added to the entropy in the inverse form."""
     over: Literal["token", "sequence"] = "token"
-    """sequence: u is the mean entropy over the source's aligned positions of the response."""
+    """sequence: u is the mean entropy over the source's aligned positions of the response, and the
+    weights hold for all of it."""
 
 
 def uncertainty(beliefs: Aligned, params: Params, *, keep: int) -> Target:
@@ -40,9 +41,16 @@ def uncertainty(beliefs: Aligned, params: Params, *, keep: int) -> Target:
 
 def weights(beliefs: Aligned, params: Params) -> NDArray[np.float32]:
     """The weights alone: [S, T]."""
-    entropy_ST = beliefs.entropy_ST
-    if params.over == "sequence":
-        entropy_ST = mean_by_example(entropy_ST, beliefs.aligned_ST, beliefs.example_T)
+    if params.over == "token":
+        return _of_entropy(beliefs.entropy_ST, beliefs.aligned_ST, params)
+    mean_ST = mean_by_example(beliefs.entropy_ST, beliefs.aligned_ST, beliefs.example_T)
+    teaches_ST = teaches_example(beliefs.aligned_ST, beliefs.example_T)
+    return only_aligned(_of_entropy(mean_ST, teaches_ST, params), beliefs.aligned_ST)
+
+
+def _of_entropy(
+    entropy_ST: NDArray[np.float32], aligned_ST: NDArray[np.bool_], params: Params
+) -> NDArray[np.float32]:
     if params.form == "inverse":
-        return normalise(-np.log(entropy_ST + params.eps), beliefs.aligned_ST)
-    return normalise(-entropy_ST / params.kappa, beliefs.aligned_ST)
+        return normalise(-np.log(entropy_ST + params.eps), aligned_ST)
+    return normalise(-entropy_ST / params.kappa, aligned_ST)

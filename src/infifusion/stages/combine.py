@@ -17,7 +17,7 @@ from infifusion.align.vocabulary import VocabularyMap
 from infifusion.align.zscores import zscores
 from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
-from infifusion.fuse.gate import gate_by_bits
+from infifusion.fuse.gate import shut
 from infifusion.recipe import FuseTarget
 from infifusion.stages.named import function_and_params
 from infifusion.types import Aligned, Beliefs, Rendered, Target
@@ -63,16 +63,15 @@ def fuse_chunk(
     combine: Callable[[Aligned], Target],
     believed: list[Believed],
     pivot: Positions,
-    judge: Believed | None,
+    open_SN: NDArray[np.bool_] | None,
 ) -> tuple[Aligned, list[Projected], Target]:
-    """Some examples from the sources' beliefs to the target's rows; judge: the pivot's own
-    beliefs, where the target has a gate. The pivot as a source comes last and is never shut."""
+    """Some examples from the sources' beliefs to the target's rows; open_SN: which source may teach
+    which example, where the target has a gate. The pivot as a source comes last and is never
+    shut."""
     beliefs, projected = align_chunk(believed, pivot, gold_path=target.gold_path)
-    if judge is not None:
-        here, own, *_ = judge
-        bits_N = bits_per_byte(own.gold_U, here.start_R, here.row_N1)
+    if open_SN is not None:
         exempt = len(believed) - 1 if target.pivot_as_source else None
-        beliefs = gate_by_bits(beliefs, bits_N, exempt=exempt)
+        beliefs = shut(beliefs, open_SN, exempt=exempt)
     return beliefs, projected, combine(beliefs)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.align.evidence import bits_per_byte
 from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.artifacts import (
@@ -24,6 +25,7 @@ from infifusion.artifacts import (
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids
+from infifusion.fuse.gate import better_in_domain, better_on_response
 from infifusion.recipe import FuseTarget, Recipe, as_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -35,7 +37,7 @@ from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
 from infifusion.stages.teaching import TeachingView
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
-from infifusion.types import Rendered, Target
+from infifusion.types import Example, Rendered, Target
 
 CHUNK_EXAMPLES = 128
 DONE = "done"
@@ -92,8 +94,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     pivot_gold_R = gold_ids(pivot)
     examples = load_examples(folder.examples("train"))
     sources = [open_source(recipe, folder, name, pivot, target.alignment) for name in names]
-    gated = target.gate == "bits_per_byte"
-    gate = open_source(recipe, folder, PIVOT, pivot, target.alignment) if gated else None
+    open_SN = _gate(recipe, folder, target, sources, examples, pivot)
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
@@ -103,8 +104,8 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         end = min(begin + CHUNK_EXAMPLES, len(examples))
         here = positions(pivot, pivot_gold_R, begin, end)
         believed = [source.examples(begin, end) for source in sources]
-        judge = None if gate is None else gate.examples(begin, end)
-        beliefs, projected, fused = fuse_chunk(target, combine, believed, here, judge)
+        may_teach = None if open_SN is None else open_SN[:, begin:end]
+        beliefs, projected, fused = fuse_chunk(target, combine, believed, here, may_teach)
         rows = slice(int(pivot.row_N1[begin]), int(pivot.row_N1[end]))
         for name in ARRAYS:
             place = (slice(None), rows) if name == "weight_ST" else rows
@@ -164,6 +165,34 @@ def open_source(
         mapping=mapping,
         pair=pair_between(model, recipe.pivot, mapping, alignment=alignment),
     )
+
+
+def _gate(
+    recipe: Recipe,
+    folder: RunFolder,
+    target: FuseTarget,
+    sources: list[Source],
+    examples: list[Example],
+    pivot: Rendered,
+) -> NDArray[np.bool_] | None:
+    """Which source may teach which example, [S, N]; None without a gate."""
+    if target.gate == "none":
+        return None
+    bits_SN = np.stack([_bits(source, len(examples)) for source in sources])
+    own = open_source(recipe, folder, PIVOT, pivot, target.alignment)
+    pivot_bits_N = _bits(own, len(examples))
+    if target.gate == "domain":
+        return better_in_domain(bits_SN, pivot_bits_N, [example.domain for example in examples])
+    return better_on_response(bits_SN, pivot_bits_N)
+
+
+def _bits(source: Source, examples: int) -> NDArray[np.float32]:
+    """A source's bits per byte on each response: [N]."""
+    found = []
+    for begin in range(0, examples, CHUNK_EXAMPLES):
+        here, beliefs, *_ = source.examples(begin, min(begin + CHUNK_EXAMPLES, examples))
+        found.append(bits_per_byte(beliefs.gold_U, here.start_R, here.row_N1))
+    return np.concatenate(found)
 
 
 def _open_arrays(

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.align.evidence import bits_per_byte
 from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
+from infifusion.fuse.gate import better_on_response
 from infifusion.recipe import FuseTarget, Model, Recipe
 from infifusion.stages.calibrate import calibrated
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -85,8 +87,17 @@ class OnlineTarget:
         pivot = take(self._pivot, numbers)
         here = positions(pivot, gold_ids(pivot), 0, len(numbers))
         believed = [source.examples(numbers, names) for source in self._sources]
-        judge = None if self._judge is None else self._judge.examples(numbers, names)
-        return fuse_chunk(self._target, self._combine, believed, here, judge)[2]
+        open_SN = None
+        if self._judge is not None:
+            bits_SN = np.stack([_bits(one) for one in believed])
+            open_SN = better_on_response(bits_SN, _bits(self._judge.examples(numbers, names)))
+        return fuse_chunk(self._target, self._combine, believed, here, open_SN)[2]
+
+
+def _bits(believed: Believed) -> NDArray[np.float32]:
+    """Bits per byte of each response: [N]."""
+    here, beliefs, *_ = believed
+    return bits_per_byte(beliefs.gold_U, here.start_R, here.row_N1)
 
 
 def require_ids_fit(mapping: VocabularyMap, pivot: Model) -> None:
