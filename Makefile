@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test parity bench check lock clean
+.PHONY: setup demo test parity bench evidence evidence-short check lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -45,6 +45,15 @@ bench: $(VENV)/.benched  ## every table of docs/performance.md; JSON in runs/ben
 	$(BIN)/python benchmarks/plan_vs_run.py --json runs/bench/plan_vs_run.json
 	$(BIN)/python benchmarks/merge_vs_mergekit.py --repeats 3 --their-repeats 1 \
 		--work runs/bench/merge --json runs/bench/merge.json
+
+evidence: setup  ## every sweep of benchmarks/evidence, then docs/results.md
+	$(BIN)/python benchmarks/evidence.py
+
+evidence-short: setup  ## one seed of each, in runs/evidence-short; docs/results.md stays as it is
+	mkdir -p runs/evidence-short
+	cp docs/results.md runs/evidence-short/results.md
+	$(BIN)/python benchmarks/evidence.py --short --work runs/evidence-short \
+		--docs runs/evidence-short/results.md
 
 check: $(VENV)/.checked  ## format, lint, types, fast tests
 	$(BIN)/ruff format --check .
