@@ -84,20 +84,29 @@ def load_seeds(path: Path) -> list[int]:
 def rebuild(docs: Path, work: Path) -> None:
     """Fill in the tables of finished sweeps; the others stay as they are."""
     results: dict[str, Json] = {}
-    plots = docs.parent / docs.stem
+    plots: dict[str, list[Path]] = {}
     for name in SWEEPS:
         path = work / "sweeps" / name / "results.json"
         if path.exists():
             results[name] = read_json(path)
-            write_sweep_plots(results[name], plots)
+            plots[name] = write_sweep_plots(results[name], docs.parent / docs.stem)
 
     def table(match: re.Match[str]) -> str:
         start, name, setting, end = match.groups()
         if name not in results:
             return match.group(0)
-        text = markdown_table(results[name], (setting or "").strip())
+        setting = (setting or "").strip()
+        if setting not in results[name]["settings"]:
+            known = ", ".join(results[name]["settings"])
+            raise SystemExit(f"{docs}: {name} has no setting '{setting}'; known: {known}")
+        text = markdown_table(results[name], setting)
         seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
-        return f"{start}\n{text}\n\nSeeds {seeds}.\n\n{end}"
+        number = list(results[name]["settings"]).index(setting)
+        drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]
+        pictures = "".join(
+            f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in drawn[:2]
+        )
+        return f"{start}\n{text}\n\nSeeds {seeds}. {pictures}\n\n{end}"
 
     filled = MARKER.sub(table, docs.read_text(encoding="utf-8"))
     filled = filled.replace("<!-- caption -->", CAPTION)
