@@ -22,6 +22,7 @@ HANDS = {
     "artifacts",
     "runtime",
     "lm_head",
+    "lock",
 }
 FACES = {"cli", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}

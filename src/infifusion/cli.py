@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,23 +36,71 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+"""What the system says when nothing more can be written."""
+
+
+class Stopped(BaseException):
+    """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer itself."""
+
+    def __init__(self, number: int) -> None:
+        self.exit_status = 128 + number
+
+
 def main() -> None:
     """Entry point of the console script."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     with _exit_statuses():
         app()
 
 
+def _stop(number: int, frame: object) -> None:
+    raise Stopped(number)
+
+
 @contextmanager
 def _exit_statuses() -> Iterator[None]:
-    """2 when the input is at fault, 130 on Ctrl-C, 1 for anything else."""
+    """2 when the input is at fault, 130 on Ctrl-C, 143 on SIGTERM, 1 for anything else."""
     try:
         yield
     except InfiFusionError as error:
         typer.echo(f"Error: {error}", err=True)
         sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        typer.echo("Stopped. Run the same command again: it goes on where it was.", err=True)
-        sys.exit(130)
+    except Stopped as stopped:
+        typer.echo(
+            "Stopped. What was finished is kept. Run the same command again: it goes on where it "
+            "was.",
+            err=True,
+        )
+        sys.exit(stopped.exit_status)
+    except Exception as error:
+        if _errno_of(error) not in FULL:
+            raise
+        typer.echo(f"Error: {_of_disk(error)}", err=True)
+        sys.exit(1)
+
+
+def _errno_of(error: Exception) -> int | None:
+    """The system's error number; safetensors' errors have it in their words alone."""
+    if isinstance(error, OSError):
+        return error.errno
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return int(found.group(1)) if found else None
+
+
+def _of_disk(error: Exception) -> str:
+    name = error.filename if isinstance(error, OSError) else None
+    place = Path(name or ".").absolute()
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return (
+        f"{os.strerror(_errno_of(error) or 0)}: {name or 'a file could not be written'}; {free:,} "
+        f"bytes are free on the disk of {place}. Make space (infifusion plan says how much a "
+        "recipe needs), or give another --run-dir; then run the same command again: it goes on "
+        "where it was."
+    )
 
 
 @app.callback(invoke_without_command=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -231,3 +232,46 @@ def test_evaluate_scores_bits_per_byte_of_two_models_as_json(suite: Path, tmp_pa
 def test_the_report_of_no_run_is_refused(tmp_path: Path) -> None:
     found = infifusion("report", tmp_path)
     assert found.returncode == 2 and "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on_and_does(recipe, tmp_path: Path, number: int) -> None:
+    path = recipe(
+        training={"max_steps": 100_000, "per_device_train_batch_size": 4}, fuse={}, merge={},
+        distill={"sft": {}},
+    )  # fmt: skip
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "infifusion", "run", str(path), "--run-dir", str(out)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    while not (out / "distill" / "sft").exists() and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1.0)
+    second = infifusion("run", path, "--run-dir", out)
+    assert second.returncode == 2 and f"in use by process {process.pid}" in second.stderr
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert "Stopped. What was finished is kept." in said and "Traceback" not in said
+    assert not (out / ".lock").exists() and not (out / "distill/sft/manifest.json").exists()
+    assert (out / "prepare" / "manifest.json").exists()
+
+
+def test_a_full_disk_is_said_with_what_is_free(recipe, tmp_path: Path) -> None:
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000));"
+        "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "from infifusion.cli import main; sys.argv[0] = 'infifusion'; main()"
+    )
+    out = tmp_path / "out"
+    found = subprocess.run(
+        [sys.executable, "-c", code, "run", str(recipe()), "--run-dir", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert found.returncode == 1, found.stderr
+    last = found.stderr.strip().splitlines()[-1]
+    assert last.startswith("Error: File too large") and "bytes are free on the disk of" in last
+    assert not list(out.glob("**/*.tmp")) and not (out / "summary.json").exists()
+    # With room it goes on, and what was finished before is kept.
+    assert (out / "prepare" / "manifest.json").exists()
+    assert infifusion("run", recipe(), "--run-dir", out).returncode == 0

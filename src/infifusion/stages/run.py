@@ -12,6 +12,7 @@ from pathlib import Path
 
 import infifusion
 from infifusion.artifacts import MANIFEST, write_json
+from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.recipe import STAGES, Recipe, as_json
 from infifusion.report.page import write_report
@@ -61,8 +62,8 @@ def run_recipe(
     redo: a stage that was made with other settings is deleted and made anew, and so is what follows
     from it; without, it is an error.
 
-    Under torchrun or accelerate all processes share `respond`, `teach`, `fuse`, `distill` and
-    `evaluate`; the other stages are the first one's.
+    One run at a time has the folder. Under torchrun or accelerate all processes share `respond`,
+    `teach`, `fuse`, `distill` and `evaluate`; the other stages are the first one's.
     Raises RecipeError, before anything is written, for whatever can be known beforehand.
     """
     set_up_logging()
@@ -70,6 +71,13 @@ def run_recipe(
     if rank() == 0:
         check_recipe(recipe)
     folder = RunFolder(run_dir.resolve(), redo)
+    with hold(folder.root):
+        return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
+
+
+def _run_stages(
+    recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path, command: str
+) -> Path | None:
     page: Path | None = None
     for step in steps_of(recipe, folder):
         stage = step.stage

@@ -7,18 +7,20 @@ models are kept in one shared folder, so none is made twice.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from infifusion.artifacts import MANIFEST, read_json
 from infifusion.errors import InfiFusionError, RunError
+from infifusion.lock import hold
 from infifusion.recipe import Recipe
 from infifusion.report.sweep import write_sweep_report
 from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
@@ -100,6 +102,21 @@ def run_sweep(
         except InfiFusionError as error:
             raise type(error)(f"{world.words or 'seed'} (seed {world.seed}): {error}") from None
     out = out.resolve()
+    with hold(out):
+        return _run(sweep, worlds, out, sweep_file, command, jobs=jobs, shared=shared, redo=redo)
+
+
+def _run(
+    sweep: Sweep,
+    worlds: list[World],
+    out: Path,
+    sweep_file: Path,
+    command: str,
+    *,
+    jobs: int | None,
+    shared: Path | None,
+    redo: bool,
+) -> Path:
     store = (shared or out / SHARED).resolve()
     tasks = []
     for number, world in enumerate(worlds):
@@ -144,6 +161,7 @@ def _run_tasks(
         ProcessPoolExecutor(
             jobs, mp_context=context, initializer=_start_worker, initargs=(threads, str(out))
         ) as pool,
+        _workers_ended(),
     ):
         while board.waiting or board.running:
             while len(board.running) < jobs and (task := board.next_task()) is not None:
@@ -167,6 +185,17 @@ def _run_tasks(
                     )
                 progress.update(progress.task_ids[0], completed=count)
     return board.failed
+
+
+@contextlib.contextmanager
+def _workers_ended() -> Iterator[None]:
+    """Do not wait for steps under way when the sweep itself is stopped: they are gone on from."""
+    try:
+        yield
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
 
 
 def _note(board: Board, task: Task, future: Future[float]) -> None:
