@@ -16,6 +16,8 @@ from infifusion import cli
 from infifusion.artifacts import read_json
 from infifusion.data.store import load_rendered
 from infifusion.errors import ArtifactError, InfiFusionError
+from infifusion.recipe import load_recipe
+from infifusion.stages.run import run_recipe
 from infifusion.types import Beliefs
 
 
@@ -290,3 +292,22 @@ def test_a_run_with_online_teachers_makes_no_cache(finished: Path, tmp_path: Pat
     for one, other in zip(made["log"], cached["log"], strict=True):
         assert one["divergence"] == pytest.approx(other["divergence"], rel=1e-2)
     assert (out / "report/index.html").exists()
+
+
+def test_a_run_that_the_disk_cannot_hold_stops_before_its_teacher_pass(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(InfiFusionError, match=r"needs about [0-9,]+ more bytes.* has 1,000 free"):
+        run_recipe(
+            load_recipe(finished / "recipe.yaml"),
+            tmp_path / "out",
+            until="report",
+            recipe_file=finished / "recipe.yaml",
+            command="",
+        )
+    assert (tmp_path / "out/prepare/manifest.json").exists()
+    assert not (tmp_path / "out/teach").exists()
+    # A finished run has nothing left to write.
+    assert command("run", finished / "recipe.yaml", "--run-dir", finished / "out").exit_code == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import infifusion
 from infifusion.artifacts import MANIFEST, write_json
+from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.recipe import STAGES, Recipe, as_json
@@ -27,7 +28,7 @@ from infifusion.stages.evaluate import compare_models, evaluate
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import fuse, taught_by
 from infifusion.stages.merge import merge
-from infifusion.stages.plan import line_of_run
+from infifusion.stages.plan import line_of_run, plan_recipe
 from infifusion.stages.prepare import prepare
 from infifusion.stages.prompts import responding_sources
 from infifusion.stages.respond import respond
@@ -90,6 +91,7 @@ def _run_stages(
             # The first stages may stand alone; now the settings are known to fit the folder.
             write_settings(recipe, folder, recipe_file, command)
             _say_plan(recipe, folder)
+            require_disk(recipe, folder)
     if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
         compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
     if until == "report" and rank() == 0:
@@ -112,6 +114,34 @@ def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
     count = 1 if name == CPU else world_size()
     if line := line_of_run(recipe, folder.root, device=name, count=count):
         log.info("%s", line)
+
+
+def require_disk(recipe: Recipe, folder: RunFolder) -> None:
+    """RunError where the disk cannot hold what the plan says is still to be written. Nothing where
+    the recipe cannot be planned (a family whose weights are not here)."""
+    try:
+        planned = plan_recipe(
+            recipe, run_dir=folder.root, device=CPU, count=1, nodes=1, given=None, shapes=[]
+        )
+    except InfiFusionError:
+        return
+    steps = steps_of(recipe, folder)
+    done = {step.key for step in steps if (step.place / MANIFEST).exists()}
+    rows = [
+        row for row in planned["rows"] if f"{row['stage']}/{row['name']}".strip("/") not in done
+    ]
+    # A training run's own checkpoints go when it is done: only the largest counts.
+    scratch = max((row["scratch"] for row in rows), default=0)
+    needed = int(sum(row["bytes"] for row in rows) + scratch)
+    free = shutil.disk_usage(folder.root).free
+    if needed > free:
+        raise RunError(
+            f"The run needs about {needed:,} more bytes, and the disk of {folder.root} has "
+            f"{free:,} free. "
+            "Make space, give another --run-dir, or write less (infifusion plan shows what takes "
+            "the space; training.save_total_limit, teach.top_k and lora make it less); then run "
+            "the same command again."
+        )
 
 
 @dataclass(frozen=True)
