@@ -36,11 +36,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[object] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":  # <<: *other
+                continue
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 line = key_node.start_mark.line + 1
                 raise RecipeError(f"The key '{key}' is written twice (second time in line {line}).")
-            if isinstance(key, str) and key != "<<":
+            if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 

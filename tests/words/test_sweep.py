@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from infifusion.errors import RecipeError
+from infifusion.strict import read_yaml
 from infifusion.sweep import World, load_sweep
 
 RECIPE = {
@@ -129,3 +130,16 @@ def test_a_wrong_sweep_is_refused_by_name(
 ) -> None:
     with pytest.raises(RecipeError, match=words.replace("{", "\\{").replace("?", "\\?")):
         load(tmp_path, **keys)
+
+
+def test_yaml_anchors_and_merge_keys_are_understood(tmp_path: Path) -> None:
+    path = tmp_path / "values.yaml"
+    path.write_text("a: &x {k: 1, l: 2}\nb: {<<: *x, l: 3}\nc: [*x, *x]\n", encoding="utf-8")
+    assert read_yaml(path) == {
+        "a": {"k": 1, "l": 2},
+        "b": {"k": 1, "l": 3},
+        "c": [{"k": 1, "l": 2}] * 2,
+    }
+    path.write_text("a: {k: 1, k: 2}\n", encoding="utf-8")
+    with pytest.raises(RecipeError, match="'k' is written twice"):
+        read_yaml(path)
