@@ -52,7 +52,7 @@ evidence: setup  ## every sweep of benchmarks/evidence, then docs/results.md
 evidence-short: setup  ## one seed of each, in runs/evidence-short; docs/results.md stays as it is
 	mkdir -p runs/evidence-short
 	cp docs/results.md runs/evidence-short/results.md
-	$(BIN)/python benchmarks/evidence.py --short --work runs/evidence-short \
+	$(BIN)/python benchmarks/evidence.py --seeds 1 --work runs/evidence-short \
 		--docs runs/evidence-short/results.md
 
 check: $(VENV)/.checked  ## format, lint, types, fast tests

@@ -1,6 +1,6 @@
 """Does fusion work, which parts of it, and when not? Every sweep of benchmarks/evidence/.
 
-    .venv/bin/python benchmarks/evidence.py [--short] [--only weighting,merging] [--jobs 2]
+    .venv/bin/python benchmarks/evidence.py [--seeds 1] [--only weighting,merging] [--jobs 2]
         [--work runs/evidence] [--docs docs/results.md]
 
 Makes models and data, runs the sweeps (finished steps are kept, teacher passes shared), and puts
@@ -9,8 +9,8 @@ their tables between the markers of docs/results.md:
     <!-- table: weighting | kind=narrow -->
     <!-- end -->
 
-with a plot of the differences beside each in docs/results/. `--short` takes the first seed of every
-sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
+with a plot of the differences beside each in docs/results/. `--seeds N` takes the first N seeds of
+every sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MODELS = HERE.parent / "runs" / "real_text_models"
 MARKER = re.compile(r"(<!-- table: (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def run(name: str, work: Path, *, short: bool, jobs: int | None) -> None:
+def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -> None:
     """One sweep, and what it needs."""
     path = HERE / "evidence" / f"{name}.yaml"
     assignments = []
@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/evidence"))
     parser.add_argument("--docs", type=Path, default=Path("docs/results.md"))
     parser.add_argument("--only", help="sweeps, separated by commas")
-    parser.add_argument("--short", action="store_true", help="one seed of each")
+    parser.add_argument("--seeds", type=int, help="at most so many seeds of each sweep")
     parser.add_argument("--jobs", type=int)
     arguments = parser.parse_args()
     wanted = arguments.only.split(",") if arguments.only else SWEEPS
@@ -128,7 +128,7 @@ def main() -> None:
     work = arguments.work.resolve()
     started = time.monotonic()
     for name in wanted:
-        run(name, work, short=arguments.short, jobs=arguments.jobs)
+        run(name, work, seeds_at_most=arguments.seeds, jobs=arguments.jobs)
     rebuild(arguments.docs, work)
     print(f"{arguments.docs} rebuilt; {(time.monotonic() - started) / 60:.0f} minutes in all")
 
