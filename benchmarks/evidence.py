@@ -55,11 +55,10 @@ def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -
         subprocess.run([sys.executable, script, "--data", SHARED, "--out", MODELS], check=True)
     else:
         assignments = [f"settings.work=['{work / 'suite'}']"]
-    seeds = load_seeds(path)
-    if short:
-        assignments.append(f"seeds=[{seeds[0]}]")
+    seeds = load_seeds(path)[:seeds_at_most]
+    assignments.append(f"seeds={seeds}")
     if name != "real_text":
-        make_evidence_suite(work / "suite", seeds=tuple(seeds[:1] if short else seeds), kinds=KINDS)
+        make_evidence_suite(work / "suite", seeds=tuple(seeds), kinds=KINDS)
     sweep, worlds = load_sweep(path, assignments)
     started = time.monotonic()
     run_sweep(
