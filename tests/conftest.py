@@ -194,7 +194,7 @@ def make_recipe() -> Callable[..., dict]:
             },
             "teach": {"top_k": 5, "shard_examples": 16},
             "fuse": {
-                "unified": {"function": "uncertainty"},
+                "unified": {"function": "uncertainty", "gate": "none"},
                 "pair": {"function": "mean", "each": True, "gate": "bits_per_byte"},
             },
             "training": {

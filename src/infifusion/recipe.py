@@ -224,10 +224,11 @@ class Fuse(Strict):
     """Sources that take part; all of them by default."""
     each: bool = False
     """Make one target per source, called NAME-SOURCE, in place of one over all of them."""
-    gate: Literal["none", "bits_per_byte", "domain"] = "none"
-    """Where a source may teach. bits_per_byte: only responses that it predicts in fewer bits per
-    byte than the pivot. domain: only domains where it does so on more than half of the responses,
-    which wrong labels do not mislead while most are right."""
+    gate: Literal["none", "bits_per_byte", "domain"] = "domain"
+    """Where a source may teach. domain: only domains where it predicts more than half of the
+    responses in fewer bits per byte than the pivot, which wrong labels do not mislead while most
+    are right. bits_per_byte: only the responses that it predicts better. none: everywhere, as the
+    paper's method has it."""
     pivot_as_source: bool = False
     """The frozen pivot takes part as one more source."""
     keep: int | None = Field(default=None, ge=1)

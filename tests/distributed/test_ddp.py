@@ -27,7 +27,7 @@ def test_two_processes_train_the_model_that_one_does(
         }
         values = make_recipe(suite, training=training, merge={})
         values["distill"] = {"unified": {"target": "unified"}}
-        values["fuse"] = {"unified": {"function": "mean"}}
+        values["fuse"] = {"unified": {"function": "mean", "gate": "none"}}
         recipe = tmp_path / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
         launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes)]

@@ -36,7 +36,7 @@ def test_sharded_processes_train_the_model_that_whole_ones_do(
     }
     values = make_recipe(suite, training=training, merge={})
     values["pivot"] = {"model": str(suite / pivot)}
-    values["fuse"] = {"unified": {"function": "mean", "sources": ["a", "b"]}}
+    values["fuse"] = {"unified": {"function": "mean", "sources": ["a", "b"], "gate": "none"}}
     same = {"target": "unified", "loss_rows": 7}
     # Sharded first: what accelerate remembers of it must not reach the run after it.
     values["distill"] = {"sharded": {**same, "parallel": parallel}, "whole": same}

@@ -27,10 +27,16 @@ from infifusion.stages.mapping import map_between
 from infifusion.stages.online import OnlineTarget
 
 TARGETS = {
-    "by_bytes": {"function": "mean", "sources": ["b"]},
-    "no_path": {"function": "mean", "sources": ["b"], "gold_path": False},
-    "min_ed": {"function": "mean", "sources": ["b"], "alignment": "min_ed", "gold_path": False},
-    "itself": {"sources": ["a"], "alignment": "min_ed", "pivot_as_source": True},
+    "by_bytes": {"function": "mean", "sources": ["b"], "gate": "none"},
+    "no_path": {"function": "mean", "sources": ["b"], "gate": "none", "gold_path": False},
+    "min_ed": {
+        "function": "mean",
+        "sources": ["b"],
+        "gate": "none",
+        "alignment": "min_ed",
+        "gold_path": False,
+    },
+    "itself": {"sources": ["a"], "gate": "none", "alignment": "min_ed", "pivot_as_source": True},
 }
 
 
@@ -110,13 +116,13 @@ def test_without_the_gold_path_only_its_positions_change(fused: Path) -> None:
     assert off["gold_paths"] == 0 and on["aligned"] == off["aligned"]
 
 
-def test_an_online_target_is_aligned_as_the_cached_one(fused: Path) -> None:
+def test_an_online_target_is_aligned_as_the_cached_one(fused: Path, tmp_path: Path) -> None:
     recipe, folder = load_recipe(fused / "recipe.yaml"), RunFolder(fused / "out")
     row_N1 = load_rendered(folder.rendered("pivot", "train")).row_N1
     numbers = np.asarray([7, 0, 20])
     row_R = np.concatenate([np.arange(row_N1[n], row_N1[n + 1]) for n in numbers])
     for target in recipe.resolve().targets:
-        made = OnlineTarget(recipe, folder, target)(numbers)
+        made = OnlineTarget(recipe, folder, target, tmp_path)(numbers)
         kept = load_target(folder.fuse(target.name))
         np.testing.assert_allclose(made.weight_ST, kept.weight_ST[:, row_R], atol=1e-4)
         np.testing.assert_allclose(made.prob_TK, kept.prob_TK[row_R], atol=2e-3)

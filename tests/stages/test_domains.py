@@ -30,7 +30,7 @@ def recipe_file(suite: Path, make_recipe: Callable[..., dict], tmp_path: Path):
         train = [{"path": str(tmp_path / f"{d}.jsonl"), "domain": d} for d in "ab"]
         values["data"] = {"train": train, "max_length": 128}
         values["sources"] = {name: {"model": str(suite / name)} for name in "ab"}
-        values["fuse"] = {"pair": {"function": "mean", "each": True}}
+        values["fuse"] = {"pair": {"function": "mean", "each": True, "gate": "none"}}
         values["training"] = {"num_train_epochs": 1, "per_device_train_batch_size": 4}
         values["distill"] = {"own": {"target": "pair", "each": True, "domains": "own"}}
         values["merge"] = {"m": {"method": "linear", "models": ["own"]}}

@@ -71,7 +71,7 @@ def values(models: Path, request: pytest.FixtureRequest) -> Callable[..., dict]:
                 "prompts": prompts, "max_new_tokens": 16, "batch_size": 3, "shard_prompts": 3
             }
             | asked,
-            fuse={"unified": {"function": "uncertainty"}},
+            fuse={"unified": {"function": "uncertainty", "gate": "none"}},
             distill={"sft": {}, "unified": {"target": "unified"}},
             merge={},
         )  # fmt: skip

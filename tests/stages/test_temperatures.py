@@ -33,7 +33,7 @@ def overconfident(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def recipe_file(overconfident: Path, make_recipe: Callable[..., dict], tmp_path: Path):
     def write(temperature: object, **changes: object) -> Path:
         values = make_recipe(overconfident)
-        values |= {"fuse": {"u": {}}, "distill": {"u": {"target": "u"}}, "merge": {}}
+        values |= {"fuse": {"u": {"gate": "none"}}, "distill": {"u": {"target": "u"}}, "merge": {}}
         values["sources"] = {"a": {"model": str(overconfident / "a"), "temperature": temperature}}
         path = tmp_path / "recipe.yaml"
         path.write_text(yaml.safe_dump({**values, **changes}), encoding="utf-8")
@@ -114,7 +114,7 @@ def test_an_online_source_teaches_at_the_temperature_of_a_cached_one(
 ) -> None:
     assert command("run", recipe_file("fit"), "--run-dir", tmp_path / "cached").exit_code == 0
     fitted, _ = taught(tmp_path / "cached")
-    online = recipe_file("fit", fuse={"u": {"teacher": "online"}})
+    online = recipe_file("fit", fuse={"u": {"teacher": "online", "gate": "none"}})
     assert command("run", online, "--run-dir", tmp_path / "online").exit_code == 0
     counts = read_json(tmp_path / "online/distill/u/manifest.json")["counts"]
     assert counts["temperatures"] == {"a": fitted}

@@ -140,7 +140,7 @@ def test_a_further_source_leaves_the_others_caches_alone(
     from infifusion.stages import teach
 
     values = yaml.safe_load((finished / "recipe.yaml").read_text())
-    values["fuse"] = {"unified": {"function": "uncertainty"}}
+    values["fuse"] = {"unified": {"function": "uncertainty", "gate": "none"}}
     values["distill"], values["merge"] = {"sft": {}, "unified": {"target": "unified"}}, {}
     whole, two = tmp_path / "whole.yaml", tmp_path / "two.yaml"
     whole.write_text(yaml.safe_dump(values))
@@ -281,7 +281,7 @@ def test_an_online_target_has_the_rows_of_the_cached_one(
 
 def test_a_run_with_online_teachers_makes_no_cache(finished: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((finished / "recipe.yaml").read_text())
-    values["fuse"] = {"unified": {"function": "uncertainty", "teacher": "online"}}
+    values["fuse"] = {"unified": {"function": "uncertainty", "gate": "none", "teacher": "online"}}
     values["distill"], values["merge"] = {"unified": {"target": "unified"}}, {}
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(values))
