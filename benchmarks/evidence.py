@@ -6,7 +6,9 @@
 Makes models and data, runs the sweeps (finished steps are kept, teacher passes shared), and puts
 their tables between the markers of docs/results.md:
 
-    <!-- table: weighting | kind=narrow -->
+    <!-- table: weighting | kind=narrow -->      one setting, every arm
+    <!-- end -->
+    <!-- summary: confirm | sft -->              every setting, differences from one arm
     <!-- end -->
 
 with a plot of the differences beside each in docs/results/. `--seeds N` takes the first N seeds of
@@ -29,18 +31,25 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from evidence_suite import KINDS, make_evidence_suite
 
 from infifusion.artifacts import Json, atomic_write, read_json
-from infifusion.report.sweep import CAPTION, markdown_table, write_sweep_plots
+from infifusion.report.sweep import (
+    CAPTION,
+    markdown_table,
+    summary_table,
+    write_sweep_plots,
+)
 from infifusion.stages.sweep import run_sweep
 from infifusion.sweep import load_sweep
 
 HERE = Path(__file__).parent
 SWEEPS = (
-    *("weighting", "clean", "confirm", "ablation", "top_k", "calibration"),
+    *("weighting", "clean", "confirm", "trusted", "ablation", "top_k", "calibration"),
     *("few_labels", "merging", "same_start", "real_text"),
 )
 SHARED = HERE.parents[1] / "shared"
 MODELS = HERE.parent / "runs" / "real_text_models"
-MARKER = re.compile(r"(<!-- table: (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL)
+MARKER = re.compile(
+    r"(<!-- (table|summary): (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL
+)
 
 
 def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -> None:
@@ -91,14 +100,16 @@ def rebuild(docs: Path, work: Path) -> None:
             plots[name] = write_sweep_plots(results[name], docs.parent / docs.stem)
 
     def table(match: re.Match[str]) -> str:
-        start, name, setting, end = match.groups()
+        start, kind, name, setting, end = match.groups()
         if name not in results:
             return match.group(0)
         setting = (setting or "").strip()
+        if kind == "summary":
+            return f"{start}\n{summary_table(results[name], setting)}\n\n{end}"
         if setting not in results[name]["settings"]:
             known = ", ".join(results[name]["settings"])
             raise SystemExit(f"{docs}: {name} has no setting '{setting}'; known: {known}")
-        text = markdown_table(results[name], setting)
+        text = markdown_table(results[name], setting, bases=results[name]["against"][:1])
         seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
         number = list(results[name]["settings"]).index(setting)
         drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]

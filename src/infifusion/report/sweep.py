@@ -96,21 +96,47 @@ def markdown_of(results: Json) -> str:
     return "\n".join(parts).rstrip() + "\n"
 
 
-def markdown_table(results: Json, setting: str, *, arms: list[str] | None = None) -> str:
-    """One setting's rows; `arms` chooses and orders them."""
-    header, rows = table_cells(results, setting, arms=arms)
+def markdown_table(results: Json, setting: str, *, bases: list[str] | None = None) -> str:
+    """One setting's rows; `bases` chooses what they are compared with."""
+    return _markdown(*table_cells(results, setting, bases=bases))
+
+
+def summary_table(results: Json, base: str) -> str:
+    """One row per setting: every arm's difference from `base` in points, or in bits per byte where
+    there are no tasks; in bold where the 95 % interval leaves zero out and p is below 0.05."""
+    arms = [arm for arm in results["arms"] if arm != base]
+    rows = []
+    for setting in results["settings"]:
+        of = {row["arm"]: row for row in results["rows"] if row["setting"] == setting}
+        own = of.get(base, {})
+        key = "mean_accuracy" if results["tasks"] else "mean_bits"
+        cells = [_spread(own.get(key), digits=1 if results["tasks"] else 3)]
+        for arm in arms:
+            cells.append(_summary_cell(of.get(arm, {}).get("against", {}).get(base, {})))
+        rows.append([setting or "all", *cells])
+    return _markdown(["setting", base, *(f"{arm} minus {base}" for arm in arms)], rows)
+
+
+def _summary_cell(found: Json) -> str:
+    if "difference" in found:
+        low, high = found["ci95"]
+        text = _spread((found["difference"], found["error"]), sign=True)
+        sure = (low > 0 or high < 0) and found["p_holm"] < 0.05
+        return f"**{text}**" if sure else text
+    return _spread(found.get("bits"), digits=3, sign=True)
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 
 
 def table_cells(
-    results: Json, setting: str, *, arms: list[str] | None = None
+    results: Json, setting: str, *, bases: list[str] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of one setting, as text."""
-    bases, tasks = results["against"], results["tasks"]
+    bases, tasks = results["against"] if bases is None else bases, results["tasks"]
     rows = [row for row in results["rows"] if row["setting"] == setting]
-    if arms is not None:
-        rows = [row for arm in arms for row in rows if row["arm"] == arm]
     with_bits = any("mean_bits" in row for row in rows)
     header = ["arm", *(f"{task} %" for task in tasks), *(["mean %"] if len(tasks) > 1 else [])]
     for base in bases:
