@@ -155,8 +155,9 @@ STYLE = (
 
 def standalone(chart: Markup) -> str:
     """A chart as an SVG file of its own: its title inside, colours included."""
-    title = chart.partition("<figcaption>")[2].partition("</figcaption>")[0]
-    body = "<svg" + chart.partition("<svg")[2].partition("</figure>")[0]
+    text = str(chart)  # joined to Markup, plain text would be escaped
+    title = text.partition("<figcaption>")[2].partition("</figcaption>")[0]
+    body = "<svg" + text.partition("<svg")[2].partition("</figure>")[0]
     opening, _, rest = body.partition(">")
     found = re.search(r'viewBox="0 0 (\S+) (\S+)"', opening)
     assert found is not None
