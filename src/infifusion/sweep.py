@@ -107,11 +107,9 @@ def shortened(tags: Tags) -> Tags:
     found: Tags = {}
     for path, value in tags.items():
         parts = path.split(".")
-        for count in range(1, len(parts) + 1):
-            short = ".".join(parts[-count:])
-            if sum(f".{other}".endswith(f".{short}") for other in tags) == 1:
-                break
-        found[short] = value
+        endings = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
+        alone = (e for e in endings if sum(f".{other}".endswith(f".{e}") for other in tags) == 1)
+        found[next(alone, path)] = value
     return found
 
 

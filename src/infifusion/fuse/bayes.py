@@ -40,7 +40,7 @@ def bayes(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     log_prior_ST = np.broadcast_to(np.log(prior_S)[:, None], teaches_ST.shape)
     score_ST = beliefs.evidence(params.forgetting) + log_prior_ST
     # Evidence is compared where it is about the same bytes: at boundaries that all sources share.
-    shared_T = (beliefs.aligned_ST | ~teaches_ST).all(axis=0)
+    shared_T = np.all(beliefs.aligned_ST | ~teaches_ST, axis=0)
     posterior_ST, known_T = latest_by_example(
         normalise(score_ST, teaches_ST), shared_T, beliefs.example_T
     )

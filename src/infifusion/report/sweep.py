@@ -67,11 +67,11 @@ def csv_table(results: Json) -> str:
 def _difference_cells(figure: str, found: Json) -> list[object]:
     kind, name = figure.split(" ", 1)
     if kind == "bits":
-        by_domain = found.get("bits_by_domain", {})
-        pair = found.get("bits") if name == "mean" else by_domain.get(name)
-        return [*pair, "", "", "", ""] if pair else [""] * 6
-    test = found if name == "mean" else found.get("tasks", {}).get(name)
-    if not test or "difference" not in test:
+        of_bits = {"mean": found.get("bits"), **found.get("bits_by_domain", {})}
+        pair: list[float] | None = of_bits.get(name)
+        return [""] * 6 if pair is None else [*pair, "", "", "", ""]
+    test: Json = found if name == "mean" else found.get("tasks", {}).get(name, {})
+    if "difference" not in test:
         return [""] * 6
     return [
         test["difference"],
@@ -135,11 +135,12 @@ def table_cells(
     results: Json, setting: str, *, bases: list[str] | None = None
 ) -> tuple[list[str], list[list[str]]]:
     """(header, rows) of one setting, as text."""
-    bases, tasks = results["against"] if bases is None else bases, results["tasks"]
+    compared: list[str] = results["against"] if bases is None else bases
+    tasks: list[str] = results["tasks"]
     rows = [row for row in results["rows"] if row["setting"] == setting]
     with_bits = any("mean_bits" in row for row in rows)
     header = ["arm", *(f"{task} %" for task in tasks), *(["mean %"] if len(tasks) > 1 else [])]
-    for base in bases:
+    for base in compared:
         header += [f"minus {base}", "95 %", "p"] if tasks else []
         header += [f"bits minus {base}"] if with_bits else []
     header += ["bits"] if with_bits else []
@@ -148,7 +149,7 @@ def table_cells(
     for row in rows:
         line = [row["arm"], *(_spread(row["accuracy"].get(task)) for task in tasks)]
         line += [_spread(row.get("mean_accuracy"))] if len(tasks) > 1 else []
-        for base in bases:
+        for base in compared:
             found = row["against"].get(base, {})
             if tasks:
                 line += _test_cells(found)
