@@ -1,7 +1,7 @@
 """Does fusion work, which parts of it, and when not? Every sweep of benchmarks/evidence/.
 
     .venv/bin/python benchmarks/evidence.py [--seeds 1] [--only weighting,merging] [--jobs 2]
-        [--work runs/evidence] [--docs docs/results.md]
+        [--work runs/evidence] [--docs docs/results.md] [--tables]
 
 Makes models and data, runs the sweeps (finished steps are kept, teacher passes shared), and puts
 their tables between the markers of docs/results.md:
@@ -97,7 +97,8 @@ def rebuild(docs: Path, work: Path) -> None:
         path = work / "sweeps" / name / "results.json"
         if path.exists():
             results[name] = read_json(path)
-            plots[name] = write_sweep_plots(results[name], docs.parent / docs.stem)
+            first = {**results[name], "against": results[name]["against"][:1]}
+            plots[name] = write_sweep_plots(first, docs.parent / docs.stem)
 
     def table(match: re.Match[str]) -> str:
         start, kind, name, setting, end = match.groups()
@@ -131,13 +132,14 @@ def main() -> None:
     parser.add_argument("--only", help="sweeps, separated by commas")
     parser.add_argument("--seeds", type=int, help="at most so many seeds of each sweep")
     parser.add_argument("--jobs", type=int)
+    parser.add_argument("--tables", action="store_true", help="run nothing, fill in the tables")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",") if arguments.only else SWEEPS
     if unknown := [name for name in wanted if name not in SWEEPS]:
         parser.error(f"there is no sweep {unknown[0]}; known: {', '.join(SWEEPS)}")
     work = arguments.work.resolve()
     started = time.monotonic()
-    for name in wanted:
+    for name in () if arguments.tables else wanted:
         run(name, work, seeds_at_most=arguments.seeds, jobs=arguments.jobs)
     rebuild(arguments.docs, work)
     print(f"{arguments.docs} rebuilt; {(time.monotonic() - started) / 60:.0f} minutes in all")
