@@ -45,15 +45,17 @@ class Line:
     number: int
 
 
-def dot_chart(title: str, dots: Sequence[Dot], *, zero: bool = False) -> Markup:
-    """Values as dots with error bars on one axis; `zero` draws the line of no difference."""
+def dot_chart(title: str, dots: Sequence[Dot], *, zero: bool = False, left: int = LEFT) -> Markup:
+    """Values as dots with error bars on one axis; `zero` draws the line of no difference. left is
+    the room for labels; what it takes beyond its usual width the chart is wider."""
+    width = WIDTH + left - LEFT
     edges = [edge for d in dots for edge in (d.value, d.low, d.high) if edge is not None]
     low, high, ticks = axis([*edges, 0.0] if zero else edges)
     height = ROW * len(dots) + 28
     plot = WIDTH - LEFT - RIGHT
 
     def x(value: float) -> float:
-        return LEFT + plot * (value - low) / (high - low)
+        return left + plot * (value - low) / (high - low)
 
     parts = [_grid_x(x(tick), height - 22, number(tick)) for tick in ticks]
     if zero:
@@ -68,11 +70,12 @@ def dot_chart(title: str, dots: Sequence[Dot], *, zero: bool = False) -> Markup:
         label, shown = escape(dot.label), escape(dot.shown)
         parts.append(
             f'<g class="{escape(dot.kind)}"><title>{label}: {shown}</title>'
-            f'<text x="{LEFT - 8}" y="{y + 4}" text-anchor="end">{escape(_short(dot.label))}</text>'
+            f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">'
+            f"{escape(_short(dot.label, LONGEST_LABEL * left // LEFT))}</text>"
             f'{bar}<circle cx="{x(dot.value):.1f}" cy="{y}" r="4"/>'
-            f'<text class="value" x="{WIDTH}" y="{y + 4}" text-anchor="end">{shown}</text></g>'
+            f'<text class="value" x="{width}" y="{y + 4}" text-anchor="end">{shown}</text></g>'
         )
-    return _figure(title, parts, height)
+    return _figure(title, parts, height, width)
 
 
 def line_chart(title: str, lines: Sequence[Line], *, x_label: str) -> Markup:
@@ -195,8 +198,8 @@ def _drawn(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= LONGEST_LABEL else label[: LONGEST_LABEL - 1] + "…"
+def _short(label: str, longest: int) -> str:
+    return label if len(label) <= longest else label[: longest - 1] + "…"
 
 
 def _grid_x(x: float, bottom: float, label: str) -> str:
@@ -213,8 +216,8 @@ def _grid_y(y: float, left: float, label: str) -> str:
     )
 
 
-def _figure(title: str, parts: Sequence[str], height: float) -> Markup:
+def _figure(title: str, parts: Sequence[str], height: float, width: int = WIDTH) -> Markup:
     return Markup(
-        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {WIDTH} {height}" '
+        f'<figure><figcaption>{escape(title)}</figcaption><svg viewBox="0 0 {width} {height}" '
         f'role="img" aria-label="{escape(title)}">{"".join(parts)}</svg></figure>'
     )

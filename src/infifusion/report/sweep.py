@@ -11,7 +11,7 @@ import jinja2
 from markupsafe import Markup
 
 from infifusion.artifacts import Json, atomic_write
-from infifusion.report.charts import Dot, dot_chart, standalone
+from infifusion.report.charts import LEFT, LONGEST_LABEL, Dot, dot_chart, standalone
 
 HERE = Path(__file__).parent
 MISSING = "–"
@@ -245,9 +245,11 @@ def _charts(rows: list[Json], base: str) -> list[Markup]:
                 low, high = mean - 2 * error, mean + 2 * error
                 kind = "better" if high < 0 else "worse" if low > 0 else "unclear"
                 bits.append(Dot(row["arm"], mean, shown, kind, low, high))
-    charts = []
-    if accuracy:
-        charts.append(dot_chart(f"accuracy minus {base}, points, 95 %", accuracy, zero=True))
-    if bits:
-        charts.append(dot_chart(f"bits per byte minus {base}, ± 2 errors", bits, zero=True))
-    return charts
+    titles = (f"accuracy minus {base}, points, 95 %", f"bits per byte minus {base}, ± 2 errors")
+    longest = max((len(dot.label) for dot in [*accuracy, *bits]), default=0)
+    left = max(LEFT, min(300, round(longest * LEFT / LONGEST_LABEL)))
+    return [
+        dot_chart(title, dots, zero=True, left=left)
+        for title, dots in zip(titles, (accuracy, bits), strict=True)
+        if dots
+    ]
