@@ -74,7 +74,6 @@ def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -
         sweep,
         worlds,
         work / "sweeps" / name,
-        sweep_file=path,
         command=f"benchmarks/evidence.py --only {name}",
         jobs=jobs,
         shared=work / "shared",

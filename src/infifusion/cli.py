@@ -178,7 +178,6 @@ def sweep(
         loaded,
         worlds,
         run_dir or Path("runs") / loaded.name,
-        sweep_file=sweep_file,
         command=" ".join(["infifusion", *sys.argv[1:]]),
         jobs=jobs,
         shared=shared,

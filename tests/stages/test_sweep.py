@@ -103,6 +103,17 @@ def test_no_teacher_pass_is_made_twice(swept: Path) -> None:
     assert (swept / "out" / "max_steps=4" / "seed1" / "teach" / "a").is_symlink()
 
 
+def test_a_setting_is_a_run_of_its_own(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a finished stage was computed again")
+
+    for name in ("teach.teacher_of", "distill.train", "merge.merge_checkpoints"):
+        monkeypatch.setattr(f"infifusion.stages.{name}", refuse)
+    world = swept / "out" / "max_steps=2" / "seed1"
+    assert command("run", world / "recipe.yaml", "--run-dir", world).exit_code == 0
+    assert "merged,method=linear" in (world / "report/index.html").read_text(encoding="utf-8")
+
+
 def test_tables_and_page_hold_every_arm(swept: Path) -> None:
     out = swept / "out"
     with (out / "results.csv").open(encoding="utf-8") as file:

@@ -15,10 +15,13 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, read_json
+import yaml
+
+from infifusion.artifacts import MANIFEST, atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.recipe import Recipe
@@ -83,7 +86,6 @@ def run_sweep(
     worlds: list[World],
     out: Path,
     *,
-    sweep_file: Path,
     command: str,
     jobs: int | None = None,
     shared: Path | None = None,
@@ -103,14 +105,13 @@ def run_sweep(
             raise type(error)(f"{world.words or 'seed'} (seed {world.seed}): {error}") from None
     out = out.resolve()
     with hold(out):
-        return _run(sweep, worlds, out, sweep_file, command, jobs=jobs, shared=shared, redo=redo)
+        return _run(sweep, worlds, out, command, jobs=jobs, shared=shared, redo=redo)
 
 
 def _run(
     sweep: Sweep,
     worlds: list[World],
     out: Path,
-    sweep_file: Path,
     command: str,
     *,
     jobs: int | None,
@@ -121,8 +122,10 @@ def _run(
     tasks = []
     for number, world in enumerate(worlds):
         folder = RunFolder(out / world.folder, redo, store)
-        folder.root.mkdir(parents=True, exist_ok=True)
-        write_settings(world.recipe, folder, sweep_file, command)
+        recipe_file = folder.root / "recipe.yaml"
+        with atomic_write(recipe_file) as temporary:
+            temporary.write_text(_as_yaml(world.recipe), encoding="utf-8")
+        write_settings(world.recipe, folder, recipe_file, command)
         tasks += [Task(number, step) for step in steps_of(world.recipe, folder)]
     jobs = jobs or os.cpu_count() or 1
     made = sum((task.step.place / MANIFEST).exists() for task in tasks)
@@ -131,7 +134,14 @@ def _run(
         "%d at a time",
         *(sweep.name, len(worlds), len(worlds[0].arms), len(tasks), made, jobs),
     )
-    failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
+    try:
+        failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
+    except BrokenProcessPool:
+        raise RunError(
+            f"A worker process was killed, as the system does when memory runs out. Run the same "
+            f"command again with --jobs below {jobs}; what was finished is kept. {out}/log.txt "
+            "says what was under way."
+        ) from None
     results = collect(sweep, worlds, out)
     page = write_sweep_report(results, out)
     log.info("Results: %s (and results.md, results.csv, results.json beside it)", page)
@@ -153,8 +163,7 @@ def _run_tasks(
     board = Board(list(tasks))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    # What was not given must stay so: some checks ask what the recipe says.
-    recipes = [world.recipe.model_dump_json(by_alias=True, exclude_unset=True) for world in worlds]
+    recipes = [_as_json(world.recipe) for world in worlds]
     started = time.monotonic()
     with (
         progress_bar("sweep (steps)", len(tasks)) as progress,
@@ -202,7 +211,7 @@ def _note(board: Board, task: Task, future: Future[float]) -> None:
     error = future.exception()
     if error is None:
         board.done.add(task.key)
-    elif isinstance(error, Exception):
+    elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
         board.failed[task.key] = f"{type(error).__name__}: {error}"
     else:
         raise error
@@ -230,10 +239,14 @@ def do_step(recipe_json: str, root: Path, store: Path, stage: str, name: str, re
     return time.monotonic() - started
 
 
+def _as_json(recipe: Recipe) -> str:
+    """What was not given stays so: some checks ask what the recipe says."""
+    return recipe.model_dump_json(by_alias=True, exclude_unset=True)
+
+
+def _as_yaml(recipe: Recipe) -> str:
+    return yaml.safe_dump(json.loads(_as_json(recipe)), sort_keys=False, allow_unicode=True)
+
+
 def _step(steps: Iterable[Step], stage: str, name: str) -> Step:
     return next(step for step in steps if (step.stage, step.name) == (stage, name))
-
-
-def show_sweep(out: Path) -> Path:
-    """Write the tables and the page of a finished sweep again, from its results.json."""
-    return write_sweep_report(read_json(out / "results.json"), out)
