@@ -49,10 +49,10 @@ bench: $(VENV)/.benched  ## every table of docs/performance.md; JSON in runs/ben
 evidence: setup  ## every sweep of benchmarks/evidence, then docs/results.md
 	$(BIN)/python benchmarks/evidence.py
 
-evidence-short: setup  ## one seed of each, in runs/evidence-short; docs/results.md stays as it is
+evidence-short: setup  ## one seed of three sweeps, in runs/evidence-short, beside docs/results.md
 	mkdir -p runs/evidence-short
 	cp docs/results.md runs/evidence-short/results.md
-	$(BIN)/python benchmarks/evidence.py --seeds 1 --work runs/evidence-short \
+	$(BIN)/python benchmarks/evidence.py --seeds 1 --only confirm,few_labels,same_start --work runs/evidence-short \
 		--docs runs/evidence-short/results.md
 
 check: $(VENV)/.checked  ## format, lint, types, fast tests
