@@ -31,13 +31,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from evidence_suite import KINDS, make_evidence_suite
 
 from infifusion.artifacts import Json, atomic_write, read_json
-from infifusion.report.sweep import (
-    CAPTION,
-    markdown_table,
-    summary_table,
-    write_sweep_plots,
-)
+from infifusion.report.sweep import markdown_table, summary_table, write_sweep_plots
 from infifusion.stages.sweep import run_sweep
+from infifusion.strict import read_yaml
 from infifusion.sweep import load_sweep
 
 HERE = Path(__file__).parent
@@ -64,7 +60,7 @@ def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -
         subprocess.run([sys.executable, script, "--data", SHARED, "--out", MODELS], check=True)
     else:
         assignments = [f"settings.work=['{work / 'suite'}']"]
-    seeds = load_seeds(path)[:seeds_at_most]
+    seeds = read_yaml(path)["seeds"][:seeds_at_most]
     assignments.append(f"seeds={seeds}")
     if name != "real_text":
         make_evidence_suite(work / "suite", seeds=tuple(seeds), kinds=KINDS)
@@ -79,13 +75,6 @@ def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -
         shared=work / "shared",
     )
     print(f"{name}: {(time.monotonic() - started) / 60:.1f} minutes")
-
-
-def load_seeds(path: Path) -> list[int]:
-    """The seeds that a sweep file names."""
-    import yaml
-
-    return list(yaml.safe_load(path.read_text(encoding="utf-8"))["seeds"])
 
 
 def rebuild(docs: Path, work: Path) -> None:
@@ -104,22 +93,19 @@ def rebuild(docs: Path, work: Path) -> None:
         if name not in results:
             return match.group(0)
         setting = (setting or "").strip()
+        seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
         if kind == "summary":
-            return f"{start}\n{summary_table(results[name], setting)}\n\n{end}"
+            return f"{start}\n{summary_table(results[name], setting)}\n\nSeeds {seeds}.\n\n{end}"
         if setting not in results[name]["settings"]:
             known = ", ".join(results[name]["settings"])
             raise SystemExit(f"{docs}: {name} has no setting '{setting}'; known: {known}")
         text = markdown_table(results[name], setting, bases=results[name]["against"][:1])
-        seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
         number = list(results[name]["settings"]).index(setting)
         drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]
-        pictures = "".join(
-            f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in drawn[:2]
-        )
+        pictures = "".join(f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in drawn)
         return f"{start}\n{text}\n\nSeeds {seeds}. {pictures}\n\n{end}"
 
     filled = MARKER.sub(table, docs.read_text(encoding="utf-8"))
-    filled = filled.replace("<!-- caption -->", CAPTION)
     with atomic_write(docs) as temporary:
         temporary.write_text(filled, encoding="utf-8")
 

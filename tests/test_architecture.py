@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "infifusion"
 FILES = sorted(ROOT.rglob("*.py"))
 
-WORDS = {"types", "errors", "strict", "registry", "recipe", "rows", "sweep"}
+WORDS = {"types", "errors", "strict", "registry", "recipe", "rows", "sweep", "variants"}
 MATHS = {"align", "choose", "fuse", "losses", "merge", "plan"}
 HANDS = {
     "data",
@@ -26,7 +26,7 @@ HANDS = {
 }
 FACES = {"cli", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
-NO_TORCH |= {"plan", "sweep"}
+NO_TORCH |= {"plan", "sweep", "variants"}
 
 
 def part_of(path: Path) -> str:

@@ -8,23 +8,30 @@ which all arms are trained again. A field that is a list by nature varies by a l
 from __future__ import annotations
 
 import itertools
-import re
-import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from infifusion.errors import RecipeError
-from infifusion.recipe import Distill, Fuse, Merge, Recipe, anchor
+from infifusion.recipe import Recipe, anchor
 from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml
-
-ARMS = {"fuse": Fuse, "distill": Distill, "merge": Merge}
-Tags = dict[str, Any]
-"""Which value stands at each varied place, such as {"fuse.unified.params.kappa": 0.1}."""
+from infifusion.variants import (
+    ARMS,
+    Tags,
+    Variants,
+    file_word,
+    filled,
+    laid_over,
+    lists_in,
+    put,
+    shortened,
+    stands_in,
+    write_out,
+)
 
 
 class Sweep(Strict):
@@ -78,7 +85,7 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
     if isinstance(values, str):
         inner = (folder / Path(values).expanduser()).resolve()
         folder, where, values = inner.parent, str(inner), read_yaml(inner)
-    values = _laid_over({**values, "name": sweep.name}, sweep.changes)
+    values = laid_over({**values, "name": sweep.name}, sweep.changes)
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise RecipeError(f"{path}: seeds names a seed twice: {sweep.seeds}.")
     _require_placeholders(sweep, values, path)
@@ -89,7 +96,7 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
         for chosen in itertools.product(*options.values()):
             setting = dict(zip(options, chosen, strict=True))
             fixed = _with_setting(sweep, values, setting, seed)
-            variants, written = _write_out(fixed)
+            variants, written = write_out(fixed)
             recipe = anchor(Recipe.from_mapping(written, where=where), folder)
             arms = _arms(sweep, recipe, variants, path)
             against = _against(sweep, recipe, variants, arms, path)
@@ -102,22 +109,11 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
     return sweep, worlds
 
 
-def shortened(tags: Tags) -> Tags:
-    """The same values under the shortest last parts of their paths that tell them apart."""
-    found: Tags = {}
-    for path, value in tags.items():
-        parts = path.split(".")
-        endings = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
-        alone = (e for e in endings if sum(f".{other}".endswith(f".{e}") for other in tags) == 1)
-        found[next(alone, path)] = value
-    return found
-
-
 def _settings(sweep: Sweep, values: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What varies by setting: `settings`, and the lists outside fuse, distill and merge."""
     varied = dict(sweep.settings)
     outside = {key: value for key, value in values.items() if key not in ARMS}
-    varied |= dict(_lists(outside, Recipe, ""))
+    varied |= dict(lists_in(outside, Recipe, ""))
     for key, options in varied.items():
         if not options:
             raise RecipeError(f"{key}: expected values to choose from, found an empty list.")
@@ -127,174 +123,18 @@ def _settings(sweep: Sweep, values: Mapping[str, Any]) -> dict[str, list[Any]]:
 def _with_setting(
     sweep: Sweep, values: Mapping[str, Any], setting: Tags, seed: int
 ) -> dict[str, Any]:
-    names = {**{key: setting[key] for key in sweep.settings}, "seed": seed}
-    placeholders = {key for key in names if _stands_in(key, values)}
-    fixed: Any = _filled(values, {key: names[key] for key in placeholders})
+    """The recipe's values with one setting and seed."""
+    fixed: Any = filled(values, {**{key: setting[key] for key in sweep.settings}, "seed": seed})
     for key, value in setting.items():
-        if key not in placeholders:
-            _put(fixed, key, value)
+        if not (key in sweep.settings and stands_in(key, values)):
+            put(fixed, key, value)
     return {**fixed, "seed": seed}
-
-
-def _write_out(
-    values: dict[str, Any],
-) -> tuple[dict[str, dict[str, list[tuple[str, Tags]]]], dict[str, Any]]:
-    """Every entry of fuse, distill and merge once per combination of its lists and of those of
-    what it refers to: the variants of each name, and the recipe written out."""
-    variants: dict[str, dict[str, list[tuple[str, Tags]]]] = {kind: {} for kind in ARMS}
-    written = {**values, **{kind: {} for kind in ARMS}}
-    for kind, schema in ARMS.items():
-        for name, entry in (values.get(kind) or {}).items():
-            if not isinstance(entry, dict):
-                written[kind][name] = entry  # the recipe's own error says what is wrong
-                continue
-            made: list[tuple[str, Tags]] = []
-            lists = dict(_lists(entry, schema, f"{kind}.{name}"))
-            for chosen in itertools.product(*lists.values()):
-                own = dict(zip(lists, chosen, strict=True))
-                fixed = _copy(entry)
-                for path, value in own.items():
-                    _put(fixed, path.removeprefix(f"{kind}.{name}."), value)
-                for referred, tags in _references(kind, fixed, variants):
-                    both = {**tags, **own}
-                    full = name + "".join(
-                        f",{key}={_word(value)}" for key, value in shortened(both).items()
-                    )
-                    written[kind][full] = {**fixed, **referred}
-                    made.append((full, both))
-            variants[kind][name] = made
-    return variants, written
-
-
-def _references(
-    kind: str, entry: dict[str, Any], variants: dict[str, dict[str, list[tuple[str, Tags]]]]
-) -> Iterator[tuple[dict[str, Any], Tags]]:
-    """The entry's references replaced by each variant of what they name, with its tags. Variants
-    that stand for different values of one place do not go together."""
-    wanted: list[tuple[str, str, str]] = []
-    if kind == "distill":
-        wanted += [("target", "fuse", entry["target"])] if entry.get("target") else []
-        wanted += [("start", "distill", entry["start"])] if entry.get("start") else []
-    if kind == "merge" and isinstance(entry.get("models"), list):
-        wanted += [("models", "distill", str(model)) for model in entry["models"]]
-    options = [variants[where].get(name) or [(name, {})] for _, where, name in wanted]
-    for chosen in itertools.product(*options):
-        tags: Tags = {}
-        if any(tags.setdefault(key, value) != value for _, t in chosen for key, value in t.items()):
-            continue
-        replaced: dict[str, Any] = {}
-        for (field, _, _), (name, _) in zip(wanted, chosen, strict=True):
-            replaced[field] = [*replaced.get(field, []), name] if field == "models" else name
-        yield replaced, tags
-
-
-def _lists(values: Any, annotation: Any, path: str) -> Iterator[tuple[str, list[Any]]]:
-    """(path, options) for every list that stands where its field does not take one, and for every
-    list of lists where the field takes a list."""
-    schema = _schema_in(annotation)
-    if isinstance(values, list):
-        if not _takes_list(annotation) or (values and all(isinstance(v, list) for v in values)):
-            yield path, values
-        elif schema is not None:
-            for place, value in enumerate(values):
-                yield from _lists(value, schema, f"{path}.{place}")
-    elif isinstance(values, dict):
-        fields = schema.model_fields if schema is not None else {}
-        by_name = get_origin(_without_none(annotation)) is dict
-        for key, value in values.items():
-            inner: Any = None
-            if by_name:
-                inner = get_args(_without_none(annotation))[1]
-            elif key in fields:
-                inner = fields[key].annotation
-            yield from _lists(value, inner, f"{path}.{key}" if path else str(key))
-
-
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [part for part in get_args(annotation) if part is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
-    return annotation
-
-
-def _takes_list(annotation: Any) -> bool:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(_takes_list(part) for part in get_args(annotation))
-    return get_origin(annotation) is list
-
-
-def _schema_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of a mapping with fixed keys; None for a dict by name and for plain values."""
-    annotation = _without_none(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is list:
-        return _schema_in(get_args(annotation)[0])
-    return None
-
-
-def _stands_in(name: str, values: Any) -> bool:
-    """Whether {name} stands in a string of the recipe."""
-    if isinstance(values, dict):
-        return any(_stands_in(name, value) for value in values.values())
-    if isinstance(values, list):
-        return any(_stands_in(name, value) for value in values)
-    return isinstance(values, str) and f"{{{name}}}" in values
-
-
-def _filled(values: Any, names: Mapping[str, Any]) -> Any:
-    """The recipe with placeholders filled in; a string that is nothing else becomes the value."""
-    if isinstance(values, dict):
-        return {key: _filled(value, names) for key, value in values.items()}
-    if isinstance(values, list):
-        return [_filled(value, names) for value in values]
-    if isinstance(values, str):
-        for name, value in names.items():
-            if values == f"{{{name}}}":
-                return value
-            values = values.replace(f"{{{name}}}", str(value))
-    return values
-
-
-def _laid_over(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(values)
-    for key, change in changes.items():
-        here = found.get(key)
-        if change is None:
-            found.pop(key, None)
-        elif isinstance(change, dict) and isinstance(here, dict):
-            found[key] = _laid_over(here, change)
-        else:
-            found[key] = change
-    return found
-
-
-def _copy(values: Any) -> Any:
-    return _filled(values, {})
-
-
-def _put(values: Any, path: str, value: Any) -> None:
-    """Set one key by its path; RecipeError where a step of it is no mapping or list place."""
-    *parents, last = path.split(".")
-    for key in parents:
-        if isinstance(values, list) and key.isdigit() and int(key) < len(values):
-            values = values[int(key)]
-        elif isinstance(values, dict):
-            values = values.setdefault(key, {})
-        else:
-            raise RecipeError(f"settings.{path}: there is no '{key}' to go into.")
-    if isinstance(values, list):
-        values[int(last)] = value
-    elif isinstance(values, dict):
-        values[last] = value
-    else:
-        raise RecipeError(f"settings.{path}: '{last}' stands in a value that has no keys.")
 
 
 def _require_placeholders(sweep: Sweep, values: Mapping[str, Any], path: Path) -> None:
     """A setting is a placeholder, or a path that begins with a key of a recipe."""
     for key in sweep.settings:
-        if not _stands_in(key, values) and key.split(".")[0] not in Recipe.model_fields:
+        if not stands_in(key, values) and key.split(".")[0] not in Recipe.model_fields:
             raise RecipeError(
                 f"{path}: settings.{key}: {{{key}}} stands nowhere in the recipe, and a recipe has "
                 f"no key '{key.split('.')[0]}'.{nearest(key, Recipe.model_fields)}"
@@ -304,7 +144,7 @@ def _require_placeholders(sweep: Sweep, values: Mapping[str, Any], path: Path) -
 def _arms(
     sweep: Sweep,
     recipe: Recipe,
-    variants: dict[str, dict[str, list[tuple[str, Tags]]]],
+    variants: Variants,
     path: Path,
 ) -> list[str]:
     plan = recipe.resolve()
@@ -325,7 +165,7 @@ def _arms(
     return found
 
 
-def _variants_of(name: str, variants: dict[str, dict[str, list[tuple[str, Tags]]]]) -> list[str]:
+def _variants_of(name: str, variants: Variants) -> list[str]:
     made = variants["distill"].get(name, []) + variants["merge"].get(name, [])
     return [full for full, _ in made]
 
@@ -333,7 +173,7 @@ def _variants_of(name: str, variants: dict[str, dict[str, list[tuple[str, Tags]]
 def _against(
     sweep: Sweep,
     recipe: Recipe,
-    variants: dict[str, dict[str, list[tuple[str, Tags]]]],
+    variants: Variants,
     arms: list[str],
     path: Path,
 ) -> list[str]:
@@ -350,11 +190,5 @@ def _against(
 
 
 def _folder_name(setting: Tags, seed: int) -> str:
-    parts = [f"{key}={_word(value)}" for key, value in shortened(setting).items()]
+    parts = [f"{key}={file_word(value)}" for key, value in shortened(setting).items()]
     return "/".join([",".join(parts) or "all", f"seed{seed}"])
-
-
-def _word(value: Any) -> str:
-    """A value as part of a folder's name."""
-    text = value if isinstance(value, str) else str(value).replace(" ", "").replace("'", "")
-    return re.sub(r"[^A-Za-z0-9_.+\-\[\]]", "-", text)[:60]

@@ -118,6 +118,7 @@ def test_a_chosen_arm_stands_for_its_variants_and_assignments_override(tmp_path:
         ({"settings": {"knid": [1]}}, "{knid} stands nowhere in the recipe"),
         ({"settings": {"kind": []}}, "found an empty list"),
         ({"settings": {"kind": ["x"], "data.train.x.y.z": [1]}}, "there is no"),
+        ({"settings": {"kind": ["x"], "data.train.x": [1]}}, "there is no 'x' to go into"),
         ({"seeds": [1, 1]}, "names a seed twice"),
         ({"seeds": []}, "seeds"),
         ({"recipe": "nowhere.yaml"}, "There is no file"),

@@ -6,9 +6,10 @@ which positions belong to which example.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from infifusion.rows import compiled
 
 # A response is shorter than 4 GiB, so example number and byte fit one sorted int64 key.
 BYTES_PER_EXAMPLE = np.int64(1) << 32
@@ -49,7 +50,7 @@ def match(key_T: NDArray[np.int64], key_U: NDArray[np.int64]) -> NDArray[np.int6
     return index_T
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _match(key_T, key_U, index_T):
     u = 0
     for t in range(len(key_T)):

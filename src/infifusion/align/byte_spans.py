@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.errors import TokenizerError
+from infifusion.rows import compiled
 
 SPACE_MARKER = "\u2581"
 BLANK = ord(" ")
@@ -117,7 +117,7 @@ def byte_starts(table: TokenTable, ids: list[int], text: str) -> NDArray[np.int6
     return starts
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _tile(id_T, flat, begin_V1, added_V, data, size, starts):
     """Lay the tokens over the text, one segment between added tokens at a time; each may have a
     dummy prefix. Returns the first token of the segment that does not fit, or the number of
@@ -139,7 +139,7 @@ def _tile(id_T, flat, begin_V1, added_V, data, size, starts):
     return len(id_T)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _lay(id_T, first, last, flat, begin_V1, data, size, starts, here, dummy):
     """The byte after tokens [first, last) laid from byte `here` on, or -1 where they do not fit.
     dummy 1: the first of them begins with a blank that is not in the text."""

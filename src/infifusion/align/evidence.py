@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from infifusion.rows import compiled
 
 
 def running_evidence(
@@ -33,7 +34,7 @@ def running_evidence(
     return evidence_U
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _running(gold_U, start_U, row_N1, forgetting, evidence_U):
     for n in range(len(row_N1) - 1):
         running = 0.0

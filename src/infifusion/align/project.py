@@ -9,13 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.boundaries import end_keys, keys, match
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.rows import keep_row, put
+from infifusion.rows import compiled, keep_row, put
 from infifusion.types import Beliefs
 
 
@@ -115,7 +114,7 @@ def _path_ends(
     return np.where(key_U[source_T] == key_T, last_T, -1)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _project(
     source_T,
     last_T,

@@ -5,10 +5,10 @@ Axes: T pivot positions, U source positions, K kept entries.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from infifusion.rows import compiled
 from infifusion.types import Beliefs
 
 
@@ -23,7 +23,7 @@ def zscores(beliefs: Beliefs, source_T: NDArray[np.int64]) -> NDArray[np.float32
     return found_TK
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _zscores(logprob_UK, shift_U, scale_U, source_T, found_TK):
     for t in range(len(source_T)):
         u = source_T[t]

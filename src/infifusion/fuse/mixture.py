@@ -5,11 +5,10 @@ Axes: S sources, T pivot positions, K entries per source, J kept entries of the 
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.rows import add_up, keep_largest, keep_row, put
+from infifusion.rows import add_up, compiled, keep_largest, keep_row, put
 from infifusion.types import Aligned, Target
 
 # A source says nothing about single ids outside its top-K; their share of its tail is unknown.
@@ -68,7 +67,7 @@ def mix(beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Targe
     return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(beliefs, weight_ST))
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _mix(ids_STK, prob_STK, weight_ST, ids_TJ, prob_TJ):
     sources, positions, width = ids_STK.shape
     row_ids = np.empty(sources * width + 1, np.int32)

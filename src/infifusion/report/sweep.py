@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from pathlib import Path
 
 import jinja2
@@ -12,6 +11,7 @@ from markupsafe import Markup
 
 from infifusion.artifacts import Json, atomic_write
 from infifusion.report.charts import LEFT, LONGEST_LABEL, Dot, dot_chart, standalone
+from infifusion.variants import file_word
 
 HERE = Path(__file__).parent
 MISSING = "–"
@@ -193,7 +193,7 @@ def page_of(results: Json) -> str:
     for setting in results["settings"]:
         header, rows = table_cells(results, setting)
         here = [row for row in results["rows"] if row["setting"] == setting]
-        charts = [chart for base in results["against"] for chart in _charts(here, base)]
+        charts = [chart for base in results["against"] for chart in _charts(here, base).values()]
         views.append({"title": setting, "header": header, "rows": rows, "charts": charts})
     return environment.get_template("sweep.html").render(
         name=results["name"],
@@ -211,8 +211,9 @@ def write_sweep_plots(results: Json, folder: Path) -> list[Path]:
     for number, setting in enumerate(results["settings"]):
         here = [row for row in results["rows"] if row["setting"] == setting]
         for base in results["against"]:
-            for chart, kind in zip(_charts(here, base), ("accuracy", "bits"), strict=False):
-                name = "-".join([results["name"], str(number), file_word(base), kind])
+            for kind, chart in _charts(here, base).items():
+                word = file_word(base).strip("-")
+                name = "-".join([results["name"], str(number), word, kind])
                 path = folder / f"{name}.svg"
                 with atomic_write(path) as temporary:
                     temporary.write_text(standalone(chart), encoding="utf-8")
@@ -220,13 +221,8 @@ def write_sweep_plots(results: Json, folder: Path) -> list[Path]:
     return written
 
 
-def file_word(text: str) -> str:
-    """A name as part of a file's name."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-")
-
-
-def _charts(rows: list[Json], base: str) -> list[Markup]:
-    """Accuracy and bits of every arm minus the base."""
+def _charts(rows: list[Json], base: str) -> dict[str, Markup]:
+    """Every arm minus the base: `accuracy` and `bits`, as far as there are any."""
     accuracy, bits = [], []
     for row in rows:
         found = row["against"].get(base, {})
@@ -245,11 +241,14 @@ def _charts(rows: list[Json], base: str) -> list[Markup]:
                 low, high = mean - 2 * error, mean + 2 * error
                 kind = "better" if high < 0 else "worse" if low > 0 else "unclear"
                 bits.append(Dot(row["arm"], mean, shown, kind, low, high))
-    titles = (f"accuracy minus {base}, points, 95 %", f"bits per byte minus {base}, ± 2 errors")
     longest = max((len(dot.label) for dot in [*accuracy, *bits]), default=0)
     left = max(LEFT, min(300, round(longest * LEFT / LONGEST_LABEL)))
-    return [
-        dot_chart(title, dots, zero=True, left=left)
-        for title, dots in zip(titles, (accuracy, bits), strict=True)
+    wanted = {
+        "accuracy": (f"accuracy minus {base}, points, 95 %", accuracy),
+        "bits": (f"bits per byte minus {base}, ± 2 errors", bits),
+    }
+    return {
+        kind: dot_chart(title, dots, zero=True, left=left)
+        for kind, (title, dots) in wanted.items()
         if dots
-    ]
+    }

@@ -102,7 +102,7 @@ def run_sweep(
         try:
             check_recipe(world.recipe)
         except InfiFusionError as error:
-            raise type(error)(f"{world.words or 'seed'} (seed {world.seed}): {error}") from None
+            raise type(error)(f"{world.folder}: {error}") from None
     out = out.resolve()
     with hold(out):
         return _run(sweep, worlds, out, command, jobs=jobs, shared=shared, redo=redo)

@@ -22,7 +22,8 @@ from infifusion.stages.evaluate import BITS
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan import plan_recipe
 from infifusion.stages.run import Step, steps_of
-from infifusion.sweep import Sweep, World, shortened
+from infifusion.sweep import Sweep, World
+from infifusion.variants import shortened
 
 
 def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
@@ -47,7 +48,9 @@ def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
                 continue
             scores = read_json(place / "scores.json")
             for task in tasks:
-                found = {str(item["id"]): item["correct"] for item in _items(place, task)}
+                found = {
+                    str(item["id"]): item["correct"] for item in read_items(place / f"{task}.jsonl")
+                }
                 ids.setdefault(task, list(found))
                 outcomes[task][arm] = "".join("01"[bool(found[name])] for name in ids[task])
             accuracy = {task: 100 * scores["scores"][task]["accuracy"] for task in tasks}
@@ -77,10 +80,6 @@ def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
     }
     write_json(out / "results.json", results)
     return results
-
-
-def _items(place: Path, task: str) -> list[dict[str, Any]]:
-    return read_items(place / f"{task}.jsonl")
 
 
 def _rows(settings: list[str], first: World, cells: list[Json], items: list[Json]) -> list[Json]:

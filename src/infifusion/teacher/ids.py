@@ -5,9 +5,10 @@ Axes: U positions, K entries, H bytes of a row's high bits.
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
+
+from infifusion.rows import compiled
 
 LOW_BITS = 16
 
@@ -43,7 +44,7 @@ def unpack_ids(
     return ids_UK
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _pack(ids_UK, bits, high_UH):
     for u in range(ids_UK.shape[0]):
         place = 0
@@ -54,7 +55,7 @@ def _pack(ids_UK, bits, high_UH):
                 place += 1
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _unpack(low_UK, high_UH, bits, ids_UK):
     for u in range(ids_UK.shape[0]):
         place = 0

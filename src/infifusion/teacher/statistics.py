@@ -8,10 +8,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
+
+from infifusion.rows import compiled
 
 # Running sums and maxima per row. Entry v belongs to lane v % LANES: vector units work on many
 # lanes at once, and the order of every sum is fixed.
@@ -100,7 +101,7 @@ def _compiled(logits_CV: NDArray[np.float32], gold_C: NDArray[np.int64], top_k: 
     return Statistics(ids_CK, top_CK - lse[:, None], gold, entropy, lse, mean, std)
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _rows(logits_CV, gold_C, ids_CK, top_CK, scalar_C5):
     """scalar_C5: gold log-probability, entropy, log-sum-exp, mean, standard deviation."""
     size, entries = logits_CV.shape[1], ids_CK.shape[1]
@@ -135,7 +136,7 @@ def _rows(logits_CV, gold_C, ids_CK, top_CK, scalar_C5):
         scalar_C5[c, 4] = np.sqrt(max(sum2 / size - (sum1 / size) ** 2, 0.0))
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _sums(row, centre, highest, first, second):
     """Per lane: the maximum, and the sums of x - centre and of its square."""
     for i in range(LANES):
@@ -150,7 +151,7 @@ def _sums(row, centre, highest, first, second):
             second[i] += x * x
 
 
-@numba.njit(nogil=True, cache=True, error_model="numpy")
+@compiled
 def _exponentials(row, largest, mass, moment):
     """Per lane: the sums of exp(x - largest), and of that times x - largest."""
     power = np.empty(LANES, np.float32)
@@ -180,7 +181,7 @@ def _exponentials(row, largest, mass, moment):
             moment[i] += e * x
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _keep_largest(row, border, ids_K, top_K):
     """The K largest of a row, none of which is below the border."""
     kept = 0
@@ -193,7 +194,7 @@ def _keep_largest(row, border, ids_K, top_K):
             kept = _keep(tile, start, border, kept, ids_K, top_K)
 
 
-@numba.njit(nogil=True, cache=True)
+@compiled
 def _keep(tile, start, border, kept, ids_K, top_K):
     """Take in the entries of a tile that are not below the border; returns how many are kept."""
     size = len(ids_K)
