@@ -23,10 +23,12 @@ HANDS = {
     "runtime",
     "lm_head",
     "lock",
+    "hashes",
+    "receipts",
 }
 FACES = {"cli", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
-NO_TORCH |= {"plan", "sweep", "variants"}
+NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
 
 
 def part_of(path: Path) -> str:

@@ -2,34 +2,44 @@
 
 A stage folder is finished when, and only when, it holds `manifest.json`, which is written last.
 The manifest holds the fingerprint (everything that decides what the stage writes), the counts of
-what was done and ignored, the seconds it took and the SHA-256 of every file it vouches for.
-While a stage is under way its fingerprint lies in `started.json`, so that another recipe cannot
-go on from it. The rules of opening a folder:
+what was done and ignored, the seconds it took, SHA-256 and size of every file it vouches for, and a
+signature of itself. While a stage is under way its fingerprint lies in `started.json`, signed too,
+so that another recipe cannot go on from it. The rules of opening a folder:
 
     same fingerprint, manifest        done: skip
     same fingerprint, no manifest     resume: the stage goes on from what is complete
     other fingerprint                 ArtifactError that lists the fields that differ; or, where
                                       asked, the folder is deleted and the stage made anew
+    done, but files are damaged       ArtifactError that names them; or, where asked, the stage is
+                                      opened again without them
+
+Damage: at every start a finished folder's files must be there and as long as they were; a stage
+that reads files of another compares their SHA-256 first (`verify_files`), once per process.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError
+from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
 from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
+SIGNATURE = "signature"
+EARLIER = {"fingerprint", "counts", "seconds", "files"}
+"""The keys of records that were written before they were signed."""
+REDO = "Run again with --redo, which makes anew what is damaged and what follows from it."
 LOOK_EVERY = 0.2  # seconds
 Json = dict[str, Any]
 
@@ -45,29 +55,72 @@ class State(StrEnum):
 def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     """Make `folder` ready for a stage with this fingerprint, or say that it is done.
 
-    Raises ArtifactError when the folder belongs to another fingerprint, naming what differs; with
-    `redo` the first process deletes such a folder and the others wait until it has.
+    Raises ArtifactError when the folder belongs to another fingerprint, naming what differs, and
+    when a file of a finished stage is missing or has another size. With `redo` the first process
+    deletes the former, and the latter's damaged files (every file's hash is then compared); the
+    others wait until it has.
     """
-    while (differences := _differences(folder, fingerprint)) and redo:
-        if rank() == 0:
-            log.info("redo: %s was made with other settings (%s)", folder, differences[0])
+    while redo and (reason := _unfit(folder, fingerprint)):
+        if rank() != 0:
+            time.sleep(LOOK_EVERY)
+        elif reason.damaged is None:
+            log.info("redo: %s was made with other settings (%s)", folder, reason.text)
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as gone:
                 folder.replace(Path(gone) / "stale")  # at once, so that no process sees half of it
         else:
-            time.sleep(LOOK_EVERY)
-    if differences:
+            log.info("redo: %s", reason.text)
+            _open_again(folder, fingerprint, reason.damaged)
+    if differences := _differences(folder, fingerprint):
         listed = "\n".join(f"  {line}" for line in differences)
         raise ArtifactError(
             f"{folder} was made with other settings:\n{listed}\nGive another --run-dir, undo the "
             "change, or add --redo, which deletes this stage and those that follow from it and "
             "makes them anew."
         )
-    for name, state in ((MANIFEST, State.DONE), (STARTED, State.RESUME)):
-        if (folder / name).exists():
-            return state
+    if (folder / MANIFEST).exists():
+        _require_whole(folder, read_record(folder / MANIFEST))
+        return State.DONE
+    if (folder / STARTED).exists():
+        return State.RESUME
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / STARTED, {"fingerprint": fingerprint})
+    write_record(folder / STARTED, {"fingerprint": fingerprint})
     return State.FRESH
+
+
+def is_done(folder: Path, fingerprint: Json) -> bool:
+    """Whether `open_stage` would find the stage done with this fingerprint, its files apart."""
+    return (folder / MANIFEST).exists() and not _differences(folder, fingerprint)
+
+
+@dataclass(frozen=True)
+class _Unfit:
+    """Why a folder cannot be gone on from; damaged: its damaged files, or None where it was made
+    with other settings."""
+
+    text: str
+    damaged: list[str] | None
+
+
+def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
+    """What --redo has to make anew in this folder. Reads every file of a finished one."""
+    try:
+        if differences := _differences(folder, fingerprint):
+            return _Unfit(differences[0], None)
+        if not (folder / MANIFEST).exists():
+            return None
+        manifest = read_record(folder / MANIFEST)
+    except ArtifactError as error:
+        return _Unfit(str(error), [])
+    bad = [name for name in manifest["files"] if damage(folder, manifest, name)]
+    return _Unfit(f"{folder / bad[0]} is damaged", bad) if bad else None
+
+
+def _open_again(folder: Path, fingerprint: Json, damaged: list[str]) -> None:
+    """Make a finished stage an unfinished one that lacks some files."""
+    write_record(folder / STARTED, {"fingerprint": fingerprint})
+    (folder / MANIFEST).unlink(missing_ok=True)
+    for name in damaged:
+        (folder / name).unlink(missing_ok=True)
 
 
 def share_stage(
@@ -94,7 +147,7 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
     """What differs between the fingerprint and the one that lies in the folder, if one does."""
     for name in (MANIFEST, STARTED):
         if (folder / name).exists():
-            found = read_json(folder / name).get("fingerprint", {})
+            found = read_record(folder / name).get("fingerprint", {})
             return differing_fields(found, plain(fingerprint))
     return []
 
@@ -102,15 +155,16 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
 def close_stage(
     folder: Path, fingerprint: Json, *, counts: Json, seconds: float, files: list[Path]
 ) -> None:
-    """Sign the folder: write the manifest, last, with the hash of every file in `files`."""
-    hashes = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(files)}
-    write_json(
+    """Sign the folder: write the manifest, last, with hash and size of every file in `files`."""
+    named = {str(path.relative_to(folder)): path for path in sorted(files)}
+    write_record(
         folder / MANIFEST,
         {
             "fingerprint": fingerprint,
             "counts": counts,
             "seconds": round(seconds, 3),
-            "files": hashes,
+            "files": {name: sha256_of(path) for name, path in named.items()},
+            "bytes": {name: path.stat().st_size for name, path in named.items()},
         },
     )
     (folder / STARTED).unlink(missing_ok=True)
@@ -124,20 +178,33 @@ def read_manifest(folder: Path, *, made_by: str) -> Json:
             f"{folder} holds no {MANIFEST}: the stage '{made_by}' is not finished there. Run "
             "`infifusion run` on the recipe again; it goes on where it stopped."
         )
-    return read_json(path)
+    return read_record(path)
 
 
-def verify_files(folder: Path, manifest: Json) -> None:
-    """Compare every file with the hash in the manifest; ArtifactError names the first bad one."""
-    for name, expected in manifest["files"].items():
-        path = folder / name
-        if not path.exists():
-            raise ArtifactError(f"{path} is missing; delete {folder} and run again.")
-        if sha256_of(path) != expected:
-            raise ArtifactError(
-                f"{path} is not the file that was written: its SHA-256 differs from the manifest. "
-                f"Delete {folder} and run again."
-            )
+def verify_files(folder: Path, manifest: Json, *, only: Iterable[Path] | None = None) -> None:
+    """Compare files with their hashes in the manifest: all of them, or `only` these, which lie in
+    the folder. A file that has not changed since is not read twice by one process.
+
+    Raises ArtifactError that names the first bad one.
+    """
+    names = manifest["files"] if only is None else [str(p.relative_to(folder)) for p in only]
+    for name in names:
+        if name not in manifest["files"]:
+            raise ArtifactError(f"{folder / MANIFEST} does not vouch for {name}. {REDO}")
+        if problem := damage(folder, manifest, name):
+            raise ArtifactError(f"{problem} {REDO}")
+
+
+def verify_stage(folder: Path, *, made_by: str, only: Iterable[Path] | None = None) -> None:
+    """The same by the manifest of a finished stage; ArtifactError where it is not finished."""
+    verify_files(folder, read_manifest(folder, made_by=made_by), only=only)
+
+
+def _require_whole(folder: Path, manifest: Json) -> None:
+    """ArtifactError unless every file is there and has its size."""
+    for name in manifest["files"]:
+        if problem := wrong_size(folder, manifest, name):
+            raise ArtifactError(f"{problem} {REDO}")
 
 
 def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
@@ -166,33 +233,63 @@ def cache_folder() -> Path:
     return Path(own) if own else cache / "infifusion"
 
 
-def sha256_of(path: Path) -> str:
-    """Hex SHA-256 of a file, read in blocks."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def sha256_of_text(*parts: str) -> str:
-    """Hex SHA-256 of some strings, kept apart by NUL bytes."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()
-
-
 def read_json(path: Path) -> Json:
-    """One JSON object; ArtifactError when the file is damaged."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{path} is damaged ({error}). Delete it and run again.") from None
-    if not isinstance(value, dict):
-        raise ArtifactError(f"{path} is damaged: expected a JSON object. Delete it and run again.")
-    return value
+    """One JSON object; ArtifactError when the file is damaged. A signature is checked and left
+    out."""
+    return _read(path)[0]
 
 
 def write_json(path: Path, value: Json) -> None:
     """Write a JSON object whole or not at all."""
     with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_text(_as_text(value), encoding="utf-8")
+
+
+def read_record(path: Path) -> Json:
+    """What `write_record` wrote; ArtifactError when a byte of it has changed."""
+    value, signed = _read(path)
+    if not signed and not value.keys() <= EARLIER:
+        raise _damaged(path, "it is not signed")
+    return value
+
+
+def write_record(path: Path, value: Json) -> None:
+    """Write a JSON object with a signature: a hash over its text, byte for byte."""
+    write_json(path, _signed(plain(value)))
+
+
+def signature_of(path: Path) -> str:
+    """The signature of a file that `write_record` wrote; the same for the same content."""
+    return _signed(read_record(path))[SIGNATURE]
+
+
+def _read(path: Path) -> tuple[Json, bool]:
+    """A JSON object, and whether it was signed."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("expected a JSON object")
+        signed = SIGNATURE in value
+        if signed and text != _as_text(_signed(value)):
+            raise ValueError("its content is not what was signed")
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, str(error)) from None
+    value.pop(SIGNATURE, None)
+    return value, signed
+
+
+def _signed(value: Json) -> Json:
+    unsigned = {key: value[key] for key in value if key != SIGNATURE}
+    return {**unsigned, SIGNATURE: sha256_of_text(_as_text(unsigned))}
+
+
+def _as_text(value: Json) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def _damaged(path: Path, why: str) -> ArtifactError:
+    return ArtifactError(f"{path} is damaged ({why}). Delete it, or add --redo, and run again.")
 
 
 @contextlib.contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, read_json, write_json
+from infifusion.artifacts import MANIFEST, read_json, read_record, write_record
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import DataError
 from infifusion.recipe import Model
@@ -36,7 +36,7 @@ def calibrated(
 def temperature_of(model: Model, kept: Path) -> float:
     """The number in the recipe, or the one that was fitted and kept."""
     if model.temperature == "fit":
-        return float(read_json(kept)["temperature"])
+        return float(read_record(kept)["temperature"])
     return model.temperature
 
 
@@ -59,7 +59,7 @@ def _fit(teacher: Teacher, folder: RunFolder, name: str, kept: Path) -> None:
         )
     names = [example.id for example in load_examples(folder.examples("validation"))]
     found = fit_temperature(teacher, rendered, names=names)
-    write_json(kept, asdict(found))
+    write_record(kept, asdict(found))
     log.info(
         "temperature of %s: %.4f%s; %.4f nats per token on %d tokens of the validation share, "
         "%.4f without it",

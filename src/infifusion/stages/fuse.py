@@ -18,14 +18,18 @@ from infifusion.artifacts import (
     atomic_write,
     close_stage,
     open_stage,
-    read_json,
     read_manifest,
+    read_record,
     verify_files,
+    verify_stage,
     write_json,
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids
+from infifusion.errors import ArtifactError
 from infifusion.fuse.gate import better_in_domain, better_on_response
+from infifusion.hashes import quick_hash_of
+from infifusion.receipts import RECEIPTS, Hashes, is_whole, mark_of, must_be_made, receipt_of, sign
 from infifusion.recipe import FuseTarget, Recipe, as_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -40,7 +44,6 @@ from infifusion.teacher.load import vocabulary_size
 from infifusion.types import Example, Rendered, Target
 
 CHUNK_EXAMPLES = 128
-DONE = "done"
 ARRAYS = tuple(field.name for field in fields(Target))
 
 
@@ -88,7 +91,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     started = time.monotonic()
     verify_files(folder.prepare, prepared)
     for name in taught:
-        verify_files(folder.teach(name), read_manifest(folder.teach(name), made_by="teach"))
+        verify_stage(folder.teach(name), made_by="teach")
     combine = fusion_function(target)
     pivot = load_rendered(folder.rendered(PIVOT, "train"))
     pivot_gold_R = gold_ids(pivot)
@@ -98,7 +101,21 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
-    mine = [chunk for chunk in my_part(chunks) if not _done(out, chunk).exists()]
+    mark = mark_of(out)
+
+    def hashes(chunk: int) -> Hashes:
+        rows = _rows_of(pivot, chunk)
+        return {name: quick_hash_of(_place(arrays, name, rows)) for name in ARRAYS}
+
+    def there(receipt: Path) -> bool:
+        return is_whole(receipt, lambda: hashes(int(receipt.stem)), mark=mark)
+
+    receipts = [receipt_of(out, f"{chunk:06d}") for chunk in chunks]
+    mine = [
+        chunk
+        for chunk in my_part(chunks)
+        if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark)
+    ]
     for chunk in track(mine, f"fuse {target.name}", len(mine)):
         begin = chunk * CHUNK_EXAMPLES
         end = min(begin + CHUNK_EXAMPLES, len(examples))
@@ -106,20 +123,18 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         believed = [source.examples(begin, end) for source in sources]
         may_teach = None if open_SN is None else open_SN[:, begin:end]
         beliefs, projected, fused = fuse_chunk(target, combine, believed, here, may_teach)
-        rows = slice(int(pivot.row_N1[begin]), int(pivot.row_N1[end]))
         for name in ARRAYS:
-            place = (slice(None), rows) if name == "weight_ST" else rows
-            arrays[name][place] = getattr(fused, name)
+            _place(arrays, name, _rows_of(pivot, chunk))[:] = getattr(fused, name)
             arrays[name].flush()
         part = {
             "tally": tally(names, beliefs, projected, fused),
             "view": view.part(begin, end, beliefs, fused),
         }
-        write_json(_done(out, chunk), part)
+        sign(receipts[chunk], hashes(chunk), mark=mark, more=part)
     if rank() != 0:
         return
-    wait_for((_done(out, chunk) for chunk in chunks), f"fuse {target.name}")
-    found = [read_json(_done(out, chunk)) for chunk in chunks]
+    wait_for(receipts, f"fuse {target.name}", there=there)
+    found = [read_record(receipt) for receipt in receipts]
     write_json(out / "weights.json", view.as_json([part["view"] for part in found]))
     maps = {source.name: source.mapping for source in sources}
     counts = counts_of(add_tallies([part["tally"] for part in found]), maps)
@@ -130,13 +145,20 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         seconds=time.monotonic() - started,
         files=[*(out / f"{name}.npy" for name in ARRAYS), out / "weights.json"],
     )
-    shutil.rmtree(out / DONE, ignore_errors=True)
+    shutil.rmtree(out / RECEIPTS, ignore_errors=True)
     log.info("fuse %s: %s", target.name, in_words(counts))
 
 
-def _done(out: Path, chunk: int) -> Path:
-    """The counts of a chunk, written when its rows are."""
-    return out / DONE / f"{chunk:06d}.json"
+def _rows_of(pivot: Rendered, chunk: int) -> slice:
+    """The rows of a chunk's examples."""
+    begin = chunk * CHUNK_EXAMPLES
+    end = min(begin + CHUNK_EXAMPLES, len(pivot))
+    return slice(int(pivot.row_N1[begin]), int(pivot.row_N1[end]))
+
+
+def _place(arrays: dict[str, np.memmap], name: str, rows: slice) -> NDArray:
+    """Where some rows of one of the target's arrays lie."""
+    return arrays[name][:, rows] if name == "weight_ST" else arrays[name][rows]
 
 
 def load_target(out: Path) -> Target:
@@ -211,4 +233,18 @@ def _open_arrays(
             with atomic_write(paths[name]) as temporary:
                 np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
     wait_for(paths.values(), "fuse")
-    return {n: np.lib.format.open_memmap(path, mode="r+") for n, path in paths.items()}
+    return {name: _open_array(paths[name], *shapes[name]) for name in shapes}
+
+
+def _open_array(path: Path, shape: tuple[int, int], dtype: type) -> np.memmap:
+    """An array that may have been begun earlier; ArtifactError where it is not whole."""
+    try:
+        found = np.lib.format.open_memmap(path, mode="r+")
+        if (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.dtype(dtype), True):
+            return found
+    except (ValueError, EOFError, SyntaxError, TypeError):  # what a damaged header gives
+        pass
+    raise ArtifactError(
+        f"{path} is not the array that was begun there: expected {np.dtype(dtype)} {list(shape)}. "
+        "It was damaged or cut short. Delete it and run again."
+    )

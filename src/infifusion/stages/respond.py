@@ -15,6 +15,7 @@ from infifusion.artifacts import State, close_stage, open_stage, sha256_of_text
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
+from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json
 from infifusion.runtime import log, progress_bar, rank
 from infifusion.stages.folders import RunFolder
@@ -33,8 +34,8 @@ FAULTS = ("unfinished", "empty", "no_room", "unreadable")
 def respond(recipe: Recipe, folder: RunFolder, name: str) -> None:
     """Write respond/<name>: the answers of the source `name`, in shards of whole prompts.
 
-    A stage that was stopped goes on with its missing shards; a finished one is skipped without
-    loading the model. Processes share the shards; the first one signs.
+    A stage that was stopped goes on with its missing or damaged shards; a finished one is skipped
+    without loading the model. Processes share the shards; the first one signs.
     """
     asked = write_responses_of(recipe)
     model, out = recipe.sources[name], folder.respond(name)
@@ -45,7 +46,8 @@ def respond(recipe: Recipe, folder: RunFolder, name: str) -> None:
     prompts, left_out = read_prompts(asked.prompts, seed=recipe.seed)
     size = asked.shard_prompts
     shards = range((len(prompts) + size - 1) // size)
-    missing = [shard for shard in my_part(shards) if not shard_path(out, shard).exists()]
+    pieces = FilePieces(out)
+    missing = [shard for shard in my_part(shards) if pieces.must_be_made(shard_path(out, shard))]
     if missing:
         writer = Writer.of(recipe, asked, name)
         total = sum(len(prompts[shard * size : (shard + 1) * size]) for shard in missing)
@@ -57,10 +59,11 @@ def respond(recipe: Recipe, folder: RunFolder, name: str) -> None:
                     some, seed, lambda n: progress.advance(progress.task_ids[0], n)
                 )
                 write_answers(shard_path(out, shard), done)
+                pieces.sign(shard_path(out, shard))
     if rank() != 0:
         return
     paths = [shard_path(out, shard) for shard in shards]
-    wait_for(paths, f"respond {name}")
+    wait_for(paths, f"respond {name}", there=pieces.is_whole)
     counts = _counts([one for path in paths for one in load_answers(path)], prompts)
     close_stage(
         out,

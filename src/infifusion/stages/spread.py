@@ -10,7 +10,7 @@ with what it lacks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,16 +26,18 @@ def my_part(items: Sequence[Item]) -> list[Item]:
     return list(items[rank() :: world_size()])
 
 
-def wait_for(paths: Iterable[Path], what: str) -> None:
-    """Return when all files are there; says every minute what is waited for.
+def wait_for(
+    paths: Iterable[Path], what: str, *, there: Callable[[Path], bool] = Path.exists
+) -> None:
+    """Return when all files are `there`; says every minute what is waited for.
 
     Where another process fails, torchrun ends this one.
     """
     said = time.monotonic()
-    missing = [path for path in paths if not path.exists()]
+    missing = [path for path in paths if not there(path)]
     while missing:
         time.sleep(LOOK_EVERY)
-        missing = [path for path in missing if not path.exists()]
+        missing = [path for path in missing if not there(path)]
         if missing and time.monotonic() - said > SAY_EVERY:
             said = time.monotonic()
             log.info("%s: waiting for %s and %d more", what, missing[0], len(missing) - 1)

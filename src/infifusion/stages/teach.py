@@ -9,8 +9,16 @@ from typing import Any
 import numpy as np
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.artifacts import State, close_stage, open_stage, read_manifest, share_stage
+from infifusion.artifacts import (
+    State,
+    close_stage,
+    open_stage,
+    read_manifest,
+    share_stage,
+    verify_files,
+)
 from infifusion.data.store import load_examples, load_rendered
+from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe
 from infifusion.runtime import log, progress_bar, rank
 from infifusion.stages.calibrate import calibrated, temperature_identity, temperature_of
@@ -29,8 +37,8 @@ TEMPERATURE = "temperature.json"
 def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     """Cache the beliefs of the source `name` (or of the pivot) on the training examples.
 
-    A pass that was stopped goes on with its missing shards; a finished one is skipped without
-    loading the model. Processes share the shards; the first one signs.
+    A pass that was stopped goes on with its missing or damaged shards; a finished one is skipped
+    without loading the model. Processes share the shards; the first one signs.
     """
     model = recipe.pivot if name == PIVOT else recipe.sources[name]
     out = folder.teach(name)
@@ -47,12 +55,17 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
+    read = [folder.examples("train"), rendered_path]
+    if model.temperature == "fit":
+        read += [folder.examples("validation"), folder.rendered(name, "validation")]
+    verify_files(folder.prepare, prepared, only=read)
     rendered = load_rendered(rendered_path)
     examples = load_examples(folder.examples("train"))
     names = [example.id for example in examples]
     size = recipe.teach.shard_examples
     shards = range((len(rendered) + size - 1) // size)
-    missing = [shard for shard in my_part(shards) if not shard_path(out, shard).exists()]
+    pieces = FilePieces(out)
+    missing = [shard for shard in my_part(shards) if pieces.must_be_made(shard_path(out, shard))]
     if missing:
         teacher = calibrated(
             teacher_of(model, recipe), model, folder, name=name, kept=out / TEMPERATURE
@@ -70,9 +83,11 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
                 begin, end = shard * size, min((shard + 1) * size, len(rendered))
                 beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
                 write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
+                pieces.sign(shard_path(out, shard))
     if rank() != 0:
         return
-    wait_for((shard_path(out, shard) for shard in shards), f"teach {name}")
+    paths = [shard_path(out, shard) for shard in shards]
+    wait_for(paths, f"teach {name}", there=pieces.is_whole)
     domains = np.array([example.domain for example in examples])
     reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
     counts = _counts(reader, rendered, size, domains)
@@ -82,7 +97,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         fingerprint,
         counts={**counts, "shards": len(shards), "temperature": temperature},
         seconds=time.monotonic() - started,
-        files=[*out.glob(TEMPERATURE), *(shard_path(out, shard) for shard in shards)],
+        files=[*out.glob(TEMPERATURE), *paths],
     )
     bits = ", ".join(f"{domain} {value:.2f}" for domain, value in counts["bits_per_byte"].items())
     at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
