@@ -25,6 +25,7 @@ HANDS = {
     "lock",
     "hashes",
     "receipts",
+    "memory",
 }
 FACES = {"cli", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}

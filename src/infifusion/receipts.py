@@ -16,8 +16,9 @@ from infifusion.errors import ArtifactError
 from infifusion.hashes import quick_hash
 from infifusion.runtime import log
 
-RECEIPTS = "done"
-"""The folder of a stage's receipts."""
+RECEIPTS = "receipts"
+"""The folder of a stage's receipts. It stays when the stage is signed: should the manifest or a
+shard be damaged later, the other shards need not be made anew."""
 
 Hashes = dict[str, str]
 

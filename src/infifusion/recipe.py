@@ -291,6 +291,9 @@ class Distill(Strict):
     loss_rows: int = Field(default=256, ge=1)
     """Positions that go through the language-model head at once in the loss. Its memory is about
     3 tensors of loss_rows x vocabulary in float32."""
+    stop_at_rise: float | None = Field(default=2.0, gt=1)
+    """Stop when the mean loss of 20 steps is this many times the lowest such mean so far, and at
+    least 1 above it; null: never. May be changed in a run that has begun."""
 
 
 class Merge(Strict):
@@ -400,6 +403,7 @@ class TrainingRun(Strict):
     """Tokens of a pack; None without packing."""
     training: dict[str, Any]
     loss_rows: int
+    stop_at_rise: float | None
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
     written: bool
@@ -479,6 +483,7 @@ class Plan(Strict):
                         pack_tokens=recipe.data.max_length if distill.packing else None,
                         training={**recipe.training, **distill.training},
                         loss_rows=distill.loss_rows,
+                        stop_at_rise=distill.stop_at_rise,
                         domains=(
                             taught_by[target or ""] if distill.domains == "own" else distill.domains
                         ),

@@ -267,10 +267,10 @@ def test_logits_that_are_not_numbers_are_no_answer():
     from infifusion.evals.generation import RefuseNaN
 
     ids, scores = torch.zeros(1, 1, dtype=torch.long), torch.tensor([[0.0, float("nan")]])
-    with pytest.raises(NumericsError, match="NaN during generation"):
-        RefuseNaN()(ids, scores)
+    with pytest.raises(NumericsError, match=r"models/a are NaN or Inf .* the prompt '2\+2'"):
+        RefuseNaN(["the prompt '2+2'"], "models/a")(ids, scores)
     fine = torch.tensor([[0.0, float("-inf")]])
-    assert RefuseNaN()(ids, fine) is fine
+    assert RefuseNaN(["the prompt '2+2'"], "models/a")(ids, fine) is fine
 
 
 def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path):

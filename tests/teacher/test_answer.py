@@ -33,7 +33,7 @@ def answers(
     settings = Sampling(**{"max_new_tokens": 40, "batch_size": 8, **sampling})
     ids = [tokenizer(prompt).input_ids for prompt in prompts]
     found: dict[int, list[Answer]] = {}
-    for batch in answer(model, ids, ends=[0], sampling=settings, seed=seed):
+    for batch in answer(model, ids, ends=[0], sampling=settings, seed=seed, names=prompts):
         found |= batch
     return found
 
@@ -63,7 +63,7 @@ def test_a_prompt_that_fills_the_window_is_in_no_batch(tokenizer) -> None:
     ids = [[5] * 1024, [5] * 1022, [5]]
     settings = Sampling(max_new_tokens=3, batch_size=8)
     found: dict[int, list[Answer]] = {}
-    for batch in answer(small, ids, ends=[0], sampling=settings, seed=0):
+    for batch in answer(small, ids, ends=[0], sampling=settings, seed=0, names=["a", "b", "c"]):
         found |= batch
     assert set(found) == {1, 2}
     # It never ends its turn, so it fills what there is: 1024 - 1022 tokens, or three.
@@ -88,7 +88,7 @@ def test_samples_follow_the_seed_and_leave_the_global_one_alone(model, tokenizer
 def test_nan_is_an_error_and_no_answer(tokenizer) -> None:
     broken = tiny_model("llama", len(tokenizer), 0)
     torch.nn.init.constant_(broken.model.norm.weight, float("nan"))
-    with pytest.raises(NumericsError, match="NaN during generation"):
+    with pytest.raises(NumericsError, match="NaN or Inf while it answers a"):
         answers(broken, tokenizer, ["a"])
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +16,14 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from infifusion.evals.scoring import Output
+from infifusion.memory import BatchSize
 from infifusion.runtime import progress_bar
 from infifusion.teacher.answer import RefuseNaN, end_ids
 
 Base: Any = HFLM  # the decorator that registers HFLM hides its type
+Key = tuple[str, str]  # a prompt and how it is to be answered
+Asked = tuple[list[int], Key]  # the prompt's tokens
+SHOWN = 60  # characters of a prompt in an error
 CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
 
 
@@ -29,10 +33,14 @@ class GreedyLM(Base):
     `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.
     """
 
-    def __init__(self, model: PreTrainedModel, **options: Any) -> None:
+    def __init__(self, model: PreTrainedModel, *, batch_size: int | BatchSize, **options: Any):
         """`model` is loaded already: lm-eval then leaves processes and devices alone."""
-        super().__init__(pretrained=model, backend="causal", **options)
-        self.outputs: dict[tuple[str, str], Output] = {}
+        less = "a smaller max_new_tokens"
+        if isinstance(batch_size, int):
+            batch_size = BatchSize(batch_size, setting="batch_size", less=less)
+        self.fitting = batch_size
+        super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
+        self.outputs: dict[Key, Output] = {}
         self.end_ids = end_ids(self.model, self.tokenizer)
         # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
         self.model.generation_config = GenerationConfig(
@@ -47,7 +55,7 @@ class GreedyLM(Base):
         that no item has less room because of its neighbours.
         """
         keys = [(r.args[0], json.dumps(r.args[1], sort_keys=True)) for r in requests]
-        groups: dict[tuple[str, int], list[tuple[list[int], tuple[str, str]]]] = defaultdict(list)
+        groups: dict[tuple[str, int], list[Asked]] = defaultdict(list)
         for key in dict.fromkeys(keys):
             if key in self.outputs:
                 continue
@@ -62,12 +70,25 @@ class GreedyLM(Base):
             for (settings, room), group in groups.items():
                 group.sort(key=lambda entry: -len(entry[0]))
                 stops = json.loads(settings)["until"]
-                for start in range(0, len(group), int(self.batch_size)):
-                    batch = group[start : start + int(self.batch_size)]
-                    found = self._generate([ids for ids, _ in batch], room, stops)
+                for batch, found in self._in_batches(group, room, stops):
                     self.outputs |= zip((key for _, key in batch), found, strict=True)
                     progress.advance(progress.task_ids[0], len(batch))
         return [self.outputs[key].text for key in keys]
+
+    def _in_batches(
+        self, group: list[Asked], room: int, stops: Sequence[str]
+    ) -> Iterator[tuple[list[Asked], list[Output]]]:
+        """Batches of requests and their outputs; what does not fit is tried again in halves."""
+        start = 0
+        while start < len(group):
+
+            def work(size: int, start: int = start) -> tuple[list[Asked], list[Output]]:
+                batch = group[start : start + size]
+                return batch, self._generate(batch, room, stops)
+
+            batch, found = self.fitting.fit(work)
+            start += len(batch)
+            yield batch, found
 
     def _encode(self, prompt: str) -> list[int]:
         ids = list(self.tok_encode(prompt))
@@ -77,9 +98,10 @@ class GreedyLM(Base):
             ids.pop()
         return ids
 
-    def _generate(
-        self, prompts: Sequence[list[int]], room: int, stops: Sequence[str]
-    ) -> list[Output]:
+    def _generate(self, batch: list[Asked], room: int, stops: Sequence[str]) -> list[Output]:
+        prompts = [ids for ids, _ in batch]
+        names = [f"the prompt {key[0][:SHOWN]!r}" for _, key in batch]
+        refuse = RefuseNaN(names, str(self.model.config.name_or_path))
         width = max(len(ids) for ids in prompts)
         pad = self.tokenizer.pad_token_id
         padded_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
@@ -90,7 +112,7 @@ class GreedyLM(Base):
             max_length=width + room,
             stop=list(stops),
             do_sample=False,
-            logits_processor=LogitsProcessorList([RefuseNaN()]),
+            logits_processor=LogitsProcessorList([refuse]),
         )
         rows = ids_BT[:, width:].tolist()
         return [

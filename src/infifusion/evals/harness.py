@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import json
 import logging
 import random
@@ -17,6 +16,7 @@ from infifusion.artifacts import atomic_write
 from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
+from infifusion.memory import BatchSize, free_memory
 from infifusion.recipe import Dtype, Model
 from infifusion.registry import look_up
 from infifusion.runtime import quiet_libraries
@@ -29,7 +29,7 @@ def evaluate_model(
     data: Path | None,
     out: Path,
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int | BatchSize = 64,
     max_new_tokens: int | None = None,
     part: tuple[int, int] = (0, 1),
     dtype: Dtype = "auto",
@@ -47,6 +47,7 @@ def evaluate_model(
     data: folder with the tasks' files; None reads the hub.
     limit: items per task, a sample drawn with `seed`: the same items for every model.
     max_new_tokens: longest generation for every task; None is each task's own.
+    batch_size: prompts generated at once; halved once where they do not fit into memory.
     part: (p, n) asks every n-th item alone, from the p-th on; `merge_parts` puts n such folders
         together.
     dtype: float32 on a CPU, else bfloat16, by default. In bfloat16, greedy outputs change with
@@ -87,7 +88,7 @@ def evaluate_model(
             for task in chosen
         }
         del model
-        _free_memory()
+        free_memory()
         for task in chosen:
             docs, ids, prompts, outputs = asked[task.name]
             items = score_outputs(
@@ -186,7 +187,7 @@ def _ask(
     return docs, ids, prompts, outputs
 
 
-def _load_model(model: Model, *, batch_size: int) -> Any:
+def _load_model(model: Model, *, batch_size: int | BatchSize) -> Any:
     from infifusion.data.tokenizers import load_tokenizer
     from infifusion.evals.generation import GreedyLM
     from infifusion.teacher.load import load_model
@@ -199,14 +200,6 @@ def _load_model(model: Model, *, batch_size: int) -> Any:
         trust_remote_code=model.trust_remote_code,
     )
     return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size)
-
-
-def _free_memory() -> None:
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 @contextlib.contextmanager

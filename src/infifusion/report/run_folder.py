@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, Json, read_json
+from infifusion.artifacts import MANIFEST, Json, read_json, verify_files
 from infifusion.errors import ArtifactError
 from infifusion.recipe import STAGES
 
@@ -73,7 +73,7 @@ def read_run(run_dir: Path) -> Run:
         weights=_read_each(run_dir, resolved, "fuse", "weights.json"),
         histories=_read_each(run_dir, resolved, "distill", "history.json"),
         merges=_read_each(run_dir, resolved, "merge", "merge_details.json"),
-        answered=read_json(answered)["samples"] if answered.exists() else [],
+        answered=_read(answered)["samples"] if answered.exists() else [],
         scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
         comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],
     )
@@ -121,7 +121,17 @@ def _read_each(run_dir: Path, resolved: Json, stage: str, file: str) -> dict[str
         for path in sorted((run_dir / stage).glob(f"*/{file}"))
     }
     order = [name for name in _planned(resolved, stage) if name in paths]
-    return {name: read_json(paths[name]) for name in dict.fromkeys([*order, *paths])}
+    return {name: _read(paths[name]) for name in dict.fromkeys([*order, *paths])}
+
+
+def _read(path: Path) -> Json:
+    """A file of a stage's folder; ArtifactError where a finished stage wrote another."""
+    signed = path.parent / MANIFEST
+    if path.name != MANIFEST and signed.exists():
+        manifest = read_json(signed)
+        if path.name in manifest.get("files", {}):
+            verify_files(path.parent, manifest, only=[path])
+    return read_json(path)
 
 
 def _planned(resolved: Json, stage: str) -> Iterable[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from infifusion.data.tokenize import without_end
 from infifusion.errors import DataError
+from infifusion.memory import BatchSize
 from infifusion.recipe import Model
 from infifusion.runtime import progress_bar
 from infifusion.teacher.forward import believe, make_teacher
@@ -40,10 +42,22 @@ def response_nats(
     if begin == end:
         return np.zeros(0)
     teacher = make_teacher(load_model(model), top_k=1, batch_tokens=BATCH_TOKENS, head_rows=None)
+    tokens = BatchSize(
+        BATCH_TOKENS, setting="tokens at once (bits per byte)", less="a smaller data.max_length"
+    )
     tokens_in_all = int(rendered.offset_N1[end] - rendered.offset_N1[begin])
     with progress_bar(title, tokens_in_all) as progress:
         advance = partial(progress.advance, progress.task_ids[0])
-        beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+        beliefs = tokens.fit(
+            lambda size: believe(
+                replace(teacher, batch_tokens=size),
+                rendered,
+                begin,
+                end,
+                names=names,
+                advance=advance,
+            )
+        )
     return -without_end(beliefs.gold_U, rendered.row_N1[begin : end + 1] - rendered.row_N1[begin])
 
 

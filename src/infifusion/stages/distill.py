@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infifusion.artifacts import State, close_stage, open_stage, read_manifest, write_json
+from infifusion.artifacts import (
+    State,
+    close_stage,
+    open_stage,
+    read_manifest,
+    verify_stage,
+    write_json,
+)
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import DataError
@@ -35,7 +42,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     started_from = None if run.start == PIVOT else folder.distill(run.start)
     _require_domains(folder, run)
     fingerprint = {
-        "run": as_json(run),
+        "run": {key: value for key, value in as_json(run).items() if key != "stop_at_rise"},
         "pivot": model_identity(pivot),
         "prepare": prepared_identity(folder, [PIVOT]),
         "target": _target_identity(recipe, folder, run),
@@ -45,6 +52,11 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
+    verify_stage(folder.prepare, made_by="prepare")
+    if run.target is not None and _online(recipe, run) is None:
+        verify_stage(folder.fuse(run.target), made_by="fuse")
+    if started_from is not None:
+        verify_stage(started_from, made_by="distill")
     function, params = function_and_params(
         LOSSES, PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
     )
@@ -78,6 +90,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             loss=position_loss if run.target else None,
             gold_weight=run.gold_weight,
             loss_rows=run.loss_rows,
+            stop_at_rise=run.stop_at_rise,
             training=run.training,
             lora=run.lora,
             parallel=run.parallel,

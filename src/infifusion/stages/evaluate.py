@@ -13,11 +13,15 @@ import numpy as np
 from infifusion.artifacts import (
     State,
     close_stage,
+    is_done,
     open_stage,
-    read_json,
+    read_manifest,
+    read_record,
     sha256_of,
     share_stage,
+    verify_stage,
     write_json,
+    write_record,
 )
 from infifusion.data.examples import read_examples
 from infifusion.data.store import load_examples, load_rendered
@@ -26,6 +30,8 @@ from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import TASKS, Task
+from infifusion.memory import BatchSize
+from infifusion.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
 from infifusion.recipe import DataSource, Model, Plan, Recipe, as_json
 from infifusion.registry import look_up, nearest
 from infifusion.runtime import log, rank, world_size
@@ -51,13 +57,13 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
     model = _model_called(recipe, folder, name)
     tasks = recipe.evaluate.tasks if name in plan.scored else []
     out = folder.evaluate(name)
-    held_out = load_examples(folder.examples("held_out"))
     rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
     rendered_path = folder.rendered(rendering, "held_out")
+    files = read_manifest(folder.prepare, made_by="prepare")["files"]
     table = task_table(recipe)
     fingerprint = {
         "model": model_identity(model),
-        "held_out": sha256_of(rendered_path),
+        "held_out": files[str(rendered_path.relative_to(folder.prepare))],
         "tasks": {task: _task_files(table[task], recipe.evaluate.data) for task in tasks},
         "settings": {
             key: value
@@ -65,22 +71,32 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
             if key in ("limit", "max_new_tokens", "batch_size", "unsafe_code")
         },
     }
+    if not is_done(out, fingerprint):  # a damaged model would look like another one
+        verify_stage(folder.prepare, made_by="prepare")
+        if not untrained(name):
+            verify_stage(Path(model.model).parent, made_by="distill or merge")
     if untrained(name):
         share_stage(out, fingerprint, folder.shared, redo=folder.redo)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()
+    held_out = load_examples(folder.examples("held_out"))
     names = [example.id for example in held_out]
     rendered = load_rendered(rendered_path)
     _score_part(recipe, model, name, tasks, table, rendered, names, out)
     if rank() != 0:
         return
     parts = [_part(out, number) for number in range(world_size())]
-    wait_for((part / DONE for part in parts), f"evaluate {name}")
+    mark = mark_of(out)
+    wait_for(
+        (part / DONE for part in parts),
+        f"evaluate {name}",
+        there=lambda done: is_whole(done, lambda: _answers_of(done.parent), mark=mark),
+    )
     scores = {task: merge_parts(parts, out, table[task]) for task in tasks}
     bits: dict[str, float] = {}
     if held_out:
-        nats_N = np.concatenate([read_json(part / DONE)["nats"] for part in parts])
+        nats_N = np.concatenate([read_record(part / DONE)["nats"] for part in parts])
         domains = [example.domain for example in held_out]
         bits = by_domain(nats_N, response_bytes(rendered), domains)
     seconds = time.monotonic() - started
@@ -114,8 +130,8 @@ def _score_part(
     out: Path,
 ) -> None:
     """This process's share of the items and of the held-out examples."""
-    part = _part(out, rank())
-    if (part / DONE).exists():
+    part, mark = _part(out, rank()), mark_of(out)
+    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark):
         return
     if tasks:
         evaluate_model(
@@ -124,7 +140,11 @@ def _score_part(
             data=Path(recipe.evaluate.data) if recipe.evaluate.data else None,
             out=part,
             limit=recipe.evaluate.limit,
-            batch_size=recipe.evaluate.batch_size,
+            batch_size=BatchSize(
+                recipe.evaluate.batch_size,
+                setting="evaluate.batch_size",
+                less="a smaller evaluate.max_new_tokens, and quantization of the model",
+            ),
             max_new_tokens=recipe.evaluate.max_new_tokens,
             part=(rank(), world_size()),
             extra_tasks={task: table[task] for task in tasks if task not in TASKS},
@@ -138,11 +158,21 @@ def _score_part(
     nats_N = response_nats(
         model, rendered, begin, end, names=names, title=f"bits per byte of {name}"
     )
-    write_json(part / DONE, {"nats": nats_N.tolist()})
+    sign(part / DONE, _answers_of(part), mark=mark, more={"nats": nats_N.tolist()})
+
+
+def _answers_of(part: Path) -> Hashes:
+    """The hashes of what a process wrote."""
+    return hashes_of(sorted(part.glob("*.jsonl")), part)
 
 
 def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
-    """Write evaluate/comparisons.json: every pair of the plan on every task, item by item."""
+    """Write evaluate/comparisons.json: every pair of the plan on every task, item by item.
+
+    Raises ArtifactError naming the file where one of the answers has been damaged.
+    """
+    for name in {name for pair in plan.compared for name in pair}:
+        verify_stage(folder.evaluate(name), made_by="evaluate")
     comparisons = [
         {
             "a": a,
@@ -156,7 +186,7 @@ def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
         for a, b in plan.compared
         for task in tasks
     ]
-    write_json(folder.root / "evaluate" / "comparisons.json", {"comparisons": comparisons})
+    write_record(folder.root / "evaluate" / "comparisons.json", {"comparisons": comparisons})
 
 
 def task_table(recipe: Recipe) -> dict[str, Task]:

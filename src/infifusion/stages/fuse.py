@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from dataclasses import dataclass, fields
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.errors import ArtifactError
 from infifusion.fuse.gate import better_in_domain, better_on_response
 from infifusion.hashes import quick_hash_of
-from infifusion.receipts import RECEIPTS, Hashes, is_whole, mark_of, must_be_made, receipt_of, sign
+from infifusion.receipts import Hashes, is_whole, mark_of, must_be_made, sign
 from infifusion.recipe import FuseTarget, Recipe, as_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
@@ -44,6 +45,7 @@ from infifusion.teacher.load import vocabulary_size
 from infifusion.types import Example, Rendered, Target
 
 CHUNK_EXAMPLES = 128
+DONE = "done"
 ARRAYS = tuple(field.name for field in fields(Target))
 
 
@@ -110,7 +112,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     def there(receipt: Path) -> bool:
         return is_whole(receipt, lambda: hashes(int(receipt.stem)), mark=mark)
 
-    receipts = [receipt_of(out, f"{chunk:06d}") for chunk in chunks]
+    receipts = [out / DONE / f"{chunk:06d}.json" for chunk in chunks]
     mine = [
         chunk
         for chunk in my_part(chunks)
@@ -145,7 +147,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         seconds=time.monotonic() - started,
         files=[*(out / f"{name}.npy" for name in ARRAYS), out / "weights.json"],
     )
-    shutil.rmtree(out / RECEIPTS, ignore_errors=True)
+    shutil.rmtree(out / DONE, ignore_errors=True)
     log.info("fuse %s: %s", target.name, in_words(counts))
 
 
@@ -238,13 +240,16 @@ def _open_arrays(
 
 def _open_array(path: Path, shape: tuple[int, int], dtype: type) -> np.memmap:
     """An array that may have been begun earlier; ArtifactError where it is not whole."""
-    try:
-        found = np.lib.format.open_memmap(path, mode="r+")
-        if (found.shape, found.dtype, found.flags.c_contiguous) == (shape, np.dtype(dtype), True):
-            return found
-    except (ValueError, EOFError, SyntaxError, TypeError):  # what a damaged header gives
-        pass
-    raise ArtifactError(
-        f"{path} is not the array that was begun there: expected {np.dtype(dtype)} {list(shape)}. "
-        "It was damaged or cut short. Delete it and run again."
-    )
+    head, kind = BytesIO(), np.dtype(dtype)
+    described = {"descr": np.lib.format.dtype_to_descr(kind), "fortran_order": False}
+    np.lib.format.write_array_header_1_0(head, {**described, "shape": shape})
+    expected = head.getvalue()
+    with path.open("rb") as file:
+        found = file.read(len(expected))
+    size = len(expected) + kind.itemsize * shape[0] * shape[1]
+    if found != expected or path.stat().st_size != size:
+        raise ArtifactError(
+            f"{path} is not the array that was begun there: expected {kind} {list(shape)} in "
+            f"{size:,} bytes. It was damaged or cut short. Delete it and run again."
+        )
+    return np.lib.format.open_memmap(path, mode="r+")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import State, close_stage, open_stage, write_json
+from infifusion.artifacts import State, close_stage, open_stage, verify_stage, write_json
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.merge import METHODS, PARAMS
@@ -40,10 +40,13 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE or rank() != 0:
         return
     started = time.monotonic()
+    for name in run.models:
+        verify_stage(folder.distill(name), made_by="distill")
     base = find_model(recipe.pivot.model, Path())
     models = {name: folder.distill(name) / "model" for name in run.models}
     params, tried = dict(run.params), []
     if params.get("tau0") == "validate":
+        verify_stage(folder.prepare, made_by="prepare")
         tried = choose_tau0(
             lambda tau0, place: merge_checkpoints(
                 models,

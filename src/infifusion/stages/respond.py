@@ -15,6 +15,7 @@ from infifusion.artifacts import State, close_stage, open_stage, sha256_of_text
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
+from infifusion.memory import BatchSize
 from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json
 from infifusion.runtime import log, progress_bar, rank
@@ -26,7 +27,7 @@ from infifusion.stages.spread import my_part, wait_for
 from infifusion.teacher.answer import Answer, Sampling, answer, end_ids, window_of
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model
-from infifusion.types import Example, Prompt, Written
+from infifusion.types import Beliefs, Example, Prompt, Written
 
 FAULTS = ("unfinished", "empty", "no_room", "unreadable")
 
@@ -86,6 +87,14 @@ class Writer:
     def __init__(self, renderer: Renderer, teacher: Teacher, sampling: Sampling) -> None:
         self._renderer, self._teacher, self._sampling = renderer, teacher, sampling
         self._ends = end_ids(teacher.model, renderer.tokenizer)
+        self._batch = BatchSize(
+            sampling.batch_size,
+            setting="write_responses.batch_size",
+            less="smaller write_responses.samples and max_new_tokens, quantization of the model",
+        )
+        self._tokens = BatchSize(
+            teacher.batch_tokens, setting="teach.batch_tokens", less="a smaller teach.head_rows"
+        )
 
     @classmethod
     def of(cls, recipe: Recipe, asked: WriteResponses, name: str) -> Writer:
@@ -111,14 +120,22 @@ class Writer:
         self, prompts: list[Prompt], seed: int, advance: Callable[[int], object]
     ) -> list[Written]:
         """Every prompt's answers, in the order of the prompts; `advance(n)` per batch."""
-        found: dict[int, list[Answer]] = {}
         ids = self._renderer.prompt_ids(prompts)
         ends = sorted({*self._ends, *self._renderer.end_ids(prompts[0])})
-        for batch in answer(
-            self._teacher.model, ids, ends=ends, sampling=self._sampling, seed=seed
-        ):
-            found |= batch
-            advance(len(batch))
+        names = [prompt.id for prompt in prompts]
+
+        def work(size: int) -> dict[int, list[Answer]]:
+            # From the seed on, so that the answers are those of a recipe with this size.
+            sampling = replace(self._sampling, batch_size=size)
+            made: dict[int, list[Answer]] = {}
+            for batch in answer(
+                self._teacher.model, ids, ends=ends, sampling=sampling, seed=seed, names=names
+            ):
+                made |= batch
+                advance(len(batch))
+            return made
+
+        found = self._batch.fit(work)
         advance(len(prompts) - len(found))
         written: list[Written] = []
         for number, prompt in enumerate(prompts):
@@ -172,7 +189,12 @@ class Writer:
             return []
         rendered = as_rendered([one for _, _, one in marked])
         names = [example.id for _, example, _ in marked]
-        beliefs = believe(self._teacher, rendered, 0, len(rendered), names=names)
+
+        def work(size: int) -> Beliefs:
+            sized = replace(self._teacher, batch_tokens=size)
+            return believe(sized, rendered, 0, len(rendered), names=names)
+
+        beliefs = self._tokens.fit(work)
         return without_end(beliefs.entropy_U, rendered.row_N1).tolist()
 
 

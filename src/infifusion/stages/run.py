@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import infifusion
-from infifusion.artifacts import MANIFEST, write_json
+from infifusion.artifacts import MANIFEST, write_record
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
@@ -205,7 +205,7 @@ def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command
     if recipe_file.resolve() != copy:
         shutil.copyfile(recipe_file, copy)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    write_json(
+    write_record(
         folder.root / "resolved.json",
         {
             "recipe": as_json(recipe),

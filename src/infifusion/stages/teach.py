@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from infifusion.artifacts import (
     verify_files,
 )
 from infifusion.data.store import load_examples, load_rendered
+from infifusion.memory import BatchSize
 from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe
 from infifusion.runtime import log, progress_bar, rank
@@ -28,7 +30,7 @@ from infifusion.stages.spread import my_part, wait_for
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
-from infifusion.types import Rendered
+from infifusion.types import Beliefs, Rendered
 
 TEMPERATURE = "temperature.json"
 """Holds a fitted temperature. Written before any shard, so that a pass that goes on finds it."""
@@ -67,8 +69,11 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     pieces = FilePieces(out)
     missing = [shard for shard in my_part(shards) if pieces.must_be_made(shard_path(out, shard))]
     if missing:
-        teacher = calibrated(
-            teacher_of(model, recipe), model, folder, name=name, kept=out / TEMPERATURE
+        loaded, tokens = teacher_of(model, recipe), batch_tokens_of(recipe)
+        teacher = tokens.fit(
+            lambda size: calibrated(
+                replace(loaded, batch_tokens=size), model, folder, name=name, kept=out / TEMPERATURE
+            )
         )
         total = sum(
             int(
@@ -81,7 +86,12 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             advance = partial(progress.advance, progress.task_ids[0])
             for shard in missing:
                 begin, end = shard * size, min((shard + 1) * size, len(rendered))
-                beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+
+                def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
+                    sized = replace(teacher, batch_tokens=size)
+                    return believe(sized, rendered, begin, end, names=names, advance=advance)
+
+                beliefs = tokens.fit(work)
                 write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
                 pieces.sign(shard_path(out, shard))
     if rank() != 0:
@@ -111,6 +121,15 @@ def teacher_of(model: Model, recipe: Recipe) -> Teacher:
         top_k=recipe.teach.top_k,
         batch_tokens=recipe.teach.batch_tokens,
         head_rows=recipe.teach.head_rows,
+    )
+
+
+def batch_tokens_of(recipe: Recipe) -> BatchSize:
+    """The tokens that a teacher pass takes at once."""
+    return BatchSize(
+        recipe.teach.batch_tokens,
+        setting="teach.batch_tokens",
+        less="a smaller teach.head_rows or data.max_length, and quantization of the model",
     )
 
 

@@ -43,11 +43,18 @@ class Answer:
 class RefuseNaN(LogitsProcessor):
     """NaN logits have an argmax, and so would give an answer."""
 
+    def __init__(self, names: Sequence[str], model: str) -> None:
+        """What the rows of the batch are called, and the model, for the error."""
+        self._names, self._model = names, model
+
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        if torch.isnan(scores).any():
+        bad_B = (torch.isnan(scores) | (scores == torch.inf)).any(dim=1)
+        if bad_B.any():
+            row = int(bad_B.nonzero()[0])
             raise NumericsError(
-                "The model's logits hold NaN during generation. Check its weights (`infifusion "
-                "check`), or use float32."
+                f"The logits of {self._model} are NaN or Inf while it answers {self._names[row]}. "
+                "Set dtype: float32 (or bfloat16 in place of float16) for this model, or check its "
+                "weights."
             )
         return scores
 
@@ -73,14 +80,17 @@ def answer(
     ends: Sequence[int],
     sampling: Sampling,
     seed: int,
+    names: Sequence[str],
 ) -> Iterator[dict[int, list[Answer]]]:
-    """Yield {number of the prompt: its `samples` answers}, one batch at a time.
+    """Yield {number of the prompt: its `samples` answers}, one batch at a time. names: what the
+    prompts are called, for errors.
 
     Batches hold prompts that may generate equally many tokens, longest first, so that none has
     less room because of its neighbours. A prompt that leaves no room in the model's window is in
     no batch. The model's own sampling settings are replaced. Equal prompts, settings and seed give
     equal answers; the global random state is left as it was.
     """
+    name = str(model.config.name_or_path)
     groups: dict[int, list[int]] = defaultdict(list)
     window = window_of(model)
     for number, ids in enumerate(prompts):
@@ -96,7 +106,15 @@ def answer(
             numbers.sort(key=lambda number: -len(prompts[number]))
             for start in range(0, len(numbers), sampling.batch_size):
                 batch = numbers[start : start + sampling.batch_size]
-                rows = _generate(model, [prompts[n] for n in batch], room, ends, sampling)
+                called = [names[n] for n in batch for _ in range(sampling.samples)]
+                rows = _generate(
+                    model,
+                    [prompts[n] for n in batch],
+                    room,
+                    ends,
+                    sampling,
+                    RefuseNaN(called, name),
+                )
                 yield dict(zip(batch, rows, strict=True))
 
 
@@ -106,6 +124,7 @@ def _generate(
     room: int,
     ends: Sequence[int],
     sampling: Sampling,
+    refuse: RefuseNaN,
 ) -> list[list[Answer]]:
     width = max(len(ids) for ids in prompts)
     pad = ends[0] if ends else 0
@@ -129,7 +148,7 @@ def _generate(
             ids_BL.to(model.device),
             attention_mask=mask_BL.to(model.device),
             generation_config=config,
-            logits_processor=LogitsProcessorList([RefuseNaN()]),
+            logits_processor=LogitsProcessorList([refuse]),
         )
     answers = [_up_to_end(row, ends) for row in ids_RL[:, width:].tolist()]
     size = sampling.samples

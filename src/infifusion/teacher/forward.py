@@ -91,7 +91,7 @@ def believe(
             place_C = row_C - first_row
             _fill(out, place_C, statistics(logits_CV, gold_C, teacher.top_k))
             del logits_CV  # before the next chunk's are made
-            require_finite(out.lse_U[place_C], row_C, rendered, names)
+            require_finite(_sum_of(out, place_C), row_C, rendered, names, teacher)
         advance(int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()))
     return out
 
@@ -119,16 +119,19 @@ def require_finite(
     row_C: NDArray[np.int64],
     rendered: Rendered,
     names: list[str],
+    teacher: Teacher,
 ) -> None:
-    """NumericsError naming the example and token of the first value that is NaN or Inf."""
+    """NumericsError naming the model, the example and the token of the first value that is NaN or
+    Inf."""
     if np.isfinite(value_C).all():
         return
     bad = int(row_C[~np.isfinite(value_C)][0])
     example = int(np.searchsorted(rendered.row_N1, bad, side="right")) - 1
+    token = bad - int(rendered.row_N1[example])
     raise NumericsError(
-        f"The logits are NaN or Inf in example {names[example]}, response token "
-        f"{bad - int(rendered.row_N1[example])}. Set dtype: float32 (or bfloat16 in "
-        "place of float16) for this model in the recipe, or check its weights."
+        f"The logits of {teacher.model.config.name_or_path} are NaN or Inf in example "
+        f"{names[example]}, response token {token}. Set dtype: float32 (or bfloat16 in place of "
+        "float16) for this model in the recipe, or check its weights."
     )
 
 
@@ -171,6 +174,11 @@ def _forward(
         ids[torch.from_numpy(gold_BL).to(device)],
         np.concatenate(rows),
     )
+
+
+def _sum_of(out: Beliefs, row_C: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Finite where the log-sum-exp, the mean and the spread of the logits are: [C]."""
+    return out.lse_U[row_C] + out.mean_U[row_C] + out.std_U[row_C]
 
 
 def _fill(out: Beliefs, row_C: NDArray[np.int64], found: Statistics) -> None:

@@ -49,7 +49,7 @@ def fit_temperature(teacher: Teacher, rendered: Rendered, *, names: list[str]) -
         for logits_CV, gold_C, row_C in response_logits(teacher, rendered, batch):
             nats_GC = gold_nats(logits_CV, gold_C, GRID)
             del logits_CV  # before the next chunk's are made
-            require_finite(nats_GC.sum(axis=0), row_C, rendered, names)
+            require_finite(nats_GC.sum(axis=0), row_C, rendered, names, teacher)
             total_G += nats_GC.sum(axis=1)
     positions = len(rendered.start_R)
     nats_G = total_G / positions

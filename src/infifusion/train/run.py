@@ -18,11 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from infifusion.artifacts import atomic_folder
 from infifusion.errors import CheckpointError
+from infifusion.receipts import mark_of
 from infifusion.recipe import Lora
 from infifusion.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
+from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import PositionLoss, with_position_loss
+from infifusion.train.failures import explained
+from infifusion.train.health import Watch, require_finite, require_finite_start
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
@@ -49,8 +53,8 @@ class Job:
     model: folder or hub name to start from. rendered: its examples. target: what the sources say,
     one row per response position, or what makes them, or None. loss: called where a source teaches,
     or None.
-    pack_tokens: tokens of a pack, or None to pad. chosen: numbers of the examples that are trained
-    on, or None for all.
+    pack_tokens: tokens of a pack, or None to pad. stop_at_rise: as in the recipe. chosen: numbers
+    of the examples that are trained on, or None for all.
     """
 
     title: str
@@ -70,6 +74,7 @@ class Job:
     parallel: str = "ddp"
     pack_tokens: int | None = None
     quantization: str | None = None
+    stop_at_rise: float | None = 2.0
     chosen: NDArray[np.int64] | None = None
 
     @property
@@ -85,6 +90,10 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
     are gone on from. name_of gives an example's id by its number, for errors.
+
+    Raises CheckpointError where the start holds NaN or Inf, NumericsError where a loss, a gradient
+    or a weight becomes one, RunError where the loss goes away or memory runs out. The last good
+    checkpoint stays.
     """
     started = time.monotonic()
     seed_everything(job.seed)
@@ -101,6 +110,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         if arguments.device.type == "cpu":
             keep_freed_memory()
         model = load_start(job.start, quantization=job.quantization, device=arguments.device)
+        require_finite_start(model, job.model)
         _check_ids(job, model)
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
@@ -110,17 +120,23 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
         data, collate = _batches(job)
+        checkpoints = Checkpoints(out / "checkpoints", mark_of(out), arguments.save_total_limit)
+        arguments.save_total_limit = (
+            None  # Checkpoints deletes old ones, when the new one is signed
+        )
         trainer = FusionTrainer(
             name_of=name_of,
             model=trained,
             args=arguments,
             train_dataset=data,
             data_collator=collate,
-            callbacks=[ProgressBar(job.title)],
+            callbacks=[ProgressBar(job.title), checkpoints],
         )
+        trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
         trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
-        _save(trainer, job, dtype, out / "model")
+        with explained(job, arguments, checkpoints.last_whole):
+            trainer.train(resume_from_checkpoint=checkpoints.last_whole(clean=True))
+            _save(trainer, job, dtype, out / "model")
     if rank() == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     log = [
@@ -165,17 +181,6 @@ def _batches(job: Job) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, to
     return Packs(conversations, pack(length_N, job.pack_tokens, seed=job.seed)), collator.packed
 
 
-def _last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint; one without its last file was cut short and is removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").exists()]
-    if rank() == 0:
-        for path in found:
-            if path not in whole:
-                shutil.rmtree(path)
-    return str(whole[-1]) if whole else None
-
-
 def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> None:
     """Write a whole checkpoint folder or nothing. Every process takes part in the gathering."""
     if job.lora is not None:
@@ -193,8 +198,10 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
         return
     if out.exists():  # a run that was stopped between this and the manifest
         shutil.rmtree(out)
+    stored = _in_dtype(model, state, dtype)
+    require_finite(stored.items(), f"after the last step, as {dtype}")
     with atomic_folder(out) as folder:
-        model.save_pretrained(folder, state_dict=_in_dtype(model, state, dtype))
+        model.save_pretrained(folder, state_dict=stored)
         set_config_dtype(
             folder, str(dtype).removeprefix("torch.")
         )  # save_pretrained names the dtype of training

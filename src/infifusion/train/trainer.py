@@ -11,9 +11,12 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from infifusion.errors import NumericsError
 from infifusion.runtime import progress_bar
+from infifusion.train.health import bad_gradient, first_not_finite
 from infifusion.train.parallel import shard
 
 PARTS = ("cross_entropy", "divergence")
+OF_TARGET = ("prob_RK", "zscore_RK")
+NUMBERS = "Lower learning_rate, lower max_grad_norm, or train in float32 (bf16: false)."
 
 
 class FusionTrainer(Trainer):
@@ -31,6 +34,7 @@ class FusionTrainer(Trainer):
         self._name_of = name_of
         self._sums = dict.fromkeys(PARTS, 0.0)
         self._counts = dict.fromkeys(PARTS, 0)
+        self._step_sum, self._step_count = 0.0, 0
 
     def create_accelerator_and_postprocess(self) -> None:
         """transformers' own, and FSDP2 where accelerate alone would not do it."""
@@ -59,16 +63,20 @@ class FusionTrainer(Trainer):
         """Sum over the micro-batch's positions / positions of the whole step.
 
         Times the number of processes, because their gradients are averaged. Raises NumericsError
-        naming the examples when the loss is NaN or Inf.
+        naming the examples when the loss is NaN or Inf, and the weight or target that is.
         """
         out = model(**inputs)
         if not torch.isfinite(out["loss"]):
-            names = ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
+            bad = first_not_finite(model.named_parameters())
+            bad = bad or first_not_finite((name, inputs.get(name)) for name in OF_TARGET)
             raise NumericsError(
                 f"The loss is {out['loss'].item()} in step {self.state.global_step + 1}, in one of "
-                f"the examples {names}. Lower learning_rate, set max_grad_norm, or train in "
-                "float32 (bf16: false)."
+                f"the examples {self._names(inputs)}; "
+                + (f"{bad} holds NaN or Inf. " if bad else "weights and targets are finite. ")
+                + NUMBERS
             )
+        self._step_sum += float(out["loss"].detach())
+        self._step_count += len(inputs["gold_R"])
         self._sums["cross_entropy"] += float(out["cross_entropy"])
         self._sums["divergence"] += float(out["divergence"])
         self._counts["cross_entropy"] += len(inputs["gold_R"])
@@ -76,6 +84,34 @@ class FusionTrainer(Trainer):
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
+
+    def training_step(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        """transformers' own. Raises NumericsError naming examples and parameter when a gradient is
+        NaN or Inf, before it reaches the weights."""
+        loss = super().training_step(model, inputs, num_items_in_batch)  # pyright: ignore
+        # With float16 an overflow is the scaler's business: it takes a smaller scale.
+        if self.accelerator.scaler is None and (bad := bad_gradient(model)):
+            raise NumericsError(
+                f"The gradient of {bad} is NaN or Inf in step {self.state.global_step + 1}, in one "
+                f"of the examples {self._names(inputs)}. {NUMBERS}"
+            )
+        return loss
+
+    def loss_of_step(self) -> float:
+        """Mean loss over the positions since the last call, of all processes."""
+        total = torch.tensor([self._step_sum, self._step_count], device=self.args.device)
+        self._step_sum, self._step_count = 0.0, 0
+        if self.args.world_size > 1:
+            total = cast(torch.Tensor, self.accelerator.reduce(total, "sum"))
+        return float(total[0] / total[1].clamp_min(1))
+
+    def _names(self, inputs: dict[str, Any]) -> str:
+        return ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the mean cross-entropy and divergence since the last line, of this process."""

@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import write_json
-from infifusion.errors import ArtifactError, CheckpointError
+from infifusion.artifacts import read_record, signature_of, write_record
+from infifusion.errors import ArtifactError
+from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
 from infifusion.runtime import progress_bar
-from infifusion.weights.reader import Checkpoint, read_header
+from infifusion.weights.reader import Checkpoint
 from infifusion.weights.writer import SHARD_BYTES, Shard, Spec, plan_shards, write_index
 
 Json = dict[str, Any]
@@ -73,8 +74,7 @@ def carry_out(
         except (ValueError, RuntimeError):  # the input is wrong; nothing of it is of use
             shutil.rmtree(place, ignore_errors=True)
             raise
-        for file in shards:
-            (place / f"{file}.json").unlink()
+        shutil.rmtree(place / RECEIPTS)
         (place / PLAN).unlink()
         if out.exists():
             out.rmdir()
@@ -117,11 +117,12 @@ def _open(place: Path, plan: Json) -> None:
     """Make the hidden folder ready: as it was left by the same merge, or empty."""
     plan = json.loads(json.dumps(plan, default=str))
     path = place / PLAN
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == plan:
-        return
+    with contextlib.suppress(ArtifactError):  # a damaged plan is of no merge
+        if path.exists() and read_record(path) == plan:
+            return
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    write_json(path, plan)
+    write_record(path, plan)
 
 
 def _write_all(
@@ -138,26 +139,17 @@ def _write_all(
         def advance(count: int = 1) -> None:
             progress.advance(progress.task_ids[0], count)
 
+        mark = signature_of(place / PLAN)
         for file, names in shards.items():
-            done = place / f"{file}.json"
-            shard_tasks = {name: tasks[name] for name in names}
-            if done.exists() and _is_whole(place / file, shard_tasks):
-                advance(len(names))
+            receipt, path = receipt_of(place, file), place / file
+            if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark):
+                shard = {name: tasks[name] for name in names}
+                found = _write_shard(path, shard, tensors, blocks, advance)
+                sign(receipt, hashes_of([path], place), mark=mark, more={"tensors": found})
             else:
-                write_json(done, _write_shard(place / file, shard_tasks, tensors, blocks, advance))
-            details |= json.loads(done.read_text(encoding="utf-8"))
+                advance(len(names))
+            details |= read_record(receipt)["tensors"]
     return {name: details[name] for name in tasks}
-
-
-def _is_whole(path: Path, tasks: Mapping[str, Task]) -> bool:
-    """Whether a shard is as long as, and holds what, it should."""
-    try:
-        found = read_header(path)
-    except (CheckpointError, OSError):
-        return False
-    return {n: (s.dtype, s.shape) for n, s in found.items()} == {
-        n: (task.spec.dtype, task.spec.shape) for n, task in tasks.items()
-    }
 
 
 def _write_shard(

@@ -1,0 +1,120 @@
+"""Is training well? NaN and Inf in weights and gradients; a loss that goes away."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from infifusion.errors import CheckpointError, NumericsError, RunError
+
+# Long enough that one odd batch does not stop a run, short enough that little is lost.
+WINDOW = 20  # steps
+LEAST_RISE = 1.0  # nats, or what the loss is measured in
+
+
+def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> str | None:
+    """The name of the first tensor with NaN or Inf; of a sharded one, its part in this process."""
+    for name, tensor in tensors:
+        if tensor is not None and not torch.isfinite(_local(tensor)).all():
+            return name
+    return None
+
+
+def require_finite_start(model: nn.Module, place: str) -> None:
+    """CheckpointError where a weight to start from is NaN or Inf."""
+    if bad := first_not_finite(model.named_parameters()):
+        raise CheckpointError(
+            f"{place}: the tensor {bad} holds NaN or Inf. The checkpoint is damaged; take an "
+            "earlier one."
+        )
+
+
+def require_finite(weights: Iterable[tuple[str, torch.Tensor]], when: str) -> None:
+    """NumericsError where a trained weight is NaN or Inf."""
+    if bad := first_not_finite(weights):
+        raise NumericsError(
+            f"The weight {bad} is NaN or Inf {when}; it was not saved. Lower learning_rate, or "
+            "train in float32 (bf16: false)."
+        )
+
+
+def bad_gradient(model: nn.Module) -> str | None:
+    """The name of the first parameter whose gradient holds NaN or Inf; one pass over all of them
+    where none does."""
+    gradients = {n: _local(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    if torch.isfinite(torch.nn.utils.get_total_norm(list(gradients.values()))):
+        return None
+    return first_not_finite(gradients.items()) or f"{len(gradients)} parameters together (overflow)"
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """What this process has of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Watch(TrainerCallback):
+    """Stops a run whose loss goes away, and saves no checkpoint while it may.
+
+    The mean loss of WINDOW steps may rise to `rise` times the lowest such mean so far, and by
+    LEAST_RISE at any rate. A checkpoint that falls due in a step with a higher loss waits until one
+    is lower again; none is saved with NaN or Inf in a weight.
+    """
+
+    def __init__(self, loss_of_step: Callable[[], float], rise: float | None) -> None:
+        """loss_of_step: mean loss of the step that ends, the same in every process."""
+        self._loss_of_step, self._rise = loss_of_step, rise
+        self._recent: deque[float] = deque(maxlen=WINDOW)
+        self._lowest = float("inf")
+        self._due = False
+
+    def on_step_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **keywords: Any,
+    ) -> None:
+        loss = self._loss_of_step()
+        self._recent.append(loss)
+        mean = sum(self._recent) / len(self._recent)
+        if self._rise is not None and len(self._recent) == WINDOW:
+            if mean > self._bound():
+                raise RunError(
+                    f"Training goes wrong: the mean loss of steps {state.global_step - WINDOW + 1} "
+                    f"to {state.global_step} is {mean:.3f}, after {self._lowest:.3f} before. Lower "
+                    "learning_rate, warm up longer or lower max_grad_norm (with --redo, from the "
+                    "start), or raise stop_at_rise to go on regardless."
+                )
+            self._lowest = min(self._lowest, mean)
+        self._hold_back(state, control, keywords["model"], loss)
+
+    def on_epoch_end(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **keywords: Any,
+    ) -> None:
+        self._hold_back(state, control, keywords["model"], self._recent[-1])
+
+    def _hold_back(
+        self, state: TrainerState, control: TrainerControl, model: nn.Module, loss: float
+    ) -> None:
+        """Of a checkpoint that is due, one that would not be good."""
+        due = control.should_save or self._due
+        self._due = due and loss > self._bound()
+        control.should_save = due and not self._due
+        if control.should_save:
+            require_finite(model.named_parameters(), f"after step {state.global_step}")
+
+    def _bound(self) -> float:
+        """The highest loss that is no reason to worry."""
+        if self._rise is None:
+            return float("inf")
+        return max(self._rise * self._lowest, self._lowest + LEAST_RISE)
