@@ -10,27 +10,31 @@ go on from it. The rules of opening a folder:
     same fingerprint, no manifest     resume: the stage goes on from what is complete
     other fingerprint                 ArtifactError that lists the fields that differ; or, where
                                       asked, the folder is deleted and the stage made anew
+
+What a manifest vouches for is on the disk before the manifest is: files and their folders are
+synced, so that neither a killed process nor a loss of power leaves a signature without its files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
-import tempfile
+import shutil
 import time
-from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from infifusion.errors import ArtifactError
+from infifusion.durable import atomic_write, sync, temporary_folder
+from infifusion.errors import ArtifactError, RunError
 from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 LOOK_EVERY = 0.2  # seconds
+SCRATCH = ("checkpoints", "done", "parts")
+"""Folders of a stage that hold work under way; they go once the stage is signed, not before."""
 Json = dict[str, Any]
 
 
@@ -51,8 +55,8 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     while (differences := _differences(folder, fingerprint)) and redo:
         if rank() == 0:
             log.info("redo: %s was made with other settings (%s)", folder, differences[0])
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as gone:
-                folder.replace(Path(gone) / "stale")  # at once, so that no process sees half of it
+            with temporary_folder(folder) as gone:
+                folder.replace(gone / "stale")  # at once, so that no process sees half of it
         else:
             time.sleep(LOOK_EVERY)
     if differences:
@@ -64,6 +68,8 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
         )
     for name, state in ((MANIFEST, State.DONE), (STARTED, State.RESUME)):
         if (folder / name).exists():
+            if state is State.DONE and rank() == 0:
+                _tidy(folder)
             return state
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / STARTED, {"fingerprint": fingerprint})
@@ -102,7 +108,17 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
 def close_stage(
     folder: Path, fingerprint: Json, *, counts: Json, seconds: float, files: list[Path]
 ) -> None:
-    """Sign the folder: write the manifest, last, with the hash of every file in `files`."""
+    """Sign the folder: write the manifest, last, with the hash of every file in `files`.
+
+    Raises RunError where the folder is not the one that `open_stage` made ready: it was deleted, or
+    its disk is not mounted any more, and what lies there now is the half written since.
+    """
+    if not any((folder / name).exists() for name in (STARTED, MANIFEST)):
+        raise RunError(
+            f"{folder} vanished while the stage was under way (deleted, moved, or its disk is not "
+            "mounted any more). Bring it back, or delete what is left of it, and run again."
+        )
+    sync(*files)
     hashes = {str(path.relative_to(folder)): sha256_of(path) for path in sorted(files)}
     write_json(
         folder / MANIFEST,
@@ -113,7 +129,14 @@ def close_stage(
             "files": hashes,
         },
     )
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a signed stage needs no more."""
     (folder / STARTED).unlink(missing_ok=True)
+    for name in SCRATCH:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def read_manifest(folder: Path, *, made_by: str) -> Json:
@@ -193,40 +216,3 @@ def write_json(path: Path, value: Json) -> None:
     with atomic_write(path) as temporary:
         text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
         temporary.write_text(text + "\n", encoding="utf-8")
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it (after fsync) only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed onto it only if the block succeeds.
-
-    Raises ArtifactError when `path` exists and is not empty: nothing is overwritten.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists already. Give another folder, or delete this one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
-    ) as name:
-        temporary = Path(name) / "new"
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -130,7 +130,6 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         seconds=time.monotonic() - started,
         files=[*(out / f"{name}.npy" for name in ARRAYS), out / "weights.json"],
     )
-    shutil.rmtree(out / DONE, ignore_errors=True)
     log.info("fuse %s: %s", target.name, in_words(counts))
 
 
@@ -210,5 +209,14 @@ def _open_arrays(
         if rank() == 0 and not paths[name].exists():
             with atomic_write(paths[name]) as temporary:
                 np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
+                _allocate(temporary)
     wait_for(paths.values(), "fuse")
     return {n: np.lib.format.open_memmap(path, mode="r+") for n, path in paths.items()}
+
+
+def _allocate(path: Path) -> None:
+    """Take the file's space now. It is all holes, and a write to a mapped hole that finds the disk
+    full is no error but a signal that kills the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-from infifusion.artifacts import atomic_folder
+from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Lora
 from infifusion.runtime import keep_freed_memory, rank, seed_everything
@@ -26,7 +26,7 @@ from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
-from infifusion.train.trainer import FusionTrainer, ProgressBar
+from infifusion.train.trainer import WHOLE, FusionTrainer, ProgressBar
 from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
@@ -84,7 +84,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
 
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
-    are gone on from. name_of gives an example's id by its number, for errors.
+    are gone on from; they stay until the caller has signed for the model. name_of gives an
+    example's id by its number, for errors.
     """
     started = time.monotonic()
     seed_everything(job.seed)
@@ -121,8 +122,6 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
         trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
         _save(trainer, job, dtype, out / "model")
-    if rank() == 0:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     log = [
         {key: line[key] for key in KEPT_IN_HISTORY if key in line}
         for line in trainer.state.log_history
@@ -168,7 +167,7 @@ def _batches(job: Job) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, to
 def _last_checkpoint(folder: Path) -> str | None:
     """The newest whole checkpoint; one without its last file was cut short and is removed."""
     found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    whole = [path for path in found if (path / "trainer_state.json").exists()]
+    whole = [path for path in found if (path / WHOLE).exists()]
     if rank() == 0:
         for path in found:
             if path not in whole:

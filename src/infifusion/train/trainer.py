@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import rotate_checkpoints
 
+from infifusion.artifacts import write_json
+from infifusion.durable import sync
 from infifusion.errors import NumericsError
 from infifusion.runtime import progress_bar
 from infifusion.train.parallel import shard
 
 PARTS = ("cross_entropy", "divergence")
+WHOLE = "whole.json"
+"""Written last into a checkpoint, when every process's files of it are on the disk."""
 
 
 class FusionTrainer(Trainer):
@@ -76,6 +82,29 @@ class FusionTrainer(Trainer):
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """transformers' own, signed by WHOLE; only then older ones go, by their step.
+
+        transformers removes before the new one is on the disk, and by the time of the files: where
+        the clock was set back, that removes the new one.
+        """
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        self.accelerator.wait_for_everyone()
+        if not self.args.should_save:
+            return
+        folder = Path(self._get_output_dir(trial=trial))
+        place = folder / f"checkpoint-{self.state.global_step}"
+        files = sorted(path for path in place.rglob("*") if path.is_file())
+        sync(*files)
+        sizes = {str(path.relative_to(place)): path.stat().st_size for path in files}
+        write_json(place / WHOLE, {"files": sizes})
+        sync(place)
+        rotate_checkpoints(str(folder), limit, self.state.best_model_checkpoint)
 
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the mean cross-entropy and divergence since the last line, of this process."""

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.artifacts import write_json
+from infifusion.durable import sync
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.runtime import progress_bar
 from infifusion.weights.reader import Checkpoint, read_header
@@ -76,9 +77,11 @@ def carry_out(
         for file in shards:
             (place / f"{file}.json").unlink()
         (place / PLAN).unlink()
+        sync(*(path for path in place.rglob("*") if path.is_file()))
         if out.exists():
             out.rmdir()
         place.replace(out)
+        sync(out)
 
 
 def unfinished(out: Path) -> Path:
