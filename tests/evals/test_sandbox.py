@@ -130,16 +130,6 @@ def test_nothing_is_left_behind(tmp_path, monkeypatch):
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
-@needs_sandbox
-def test_an_item_takes_less_than_150_milliseconds():
-    times = []
-    for _ in range(5):
-        started = time.monotonic()
-        assert check_program("pass", "pass").passed
-        times.append(time.monotonic() - started)
-    assert min(times) < 0.15
-
-
 def test_a_machine_without_the_sandbox_is_refused_unless_told_otherwise(monkeypatch):
     available.cache_clear()
     monkeypatch.setattr(sandbox.platform, "machine", lambda: "riscv64")

@@ -68,8 +68,8 @@ def test_the_solution_of_another_item_is_wrong(name):
 
 
 @needs_sandbox
-def test_an_empty_body_fails_humaneval():
-    docs = shared_docs("humaneval")[:10]
+def test_an_empty_body_passes_none_of_humaneval():
+    docs = shared_docs("humaneval")
     items = score_outputs(TASKS["humaneval"], docs, [Output("    return None\n")] * len(docs))
     assert not any(item["correct"] for item in items)
     assert not any(item["invalid"] for item in items)

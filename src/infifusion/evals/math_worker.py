@@ -1,9 +1,13 @@
-"""Comparing mathematical answers in a process of its own, killed when it takes too long.
+"""Comparing mathematical answers in a process of its own, with hard limits.
 
-sympy can run for ever on an answer like 9^{9^{9}}, and the time limits of lm-eval and math-verify
-are SIGALRM: they fail in threads and do not interrupt C code. So both are called as libraries in a
-worker that is killed, and started again, when an item is late. `extract` and `equivalent` are
-Minerva's exact match (Lewkowycz et al. 2022, as in lm-eval); `verify` is math-verify.
+An answer is hostile text: sympy can run for ever on 9^{9^{9}}, takes all memory for a large power,
+and math-verify hands what looks like arithmetic to sympy's parse_expr, which evaluates it as
+Python. The time limits of lm-eval and math-verify are SIGALRM: they fail in threads and do not
+interrupt C code. So both are called as libraries in a worker that is killed, and started again,
+when an item is late; that has MEMORY bytes and no more; and that, where the kernel can enforce it
+(Landlock, seccomp), reads nothing but Python's libraries, writes nothing, and has no network and no
+processes. `extract` and `equivalent` are Minerva's exact match (Lewkowycz et al. 2022, as in
+lm-eval); `verify` is math-verify.
 """
 
 from __future__ import annotations
@@ -11,24 +15,33 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import platform
 import select
 import subprocess
 import sys
+import sysconfig
 import threading
 import time
 from types import TracebackType
 from typing import Any
 
-from infifusion.errors import RunError
+from infifusion.errors import RunError, SandboxError
+from infifusion.evals import sandbox_walls
+from infifusion.evals.seccomp import seccomp_filter
 
 START_TIMEOUT = 120.0  # seconds to import sympy, math-verify and lm-eval on a busy machine
 ITEM_TIMEOUT = 15.0  # seconds; above the 5 that lm-eval and math-verify allow themselves
+MEMORY = 2 << 30  # bytes of address space beyond what the libraries take
+LONGEST = 1 << 20  # characters; a response of 8,192 tokens has some 40,000
+LARGEST_ANSWER = 8 * LONGEST  # bytes from the worker
+KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")  # of the environment
 
 
 class MathWorker:
     """A context manager around the process. Calls are serialised, so threads may share one.
 
-    `timeout` is seconds per call; `timeouts` counts the calls that were killed.
+    `timeout` is seconds per call; `timeouts` counts the calls that were killed. A call that has no
+    answer counts as wrong; `fault` says why.
     """
 
     def __init__(self, *, timeout: float = ITEM_TIMEOUT) -> None:
@@ -36,6 +49,7 @@ class MathWorker:
         self.timeouts = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
+        self._faults = threading.local()
 
     def __enter__(self) -> MathWorker:
         return self
@@ -65,7 +79,19 @@ class MathWorker:
         """Whether math-verify finds `target` to answer like `gold`. It is not symmetric."""
         return bool(self._call("verify", gold, target))
 
+    def fault(self) -> str:
+        """Why calls of this thread had no answer since it last asked; empty where all had."""
+        said = "; ".join(dict.fromkeys(getattr(self._faults, "said", [])))
+        self._faults.said = []
+        return said
+
+    def _failed(self, why: str) -> None:
+        self._faults.said = [*getattr(self._faults, "said", []), why]
+
     def _call(self, kind: str, *arguments: str) -> Any:
+        if max(map(len, arguments)) > LONGEST:
+            self._failed(f"longer than {LONGEST:,} characters")
+            return None
         with self._lock:
             process = self._process if self._alive() else self._start()
             assert process is not None and process.stdin is not None
@@ -74,13 +100,18 @@ class MathWorker:
                 process.stdin.write(request.encode())
                 process.stdin.flush()
                 answer = _read_line(process, self.timeout)
+                why = f"timeout: more than {self.timeout:g} s"
             except (BrokenPipeError, EOFError):
-                answer = None
+                answer, why = None, "the process that compares answers crashed on it"
             if answer is None:
                 self.timeouts += 1
+                self._failed(why)
                 self._stop()
                 return None
-            return json.loads(answer)
+            value, fault = json.loads(answer)
+            if fault:
+                self._failed(fault)
+            return value
 
     def _alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -92,6 +123,8 @@ class MathWorker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
+            env={name: os.environ[name] for name in KEPT if name in os.environ}
+            | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )
         try:
             ready = _read_line(self._process, START_TIMEOUT)
@@ -127,7 +160,7 @@ def _read_line(process: subprocess.Popen[bytes], timeout: float) -> bytes | None
         if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
             return None
         piece = os.read(process.stdout.fileno(), 1 << 16)
-        if not piece:
+        if not piece or len(line) > LARGEST_ANSWER:
             raise EOFError
         line += piece
     return line
@@ -155,15 +188,32 @@ def _serve() -> None:
         "verify": lambda gold, target: verify(gold=parse(gold), target=parse(target)),
         "sleep": lambda seconds: time.sleep(float(seconds)),
     }
+    _wall_in()
     print("ready", file=answers, flush=True)
     for line in sys.stdin.buffer:
         kind, *arguments = json.loads(line)
+        fault = ""
         try:
             value = calls[kind](*arguments)
-        except Exception:  # an answer that the libraries choke on is a wrong answer
-            value = None
+        except MemoryError:
+            value, fault = None, f"needs more than {MEMORY >> 30} GiB of memory"
+        except Exception as error:  # an answer that the libraries choke on is a wrong answer
+            value, fault = None, f"{type(error).__name__}: {error}"[:200]
         value = value if isinstance(value, str | None) else bool(value)
-        print(json.dumps(value), file=answers, flush=True)
+        print(json.dumps([value, fault]), file=answers, flush=True)
+
+
+def _wall_in() -> None:
+    """Give up what comparing does not need, once the libraries are loaded."""
+    with open("/proc/self/statm", encoding="ascii") as file:
+        taken = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
+    files = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}
+    sandbox_walls.limit_resources({"RLIMIT_AS": taken + MEMORY, **files})
+    sandbox_walls.die_with_parent()
+    libraries = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")
+    readable = [sysconfig.get_path("stdlib"), *filter(os.path.exists, sys.path), *libraries]
+    with contextlib.suppress(OSError, SandboxError):  # the limits above hold on any Linux
+        sandbox_walls.restrict(readable, seccomp_filter(platform.machine(), alarms=True))
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ memory. Its environment is empty, its output goes nowhere, and it is killed when
 Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so. Where
 bubblewrap is installed and works, all this happens inside its namespaces besides.
 
-A program passes only when its test ran to the end and the child answered with this run's nonce:
-leaving with exit status 0 proves nothing. A program that searches its own process for the nonce
-could forge the answer; the sandbox protects the machine, not the score of a model that cheats.
+A program passes only when its test ran to the end, in a process of its own, and that process
+answered with this run's nonce, which the program's process never had: leaving with exit status 0
+proves nothing, and neither frames, patched builtins nor searched memory lead to the test. Plain
+values alone go between the two (sandbox_peer.py): an object that equals everything equals nothing.
+A test cannot see what a program prints, its source, or names made after its top level has run.
 """
 
 from __future__ import annotations

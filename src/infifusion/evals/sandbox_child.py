@@ -1,108 +1,163 @@
-"""The process in which generated code runs. Started by sandbox.py as a script: python -I -S.
+"""The two processes in which generated code is judged. Started by sandbox.py: python -I -S.
 
-Reads one marshalled dict from standard input, gives up every right it does not need, runs the
-program and then its test, and writes to the verdict pipe either the nonce or why not. An answer
-is two bytes of length, one that says which (P passed, F failed, R refused: the kernel would not
-enforce), and the text.
-Imports nothing from the package, so that it starts in some 30 ms.
+This process is the test's: it alone holds the nonce and the verdict pipe. The program has a
+process of its own, forked before the nonce arrives, without the pipe, and neither can reach the
+other but by the messages of sandbox_peer.py. So whatever a program does to its own interpreter
+(frames, builtins, ctypes, leaving with status 0), the test is not touched.
+
+An answer on the verdict pipe is two bytes of length, one that says which (P passed, F failed,
+R refused: the kernel would not enforce), and the text. Imports nothing from the package, so that it
+starts in some 30 ms.
 """
 
-import ctypes
 import marshal
 import os
-import resource
-import struct
 import sys
 
-PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
-SECCOMP_MODE_FILTER = 2
-LANDLOCK_CREATE_RULESET, LANDLOCK_ADD_RULE, LANDLOCK_RESTRICT_SELF = 444, 445, 446
-LANDLOCK_RULE_PATH_BENEATH = 1
-EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
-ABI_1_RIGHTS = (1 << 13) - 1  # every right of Landlock's first version, Linux 5.13
-SIGKILL = 9
+FOLDER = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, FOLDER)  # python -I leaves it out; taken away again at once
+import sandbox_peer as peers  # noqa: E402  # pyright: ignore[reportMissingImports]
+import sandbox_walls as walls  # noqa: E402  # pyright: ignore[reportMissingImports]
+
+sys.path.remove(FOLDER)
+
+FROM_PROGRAM = frozenset({"call", "next"})
+ONLY_PARSE = 0x400  # ast.PyCF_ONLY_AST, without importing ast
 
 
-def limit_resources(limits):
-    for name, value in limits.items():
-        resource.setrlimit(getattr(resource, name), (value, value))
-
-
-def call(libc, what, *arguments):
-    result = libc.syscall(*[ctypes.c_long(a) if isinstance(a, int) else a for a in arguments])
-    if result < 0:
-        raise OSError(ctypes.get_errno(), what)
-    return result
-
-
-def restrict_files(libc, readable):
-    """Landlock: nothing can be opened but files under `readable`, and those for reading."""
-    attribute = struct.pack("=Q", ABI_1_RIGHTS)
-    ruleset = call(libc, "landlock_create_ruleset", LANDLOCK_CREATE_RULESET, attribute, 8, 0)
-    for path in readable:
-        try:
-            beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        rights = READ_FILE | (READ_DIR if os.path.isdir(path) else 0)
-        rule = struct.pack("=Qi", rights, beneath)
-        call(
-            libc,
-            "landlock_add_rule",
-            LANDLOCK_ADD_RULE,
-            ruleset,
-            LANDLOCK_RULE_PATH_BENEATH,
-            rule,
-            0,
-        )
-        os.close(beneath)
-    call(libc, "landlock_restrict_self", LANDLOCK_RESTRICT_SELF, ruleset, 0)
-    os.close(ruleset)
-
-
-def restrict_calls(libc, bpf):
-    """seccomp: only the system calls of the filter."""
-    buffer = ctypes.create_string_buffer(bpf, len(bpf))
-    program = struct.pack("@HxxxxxxP", len(bpf) // 8, ctypes.addressof(buffer))
-    if libc.prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_SECCOMP)")
-
-
-def main():
+def main() -> None:
     verdict = int(sys.argv[1])
+    to_program, to_test = os.pipe(), os.pipe()
+    if os.fork() == 0:
+        for descriptor in (0, verdict, to_program[1], to_test[0]):
+            os.close(descriptor)
+        be_the_program(peers.Peer(to_program[0], to_test[1], frozenset(peers.ASKED)))
+        os._exit(0)
+    os.close(to_program[0])
+    os.close(to_test[1])
     payload = marshal.loads(sys.stdin.buffer.read())
     os.close(0)
     write, leave = os.write, os._exit
-
-    def say(answer):
+    answer = be_the_test(peers.Peer(to_test[0], to_program[1], FROM_PROGRAM), payload)
+    if answer is not None:
         write(verdict, len(answer).to_bytes(2, "big") + answer)
+    leave(0)
 
+
+def be_the_test(peer: peers.Peer, payload: dict) -> bytes | None:
+    """The answer: P and the nonce only where the test ran to its end; None where the program's
+    process is gone, or spoke nonsense."""
+    give_up = {key: payload[key] for key in ("limits", "readable", "seccomp", "enforce")}
+    program = payload["program"].decode()
     try:
-        limit_resources(payload["limits"])
-        libc = ctypes.CDLL(None, use_errno=True)
-        libc.prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
-        if payload["enforce"]:
-            if libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0:
-                raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-            restrict_files(libc, payload["readable"])
-            restrict_calls(libc, payload["seccomp"])
-    except Exception as error:
-        say(("R" + str(error)[:300]).encode())
-        leave(1)
+        wall_in(give_up)
+        peer.send([program, {**give_up, "seccomp": payload["seccomp"].hex()}])
+        kind, said = peer.receive()
+        if kind == "walled":
+            kind, said = peer.receive()
+    except OSError as error:
+        kind, said = "refused", str(error)
+    except (peers.Gone, ValueError):
+        return None
+    if kind != "ready":
+        letter = b"R" if kind == "refused" else b"F"
+        return letter + str(said)[:300].encode("utf-8", "replace")
+    try:
+        code = compile(payload["test"].decode(), "<test>", "exec")
+        module = type(sys)("program")
+        sys.modules["program"] = module
+        exec_in = module.__dict__
+        exec_in.update(names_for(code, program, {k: peer.unpack(v) for k, v in said}))
+        exec(code, exec_in)
+    except BaseException as error:
+        return None if peer.gone else b"F" + words_of(error)
+    return None if peer.gone else b"P" + payload["nonce"]
+
+
+def be_the_program(peer: peers.Peer) -> None:
+    """Give up rights, run the program, then answer what the test asks."""
+    walls.die_with_parent()
+    try:
+        program, give_up = peer.receive()
+        wall_in({**give_up, "seccomp": bytes.fromhex(give_up["seccomp"])})
+    except (OSError, ValueError) as error:
+        peer.send(["refused", str(error)])
+        return
+    peer.send(["walled", ""])
     module = type(sys)("program")
     sys.modules["program"] = module
     try:
-        for text, name in ((payload["program"], "<program>"), (payload["test"], "<test>")):
-            exec(compile(text, name, "exec"), module.__dict__)
+        exec(compile(program, "<program>", "exec"), module.__dict__)
+        found = {n: v for n, v in module.__dict__.items() if n[:2] != "__"}
+        ready = [[n, peer.pack(v)] for n, v in found.items() if type(v) is not type(sys)]
     except BaseException as error:
-        try:
-            reason = f"{type(error).__name__}: {error}"[:300]
-        except BaseException:
-            reason = "an exception that cannot be printed"
-        say(b"F" + reason.encode("utf-8", "replace"))
-        leave(1)
-    say(b"P" + payload["nonce"])
-    leave(0)
+        peer.send(["failed", words_of(error).decode()])
+        return
+    try:
+        peer.send(["ready", ready])
+        peer.serve()
+    except peers.Gone:
+        pass
+
+
+def wall_in(give_up: dict) -> None:
+    """OSError where the kernel does not enforce what it is asked to."""
+    walls.limit_resources(give_up["limits"])
+    if give_up["enforce"]:
+        walls.restrict(give_up["readable"], give_up["seccomp"])
+
+
+def names_for(code, program: str, defined: dict) -> dict:
+    """What the test sees of the program: what it defines, and modules that it imports.
+
+    Modules of the standard library are the test's own. A program that defines a builtin does not
+    change it for the test, unless that builtin is the one thing that is tested.
+    """
+    used = set(names_in(code))
+    builtin = vars(peers.builtins).keys()
+    tested = used & defined.keys()
+    hidden = set() if len(tested) == 1 else builtin & defined.keys()
+    imported = {n: v for n, v in imports_of(program, used).items() if n not in builtin}
+    return {n: v for n, v in defined.items() if n not in hidden} | imported
+
+
+def names_in(code):
+    """Every name that a code object uses, and those inside it."""
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, type(code)):
+            yield from names_in(constant)
+
+
+def imports_of(program: str, used: set) -> dict:
+    """Modules of the standard library, and things in them, that the program's top level imports
+    under names that the test uses."""
+    found: dict = {}
+    for line in vars(compile(program, "<program>", "exec", ONLY_PARSE))["body"]:
+        kind, module = type(line).__name__, getattr(line, "module", None)
+        for one in line.names if kind in ("Import", "ImportFrom") else ():
+            bound = one.asname or one.name.partition(".")[0]
+            root = (module or one.name).partition(".")[0]
+            if root not in sys.stdlib_module_names or (bound not in used and bound != "*"):
+                continue
+            statement = f"import {one.name}" if kind == "Import" else f"from {module} import "
+            statement += one.name if kind == "ImportFrom" else ""
+            statement += f" as {one.asname}" if one.asname else ""
+            try:
+                exec(statement, found)
+            except (ImportError, OSError):
+                continue
+    found.pop("__builtins__", None)
+    return found
+
+
+def words_of(error: BaseException) -> bytes:
+    """The kind of an exception and what it says, 300 characters at most."""
+    try:
+        reason = f"{type(error).__name__}: {error}"[:300]
+    except BaseException:
+        reason = "an exception that cannot be printed"
+    return reason.encode("utf-8", "replace")
 
 
 main()

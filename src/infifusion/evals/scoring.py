@@ -67,6 +67,9 @@ class Tools:
     def math_verify(self, gold: str, target: str) -> bool:
         return self._math.verify(gold, target)
 
+    def math_fault(self) -> str:
+        return self._math.fault()
+
 
 def score_outputs(
     task: Task,

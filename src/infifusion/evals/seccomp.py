@@ -79,6 +79,8 @@ ALLOWED: tuple[tuple[str, int | None, int | None], ...] = (
 # Calls that are allowed when one argument has the right value: number, index of that argument.
 OPEN = {"x86_64": ((2, 1), (257, 2)), "aarch64": ((56, 2),)}
 FCNTL = {"x86_64": 72, "aarch64": 25}
+# alarm, setitimer: a signal to oneself after a time, for the worker of mathematical answers.
+ALARMS = {"x86_64": (37, 38), "aarch64": (103,)}
 AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # include/uapi/linux/audit.h
 
 # O_WRONLY | O_RDWR | O_CREAT | O_TRUNC, the same on both architectures.
@@ -93,8 +95,10 @@ DENY = 0x00050000 | 13  # SECCOMP_RET_ERRNO with EACCES, which Python raises as 
 NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 
 
-def seccomp_filter(machine: str) -> bytes:
+def seccomp_filter(machine: str, *, alarms: bool = False) -> bytes:
     """The filter as an array of struct sock_filter; SandboxError for an unknown architecture.
+
+    alarms: the process may also set itself an alarm.
 
     A process that enters by another architecture's door (int 0x80 on x86_64) is killed.
     """
@@ -123,10 +127,9 @@ def seccomp_filter(machine: str) -> bytes:
         _op(RETURN, DENY),
         _op(RETURN, ALLOW),
     ]
-    for row in ALLOWED:
-        number = row[column]
-        if number is not None:
-            program += [_op(JUMP_EQUAL, int(number), 0, 1), _op(RETURN, ALLOW)]
+    numbers = [number for row in ALLOWED if (number := row[column]) is not None]
+    for number in [*map(int, numbers), *(ALARMS[machine] if alarms else ())]:
+        program += [_op(JUMP_EQUAL, number, 0, 1), _op(RETURN, ALLOW)]
     program.append(_op(RETURN, DENY))
     return b"".join(program)
 

@@ -17,10 +17,12 @@ def score(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
     gold = judges.math_answer(solution) or ""
     extracted = judges.math_answer(output)
     exact = extracted is not None and judges.math_equal(extracted, gold)
+    verified = judges.math_verify(solution, output)
     return Judgement(
         extracted=extracted,
         gold=gold,
-        metrics={"exact_match": exact, "math_verify": judges.math_verify(solution, output)},
+        metrics={"exact_match": exact, "math_verify": verified},
+        note=judges.math_fault(),
     )
 
 

@@ -45,6 +45,10 @@ class Judges(Protocol):
         """Whether math-verify finds that target answers like gold."""
         ...
 
+    def math_fault(self) -> str:
+        """Why questions about mathematics had no answer since the last call; mostly empty."""
+        ...
+
 
 Scorer = Callable[["Task", Doc, str, Judges], Judgement]
 
