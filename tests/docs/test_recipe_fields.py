@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -12,14 +12,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
-def maker() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "recipe_fields", ROOT / "docs" / "make" / "recipe_fields.py"
-    )
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def maker(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(ROOT / "docs" / "make"))
+    return importlib.import_module("recipe_fields")
 
 
 def test_the_page_is_up_to_date(maker: ModuleType) -> None:
