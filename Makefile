@@ -67,6 +67,7 @@ check: $(VENV)/.checked  ## format, lint, types, fast tests
 
 docs: $(VENV)/.documented  ## the site, in build/site; warnings are errors
 	$(BIN)/python docs/make/recipe_fields.py
+	$(BIN)/python docs/make/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: $(VENV)/.checked  ## write constraints.txt from what is installed

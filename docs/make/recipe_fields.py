@@ -62,8 +62,7 @@ def page() -> str:
     for title, (model, line) in FORMS.items():
         parts.append(f"## {title}\n\n{line}\n\n{_table(model)}")
         for inner, paths in _places(model).items():
-            where = ", ".join(f"`{path}`" for path in paths)
-            parts.append(f"### {where}\n\n{_words(inner.__doc__)}\n\n{_table(inner)}")
+            parts.append(f"### {_where(paths)}\n\n{_words(inner.__doc__)}\n\n{_table(inner)}")
     parts.append(
         "## Parameters of methods\n\nA method that is not in its table has none. `infifusion list` "
         "says what each one is."
@@ -77,6 +76,13 @@ def page() -> str:
         head = "| method | parameter | value | default | |\n|---|---|---|---|---|\n"
         parts.append(f"### {title}\n\n{where}\n\n{head}" + "\n".join(rows))
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _where(paths: list[str]) -> str:
+    """The places of a mapping; of many the shortest stands for the others."""
+    if len(paths) > 3:
+        return f"`{min(paths, key=len)}`, and {len(paths) - 1} places like it"
+    return ", ".join(f"`{path}`" for path in paths)
 
 
 def _places(model: type[Strict]) -> dict[type[Strict], list[str]]:
