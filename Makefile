@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test parity bench evidence evidence-short check lock clean
+.PHONY: setup demo test parity bench evidence evidence-short check docs lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -25,6 +25,10 @@ $(VENV)/.benched: $(VENV)/.tested
 
 $(VENV)/.checked: $(VENV)/.tested
 	$(PIP) --editable ".[check]"
+	touch $@
+
+$(VENV)/.documented: $(VENV)/.installed
+	$(PIP) --editable ".[docs]"
 	touch $@
 
 demo: setup  ## three tiny specialists fused into one pivot, offline, in minutes
@@ -60,6 +64,11 @@ check: $(VENV)/.checked  ## format, lint, types, fast tests
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow"
+
+docs: $(VENV)/.documented  ## the site, in build/site; warnings are errors
+	$(BIN)/python docs/make/recipe_fields.py
+	$(BIN)/python docs/make/figures.py
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 lock: $(VENV)/.checked  ## write constraints.txt from what is installed
 	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.txt

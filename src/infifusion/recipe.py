@@ -251,9 +251,13 @@ class Lora(Strict):
     """Low-rank adapters through peft; the adapter is merged into the saved model."""
 
     r: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
     alpha: float = Field(default=32, gt=0)
+    """Scale of the adapters: they are multiplied by alpha / r."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped in training."""
     target_modules: str | list[str] = "all-linear"
+    """Modules that get adapters, by name; all-linear: every linear one but the head."""
 
 
 class Distill(Strict):
@@ -324,6 +328,7 @@ class Evaluate(Strict):
     limit: int | None = Field(default=None, ge=1)
     """Items per task; all by default."""
     batch_size: int = Field(default=64, ge=1)
+    """Prompts answered at once."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest generation; each task's own default otherwise."""
     compare: list[list[str]] = []
@@ -347,9 +352,11 @@ class Recipe(Strict):
     sources: dict[str, Model] = Field(min_length=1)
     """The models learnt from, by name."""
     data: Data
+    """What is learnt from, and what is kept apart."""
     write_responses: WriteResponses | None = None
     """Answers of the sources to prompts without answers, as further training examples."""
     teach: Teach = Teach()
+    """The teacher pass."""
     fuse: dict[str, Fuse] = {}
     """Fused targets by name."""
     training: dict[str, Any] = {}
@@ -359,6 +366,7 @@ class Recipe(Strict):
     merge: dict[str, Merge] = {}
     """Merges by name."""
     evaluate: Evaluate = Evaluate()
+    """What is scored, on what."""
 
     @model_validator(mode="after")
     def _names_fit(self) -> Self:

@@ -30,7 +30,9 @@ class Params(Strict):
     """How strongly skewness changes the share; negative keeps more where disagreement is
     concentrated."""
     tau_min: float = Field(default=0.05, ge=0, le=1)
+    """The smallest share that skewness can lead to."""
     tau_max: float = Field(default=1.0, ge=0, le=1)
+    """The largest one; a share of 1 keeps the positions without variance too."""
     rule: Literal["adaptive", "rate_only", "skewness_only", "variation_rate", "energy"] = "adaptive"
     """adaptive: rate and skewness. rate_only: tau = tau0, so the ratio follows the rate alone.
     skewness_only: tau of adaptive, of all P positions. variation_rate: tau0 times RMS(delta) /

@@ -24,6 +24,7 @@ class Condition(Strict):
     """A value for the tensors whose name holds `filter`."""
 
     value: Scalar | list[Scalar]
+    """A number; a list is spread over the layers, with straight lines in between."""
     filter: str | None = None
     """Part of a tensor's name; * or nothing: every tensor."""
 
@@ -70,8 +71,11 @@ class Module(Strict):
     """One module of a model with several; ours have one, called default."""
 
     models: list[MergeModel] | None = None
+    """The models to merge, all layers."""
     slices: list[Slice] | None = None
+    """Or layers of models, stacked."""
     parameters: Parameters = {}
+    """The method's own parameters."""
 
 
 class TokenEmbedding(Strict):
