@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import Field
 
 from infifusion.errors import RecipeError
-from infifusion.recipe import Recipe, anchor
+from infifusion.recipe import LONGEST_NAME, Recipe, anchor
 from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml
 from infifusion.variants import (
@@ -37,7 +37,7 @@ from infifusion.variants import (
 class Sweep(Strict):
     """A sweep file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     """Name of the sweep; its folder is runs/NAME by default."""
     recipe: str | dict[str, Any]
     """A recipe, or the file of one, relative to the sweep file; with lists in place of values. In

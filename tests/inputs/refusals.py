@@ -1,0 +1,88 @@
+"""The command line, called in this process, and what a refusal must look like."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+from infifusion.cli import _exit_statuses, app
+
+# What is only there where something was finished.
+FINISHED = (
+    "manifest.json",
+    "summary.json",
+    "resolved.json",
+    "index.html",
+    "scores.json",
+    "results.json",
+    "config.json",
+    "*.safetensors",
+    "*.tmp",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the command line gave back."""
+
+    status: int
+    printed: str
+    said: str
+
+
+def infifusion(*arguments: object) -> Answer:
+    """Call the command line. Whatever is not one of our errors comes through."""
+    words = [str(argument) for argument in arguments]
+    printed, said = io.StringIO(), io.StringIO()
+    status = 0
+    with (
+        contextlib.redirect_stdout(printed),
+        contextlib.redirect_stderr(said),
+        patch.object(sys, "argv", ["infifusion", *words]),
+        _logging_restored(),
+    ):
+        try:
+            with _exit_statuses():
+                app(words, prog_name="infifusion")
+        except SystemExit as left:
+            status = left.code if isinstance(left.code, int) else 1
+    return Answer(status, printed.getvalue(), said.getvalue())
+
+
+@contextlib.contextmanager
+def _logging_restored() -> Iterator[None]:
+    log = logging.getLogger("infifusion")
+    before = log.handlers, log.propagate, log.level
+    try:
+        yield
+    finally:
+        log.handlers, log.propagate = before[0], before[1]
+        log.setLevel(before[2])
+
+
+def finished_things(place: Path) -> list[Path]:
+    """Files under `place` that a finished stage, model or report leaves."""
+    return [path for pattern in FINISHED for path in place.rglob(pattern)]
+
+
+def assert_refused(*arguments: object, says: str | list[str], untouched: Path | None) -> None:
+    """Exit status 2, one message in which every regular expression of `says` is found (blanks and
+    line breaks are alike), no traceback, and nothing at or in `untouched`, which need not exist."""
+    answer = infifusion(*arguments)
+    assert answer.status == 2, answer
+    assert answer.printed == "", "a refusal prints no result"
+    assert answer.said.count("Error: ") == 1, answer.said
+    assert "Traceback" not in answer.said
+    message = " ".join(answer.said.partition("Error: ")[2].split())
+    assert len(message) < 20_000 and message.endswith((".", "?")), message
+    for pattern in [says] if isinstance(says, str) else says:
+        assert re.search(pattern, message), f"{pattern!r} is not in {message!r}"
+    if untouched is not None and untouched.exists():
+        assert not finished_things(untouched), finished_things(untouched)
