@@ -89,8 +89,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
         ) from None
     if len(content) > LARGEST_FILE:
         raise RecipeError(
-            f"{path} has more than {LARGEST_FILE:,} bytes: it is no YAML file written by hand. Give "
-            "the path of one."
+            f"{path} has more than {LARGEST_FILE:,} bytes: it is no YAML file written by hand. "
+            "Give the path of one."
         )
     values = _parse(text, str(path))
     if not isinstance(values, dict):

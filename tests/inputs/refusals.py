@@ -6,26 +6,14 @@ import contextlib
 import io
 import logging
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from infifusion.cli import _exit_statuses, app
-
-# What is only there where something was finished.
-FINISHED = (
-    "manifest.json",
-    "summary.json",
-    "resolved.json",
-    "index.html",
-    "scores.json",
-    "results.json",
-    "config.json",
-    "*.safetensors",
-    "*.tmp",
-)
+from infifusion.cli import main
 
 
 @dataclass(frozen=True)
@@ -46,35 +34,33 @@ def infifusion(*arguments: object) -> Answer:
         contextlib.redirect_stdout(printed),
         contextlib.redirect_stderr(said),
         patch.object(sys, "argv", ["infifusion", *words]),
-        _logging_restored(),
+        _as_before(),
     ):
         try:
-            with _exit_statuses():
-                app(words, prog_name="infifusion")
+            main()
         except SystemExit as left:
             status = left.code if isinstance(left.code, int) else 1
     return Answer(status, printed.getvalue(), said.getvalue())
 
 
 @contextlib.contextmanager
-def _logging_restored() -> Iterator[None]:
+def _as_before() -> Iterator[None]:
+    """Logging and signal handlers are what they were when the block ends."""
     log = logging.getLogger("infifusion")
     before = log.handlers, log.propagate, log.level
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
         log.handlers, log.propagate = before[0], before[1]
         log.setLevel(before[2])
-
-
-def finished_things(place: Path) -> list[Path]:
-    """Files under `place` that a finished stage, model or report leaves."""
-    return [path for pattern in FINISHED for path in place.rglob(pattern)]
+        for number, handler in signals.items():
+            signal.signal(number, handler)
 
 
 def assert_refused(*arguments: object, says: str | list[str], untouched: Path | None) -> None:
     """Exit status 2, one message in which every regular expression of `says` is found (blanks and
-    line breaks are alike), no traceback, and nothing at or in `untouched`, which need not exist."""
+    line breaks are alike), no traceback, and no file at or under `untouched`."""
     answer = infifusion(*arguments)
     assert answer.status == 2, answer
     assert answer.printed == "", "a refusal prints no result"
@@ -84,5 +70,6 @@ def assert_refused(*arguments: object, says: str | list[str], untouched: Path | 
     assert len(message) < 20_000 and message.endswith((".", "?")), message
     for pattern in [says] if isinstance(says, str) else says:
         assert re.search(pattern, message), f"{pattern!r} is not in {message!r}"
-    if untouched is not None and untouched.exists():
-        assert not finished_things(untouched), finished_things(untouched)
+    if untouched is not None:
+        left = [path for path in (untouched, *untouched.rglob("*")) if path.is_file()]
+        assert not left, left

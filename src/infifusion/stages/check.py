@@ -16,6 +16,7 @@ from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
 from infifusion.runtime import quantization_config
+from infifusion.stages.check_models import require_model_folder
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
@@ -66,6 +67,8 @@ def _problems_of(model: Model) -> list[str]:
             trust_remote_code=model.trust_remote_code,
         )
         token_table(tokenizer_json(tokenizer))
+        if folder.is_dir():
+            require_model_folder(folder, model, tokenizer)
         if model.quantization is not None:
             quantization_config(model.quantization)
     except InfiFusionError as error:
