@@ -7,7 +7,6 @@ which all arms are trained again. A field that is a list by nature varies by a l
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from infifusion.variants import (
     ARMS,
     Tags,
     Variants,
+    combinations,
     file_word,
     filled,
     laid_over,
@@ -93,7 +93,7 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
     options = _settings(sweep, values)
     varied = {key for key, found in options.items() if len(found) > 1}
     for seed in sweep.seeds:
-        for chosen in itertools.product(*options.values()):
+        for chosen in combinations(options.values(), str(path)):
             setting = dict(zip(options, chosen, strict=True))
             fixed = _with_setting(sweep, values, setting, seed)
             variants, written = write_out(fixed)

@@ -119,7 +119,7 @@ def test_a_line_of_a_gigabyte_is_refused_without_being_read(tmp_path: Path) -> N
         file.truncate(1 << 30)  # the rest is a hole: it takes no room on the disk
     tracemalloc.start()
     try:
-        with pytest.raises(DataError, match=r"line 2 has more than 67,108,864 bytes.*Split"):
+        with pytest.raises(DataError, match=r"line 2 has more than 67,108,864 bytes.*split"):
             read_examples(DataSource(path=str(path), domain="d"), seed=0)
         assert tracemalloc.get_traced_memory()[1] < 300 << 20
     finally:

@@ -188,8 +188,8 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             where = f"{path}, line {number}"
             if len(line) > LONGEST_LINE:
                 raise DataError(
-                    f"{where} has more than {LONGEST_LINE:,} bytes. Is it JSONL, one record a line? "
-                    "Split what is one record."
+                    f"{where} has more than {LONGEST_LINE:,} bytes. Expected JSONL, one record a "
+                    "line; split what is one record."
                 )
             if not line.strip():
                 continue
