@@ -8,9 +8,11 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from infifusion.errors import CheckpointError
+from infifusion.align.byte_spans import token_table
+from infifusion.data.tokenizers import tokenizer_json
+from infifusion.errors import CheckpointError, TokenizerError
 from infifusion.recipe import Model
-from infifusion.stages.merge_models import text_config
+from infifusion.stages.merge_models import LAYER, LAYER_COUNTS, text_config
 from infifusion.weights.reader import Checkpoint, read_config
 
 # Heads that look at the whole text or give one answer for all of it.
@@ -25,12 +27,20 @@ OTHER_HEADS = (
 )
 
 
+def require_bytes(tokenizer: PreTrainedTokenizerBase) -> None:
+    """TokenizerError, which names the tokenizer, unless its tokens say their bytes."""
+    try:
+        token_table(tokenizer_json(tokenizer))
+    except TokenizerError as error:
+        raise TokenizerError(f"{tokenizer.name_or_path}: {error}") from None
+
+
 def require_model_folder(folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
     """CheckpointError unless the folder holds whole weights of a causal language model that embeds
     every token of the tokenizer."""
     config = read_config(folder)
     _require_causal(folder, config, own_code=model.trust_remote_code)
-    Checkpoint(folder)  # every file there, every header whole
+    _require_layers(folder, config, Checkpoint(folder))
     _require_embedding(folder, config, tokenizer)
 
 
@@ -44,6 +54,23 @@ def _require_causal(folder: Path, config: dict[str, Any], *, own_code: bool) -> 
             f"{folder / 'config.json'}: {', '.join(named) or 'model_type'} ({kind}) is no causal "
             "language model that transformers knows. Give a folder that AutoModelForCausalLM loads"
             + ("; one with code of its own needs trust_remote_code: true." if not known else ".")
+        )
+
+
+def _require_layers(folder: Path, config: dict[str, Any], checkpoint: Checkpoint) -> None:
+    """Of the groups of numbered tensors, one has as many layers as the config says, or more."""
+    said = [text_config(config).get(key) for key in LAYER_COUNTS]
+    count = next((number for number in said if isinstance(number, int)), 0)
+    found: dict[str, set[int]] = {}
+    for name in checkpoint:
+        if match := LAYER.match(name):
+            found.setdefault(match[1], set()).add(int(match[2]))
+    if found and not any(set(range(count)) <= numbers for numbers in found.values()):
+        stack = max(found, key=lambda prefix: len(found[prefix]))
+        missing = sorted(set(range(count)) - found[stack])[0]
+        raise CheckpointError(
+            f"{folder / 'config.json'} says {count} layers, but the weights lack {stack}{missing}. "
+            "Is the config.json of another model? Number the layers from 0 without a gap."
         )
 
 

@@ -55,10 +55,14 @@ def load_model(model: Model) -> PreTrainedModel:
 
 def load_whole(model: str, **settings: Any) -> PreTrainedModel:
     """`AutoModelForCausalLM.from_pretrained` of safetensors. Raises CheckpointError with the
-    reason, in particular when weights are missing and would be left at random values."""
+    reason, in particular when weights are missing or mis-shaped and would be left at random."""
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
-            model, use_safetensors=True, output_loading_info=True, **settings
+            model,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **settings,
         )
     except Exception as error:  # transformers and safetensors raise many kinds, all about the input
         reason = str(error).strip().partition("\n")[0].rstrip(".")
@@ -67,6 +71,11 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
             "Expected a folder with config.json and safetensors weights of a causal language "
             "model, or the name of one on the hub."
         ) from error
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{model}: the tensor {name} has shape {list(found)}, but its config.json asks for "
+            f"{list(wanted)}. Is the config.json of another model?"
+        )
     missing = sorted(report["missing_keys"])
     if missing:
         raise CheckpointError(
