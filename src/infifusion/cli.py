@@ -40,6 +40,18 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says when nothing more can be written."""
 
 
+UNUSABLE = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+)
+"""What it says of a path that cannot be what it should be."""
+
+
 class Stopped(BaseException):
     """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer itself."""
 
@@ -75,6 +87,9 @@ def _exit_statuses() -> Iterator[None]:
         )
         sys.exit(stopped.exit_status)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNUSABLE:
+            typer.echo(f"Error: {error.strerror}: {error.filename}. Give another path.", err=True)
+            sys.exit(2)
         if _errno_of(error) not in FULL:
             raise
         typer.echo(f"Error: {_of_disk(error)}", err=True)
