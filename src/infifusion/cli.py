@@ -35,6 +35,18 @@ Assignments = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 
+UNUSABLE = (
+    errno.ENAMETOOLONG,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.ELOOP,
+)
+"""What the system says of a path that cannot be what it should be."""
+
+
 class Stopped(BaseException):
     """Ctrl-C or SIGTERM. Not a KeyboardInterrupt, which typer would answer itself."""
 
@@ -70,6 +82,9 @@ def _exit_statuses() -> Iterator[None]:
         )
         sys.exit(stopped.exit_status)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in UNUSABLE:
+            typer.echo(f"Error: {error.strerror}: {error.filename}. Give another path.", err=True)
+            sys.exit(2)
         if errno_of(error) not in FULL:
             raise
         typer.echo(f"Error: {_of_disk(error)}", err=True)

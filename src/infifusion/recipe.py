@@ -32,6 +32,8 @@ STAGES = (
     "report",
 )
 RESERVED = ("pivot",)
+LONGEST_NAME = 200
+"""Bytes of a name that becomes a folder; file systems take 255, some of which go to endings."""
 
 
 class Model(Strict):
@@ -343,9 +345,9 @@ class Evaluate(Strict):
 class Recipe(Strict):
     """A whole run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     """Name of the run; its folder is runs/NAME by default."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     """Decides every random choice of the run."""
     pivot: Model
     """The model that is trained."""
@@ -595,8 +597,11 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         if name in RESERVED or names.count(name) > 1:
             yield f"'{name}' names two models; give each run and merge a name of its own"
     for name in [*names, *recipe.fuse, *recipe.sources]:
-        if not name or any(c in name for c in "/\\:") or name.startswith("."):
-            yield f"'{name}' cannot name a folder; use letters, digits, '-' and '_'"
+        if not _names_a_folder(name):
+            yield (
+                f"{name!r:.60} cannot name a folder; use at most {LONGEST_NAME} letters, digits, "
+                "'-' and '_'"
+            )
     asked = recipe.write_responses
     chosen_from = {f"fuse.{name}": fuse.sources for name, fuse in recipe.fuse.items()}
     chosen_from["write_responses"] = asked.sources if asked is not None else None
@@ -669,6 +674,11 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             )
     yield from _temperature_problems(recipe)
     yield from _domain_problems(recipe)
+
+
+def _names_a_folder(name: str) -> bool:
+    fits = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME and name.isprintable()
+    return fits and not name.startswith(".") and not any(c in name for c in "/\\:")
 
 
 def _temperature_problems(recipe: Recipe) -> Iterable[str]:

@@ -2,24 +2,48 @@
 
 from __future__ import annotations
 
+import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self, TypeVar, get_args
+from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
 
 Config = TypeVar("Config", bound="Strict")
+LARGEST_FILE = 1_000_000
+"""Bytes of a YAML file; a recipe has a few thousand."""
+LARGEST_VALUE = 100_000
+"""Values of a YAML file with its aliases written out."""
+MEND_YAML = "Correct that place; text that YAML takes for something else goes in quotes."
+QUOTES = " Put it in quotes to make it text."
+LONGEST_SHOWN = 300
+"""Characters of a value in a message."""
 
 
 class Strict(BaseModel):
     """A frozen pydantic model that forbids unknown keys; a string under a field documents it."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
+        allow_inf_nan=False,
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1."""
+        field = cls.model_fields[str(info.field_name)]
+        kinds = set(_plain_types(field.annotation))
+        if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
+            raise ValueError("expected a number")
+        return value
 
     @classmethod
     def from_mapping(cls, values: object, *, where: str) -> Self:
@@ -41,30 +65,98 @@ class _UniqueKeyLoader(yaml.SafeLoader):
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, str) and key in seen:
                 line = key_node.start_mark.line + 1
-                raise RecipeError(f"The key '{key}' is written twice (second time in line {line}).")
+                raise RecipeError(
+                    f"The key '{key}' is written twice (second time in line {line}). Remove one of "
+                    "the two."
+                )
             if isinstance(key, str):
                 seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML mapping from a file; RecipeError when it is missing, not YAML or not a mapping."""
+    """One YAML mapping from a file; RecipeError when it is missing, longer than LARGEST_FILE, not
+    YAML or not a mapping."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise RecipeError(f"There is no file {path}. Give the path of a YAML file.") from None
-    except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
-        raise RecipeError(f"{path} cannot be read as a YAML text file: {error}.") from None
-    try:
-        values = yaml.load(text, Loader=_UniqueKeyLoader)
-    except RecipeError as error:
-        raise RecipeError(f"{path}: {error} Remove one of the two.") from None
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+    except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
+        raise RecipeError(
+            f"{path} cannot be read as a YAML text file in UTF-8: {error}. Give the path of one."
+        ) from None
+    if len(content) > LARGEST_FILE:
+        raise RecipeError(
+            f"{path} has more than {LARGEST_FILE:,} bytes: it is no YAML file written by hand. "
+            "Give the path of one."
+        )
+    values = _parse(text, str(path))
     if not isinstance(values, dict):
-        found = type(values).__name__
-        raise RecipeError(f"{path} holds a {found}; expected a mapping of keys to values.")
+        found = "nothing" if values is None else f"a {type(values).__name__}"
+        raise RecipeError(
+            f"{path} holds {found}; expected a mapping of keys to values, such as `name: first`."
+        )
     return values
+
+
+def _parse(text: str, where: str) -> Any:
+    """The value of a YAML text. Raises RecipeError, which begins with `where`, for anything that is
+    not plain YAML, or has more than LARGEST_VALUE values once its aliases are written out."""
+    loader = None
+    try:
+        loader = _UniqueKeyLoader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if _written_out(node) > LARGEST_VALUE:
+            raise RecipeError(
+                f"its aliases (*name) stand for more than {LARGEST_VALUE:,} values, or for "
+                "themselves. Write out what they stand for."
+            )
+        return loader.construct_document(node)
+    except RecipeError as error:
+        raise RecipeError(f"{where}: {error}") from None
+    except RecursionError:
+        raise RecipeError(f"{where}: its values lie too deep in one another.") from None
+    except Exception as error:  # PyYAML raises YAMLError, and whatever int(), float() and date() do
+        raise RecipeError(f"{where} is not valid YAML: {_reason(error)}. {MEND_YAML}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _reason(error: Exception) -> str:
+    """Where YAML stops making sense, and why."""
+    mark = getattr(error, "problem_mark", None)
+    if not isinstance(error, yaml.MarkedYAMLError) or mark is None:
+        return _in_short(error)
+    problem = " ".join(str(part) for part in (error.context, error.problem) if part)
+    return f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
+
+
+def _written_out(root: yaml.Node) -> float:
+    """How many values a YAML text has with its aliases written out; infinite where one stands
+    inside itself. Without recursion: a text can be nested deeply."""
+    size: dict[yaml.Node, float] = {}
+    pending: list[tuple[yaml.Node, bool]] = [(root, False)]
+    while pending:
+        node, inner_known = pending.pop()
+        if not isinstance(node.value, list):
+            size[node] = 1
+            continue
+        inner = [part for entry in node.value for part in _parts(entry)]
+        if inner_known:
+            size[node] = 1 + sum(size[part] for part in inner)
+        elif node not in size:
+            size[node] = float("inf")  # what it has while its own values are looked at
+            pending += [(node, True), *((part, False) for part in inner)]
+    return size[root]
+
+
+def _parts(entry: yaml.Node | tuple[yaml.Node, yaml.Node]) -> tuple[yaml.Node, ...]:
+    return entry if isinstance(entry, tuple) else (entry,)
 
 
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -81,9 +173,19 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
         for key in parents:
             here = here.setdefault(key, {})
             if not isinstance(here, dict):
-                raise RecipeError(f"--set {assignment!r}: '{key}' is not a mapping.")
-        here[last] = yaml.safe_load(text)
+                raise RecipeError(
+                    f"--set {assignment!r}: '{key}' is not a mapping but {_in_short(here)}. Change "
+                    "it in the file."
+                )
+        here[last] = _parse(text, f"--set {_in_short(assignment)}")
     return values
+
+
+def _in_short(value: object) -> str:
+    """The value, or the first line of an error, in at most LONGEST_SHOWN characters."""
+    text = str(value) if isinstance(value, Exception) else repr(value)
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]} ..."
 
 
 def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
@@ -98,9 +200,14 @@ def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
         elif problem["type"] == "missing":
             lines.append(f"  {location}: this key is required and missing.")
         else:
-            message = problem["msg"].removeprefix("Value error, ")
-            found = "" if isinstance(problem["input"], dict) else f" (found {problem['input']!r})"
-            lines.append(f"  {location}: {message}{found}.".replace("..", "."))
+            message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+            # A mapping is shown only where it stands for something else.
+            own = isinstance(problem["input"], dict) and problem["type"] == "value_error"
+            found = "" if own else f" (found {_in_short(problem['input'])})"
+            plain = problem["type"] == "string_type" and not isinstance(
+                problem["input"], (dict, list, type(None))
+            )
+            lines.append(f"  {location}: {message}{found}.{QUOTES if plain else ''}")
     count = "a problem" if len(lines) == 1 else f"{len(lines)} problems"
     return f"{where} has {count}:\n" + "\n".join(lines)
 
@@ -113,6 +220,15 @@ def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str
         if part in fields:
             here = _model_in(fields[part].annotation)
     return set(getattr(here, "model_fields", {}))
+
+
+def _plain_types(annotation: Any) -> Iterator[type]:
+    """The types that a field may have, those inside a union too."""
+    if get_origin(annotation) in (Union, types.UnionType, Annotated):
+        for part in get_args(annotation):
+            yield from _plain_types(part)
+    elif isinstance(annotation, type):
+        yield annotation
 
 
 def _model_in(annotation: Any) -> Any:

@@ -7,7 +7,6 @@ which all arms are trained again. A field that is a list by nature varies by a l
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any
 from pydantic import Field
 
 from infifusion.errors import RecipeError
-from infifusion.recipe import Recipe, anchor
+from infifusion.recipe import LONGEST_NAME, Recipe, anchor
 from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml
 from infifusion.variants import (
     ARMS,
     Tags,
     Variants,
+    combinations,
     file_word,
     filled,
     laid_over,
@@ -37,7 +37,7 @@ from infifusion.variants import (
 class Sweep(Strict):
     """A sweep file."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
     """Name of the sweep; its folder is runs/NAME by default."""
     recipe: str | dict[str, Any]
     """A recipe, or the file of one, relative to the sweep file; with lists in place of values. In
@@ -93,7 +93,7 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
     options = _settings(sweep, values)
     varied = {key for key, found in options.items() if len(found) > 1}
     for seed in sweep.seeds:
-        for chosen in itertools.product(*options.values()):
+        for chosen in combinations(options.values(), str(path)):
             setting = dict(zip(options, chosen, strict=True))
             fixed = _with_setting(sweep, values, setting, seed)
             variants, written = write_out(fixed)

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 import re
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -18,6 +19,7 @@ from infifusion.errors import RecipeError
 from infifusion.recipe import Distill, Fuse, Merge
 
 ARMS = {"fuse": Fuse, "distill": Distill, "merge": Merge}
+MOST_COMBINATIONS = 10_000
 Tags = dict[str, Any]
 """Which value stands at each varied place, such as {"fuse.unified.params.kappa": 0.1}."""
 Variants = dict[str, dict[str, list[tuple[str, Tags]]]]
@@ -30,13 +32,17 @@ def write_out(values: dict[str, Any]) -> tuple[Variants, dict[str, Any]]:
     variants: Variants = {kind: {} for kind in ARMS}
     written = {**values, **{kind: {} for kind in ARMS}}
     for kind, schema in ARMS.items():
-        for name, entry in (values.get(kind) or {}).items():
-            if not isinstance(entry, dict):
-                written[kind][name] = entry  # the recipe's own error says what is wrong
+        entries = values.get(kind) or {}
+        if not isinstance(entries, dict):
+            written[kind] = entries  # the recipe's own error says what is wrong
+            continue
+        for name, entry in entries.items():
+            if not isinstance(entry, dict) or not isinstance(name, str):
+                written[kind][name] = entry
                 continue
             made: list[tuple[str, Tags]] = []
             lists = dict(lists_in(entry, schema, f"{kind}.{name}"))
-            for chosen in itertools.product(*lists.values()):
+            for chosen in combinations(lists.values(), f"{kind}.{name}"):
                 own = dict(zip(lists, chosen, strict=True))
                 fixed = copy.deepcopy(entry)
                 for path, value in own.items():
@@ -52,6 +58,18 @@ def write_out(values: dict[str, Any]) -> tuple[Variants, dict[str, Any]]:
     return variants, written
 
 
+def combinations(options: Iterable[Collection[Any]], where: str) -> Iterator[tuple[Any, ...]]:
+    """One of each of the options, in every way. RecipeError where there are more ways than
+    MOST_COMBINATIONS."""
+    listed = list(options)
+    if (count := math.prod(map(len, listed))) > MOST_COMBINATIONS:
+        raise RecipeError(
+            f"{where}: its lists stand for {count:,} combinations; at most {MOST_COMBINATIONS:,} "
+            "are written out. Vary less at a time."
+        )
+    return itertools.product(*listed)
+
+
 def _references(
     kind: str, entry: dict[str, Any], variants: Variants
 ) -> Iterator[tuple[dict[str, Any], Tags]]:
@@ -59,12 +77,13 @@ def _references(
     that stand for different values of one place do not go together."""
     wanted: list[tuple[str, str, str]] = []
     if kind == "distill":
-        wanted += [("target", "fuse", entry["target"])] if entry.get("target") else []
-        wanted += [("start", "distill", entry["start"])] if entry.get("start") else []
+        for field, where in (("target", "fuse"), ("start", "distill")):
+            named = entry.get(field)
+            wanted += [(field, where, named)] if named and isinstance(named, str) else []
     if kind == "merge" and isinstance(entry.get("models"), list):
         wanted += [("models", "distill", str(model)) for model in entry["models"]]
     options = [variants[where].get(name) or [(name, {})] for _, where, name in wanted]
-    for chosen in itertools.product(*options):
+    for chosen in combinations(options, f"{kind}: {', '.join(name for _, _, name in wanted)}"):
         tags: Tags = {}
         if any(tags.setdefault(key, value) != value for _, t in chosen for key, value in t.items()):
             continue

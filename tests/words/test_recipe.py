@@ -210,7 +210,7 @@ def test_set_overrides_one_key_and_says_when_it_cannot(tmp_path: Path) -> None:
         ("a: 1\na: 2\n", "'a' is written twice .second time in line 2"),
         ("a: [1\n", "not valid YAML"),
         ("- a\n", "holds a list; expected a mapping"),
-        ("", "holds a NoneType"),
+        ("", "holds nothing"),
     ],
 )
 def test_a_broken_recipe_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

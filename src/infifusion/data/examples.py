@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +16,9 @@ from infifusion.registry import nearest
 from infifusion.types import Example, Message
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+LONGEST_LINE = 1 << 26
+"""Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
+EXAMPLE_LINE = '{"prompt": "...", "response": "..."}'
 Record = dict[str, Any]
 Entry = TypeVar("Entry")
 
@@ -71,17 +75,46 @@ def template_fields(text: str | None, record: Record, where: str) -> str:
             raise DataError(
                 f"{where}: the field '{text}' holds a {type(value).__name__}; expected text."
             )
-        return value
+        return sound_text(value, where)
     try:
-        return text.format_map(record)
-    except KeyError as error:
-        field_of(record, error.args[0], where)
-        raise
-    except (ValueError, IndexError, AttributeError) as error:
+        filled = text.format_map(_Fields(record, where))
+    except (ValueError, LookupError, AttributeError, TypeError) as error:
+        if isinstance(error, DataError):
+            raise
         raise DataError(
             f"{where}: the template {text!r} cannot be filled in: {error}. Write a literal brace "
             "as {{ or }}."
         ) from None
+    return sound_text(filled, where)
+
+
+class _Fields(dict[str, Any]):
+    """A record as a template sees it: a field that is not there, or null, is a DataError."""
+
+    def __init__(self, record: Record, where: str) -> None:
+        super().__init__(record)
+        self._where = where
+
+    def __getitem__(self, name: str) -> Any:
+        value = field_of(dict(self), name, self._where)
+        if value is None:
+            raise DataError(
+                f"{self._where}: the field '{name}' is null. Fill it in, or leave the record out."
+            )
+        return value
+
+
+def sound_text(text: str, where: str) -> str:
+    """The text; DataError where it holds half of a surrogate pair, which no UTF-8 file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"{where}: character {error.start + 1} is half of a surrogate pair "
+            f"(\\u{ord(text[error.start]):04x}), which stands for no character. Write the "
+            "character whole, or remove it."
+        ) from None
+    return text
 
 
 def field_of(record: Record, name: str, where: str) -> Any:
@@ -112,7 +145,7 @@ def id_of(source: DataFile, record: Record, place: int) -> str:
     """DOMAIN/NAME: the record's own name where it has one, else its place in the file."""
     identity = record.get("id") or record.get("task_id") or record.get("unique_id")
     name = str(identity) if identity is not None else f"{Path(source.path).stem}-{place}"
-    return f"{source.domain}/{name}"
+    return sound_text(f"{source.domain}/{name}", f"{source.path}, record {place + 1}, id")
 
 
 def own_names(names: list[str]) -> list[str]:
@@ -143,28 +176,53 @@ def messages_of(value: Any, where: str, *, at_least: int) -> list[Message]:
             f"{where}: expected a list of {at_least} or more messages, each with the texts 'role' "
             "and 'content'."
         )
-    return [Message(role=m["role"], content=m["content"]) for m in value]
+    return [
+        Message(role=sound_text(m["role"], where), content=sound_text(m["content"], where))
+        for m in value
+    ]
 
 
 def _read_jsonl(path: Path) -> Iterator[Record]:
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise DataError(
+                    f"{where} has more than {LONGEST_LINE:,} bytes. Expected JSONL, one record a "
+                    "line; split what is one record."
+                )
             if not line.strip():
                 continue
             try:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, UnicodeDecodeError) as error:
-                raise DataError(f"{path}, line {number} is not JSON in UTF-8: {error}.") from None
+            except (ValueError, RecursionError) as error:
+                hint = _other_kind(line) if number == 1 else ""
+                raise DataError(
+                    f"{where} is not JSON in UTF-8: {error}. {hint or 'Correct or remove it.'}"
+                ) from None
             if not isinstance(record, dict):
-                raise DataError(f"{path}, line {number}: expected a JSON object.")
+                raise DataError(
+                    f'{where}: expected a JSON object such as {{"prompt": ..., "response": ...}}; '
+                    f"found a {type(record).__name__}."
+                )
             yield record
+
+
+def _other_kind(first: bytes) -> str:
+    """What to do about a file that begins like one of another kind; empty where it does not."""
+    kinds = {
+        (b"\xff\xfe", b"\xfe\xff"): "It looks like UTF-16: save it as UTF-8.",
+        (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"): "It is compressed: unpack it.",
+        (b"PAR1",): "It is a Parquet file: name it .parquet.",
+    }
+    return next((hint for starts, hint in kinds.items() if first.startswith(starts)), "")
 
 
 def _read_json_list(path: Path) -> Iterator[Record]:
     try:
         records = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not JSON in UTF-8: {error}.") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON in UTF-8: {error}. Correct that place.") from None
     if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise DataError(f"{path}: expected a JSON list of objects (or use .jsonl, one a line).")
     yield from records
@@ -177,7 +235,9 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{path} is not a Parquet file: {error}.") from None
+        raise DataError(
+            f"{path} is not a whole Parquet file: {error}. Copy or download it again."
+        ) from None
     yield from table.to_pylist()
 
 

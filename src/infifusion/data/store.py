@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TypeVar
 
 from safetensors.numpy import load_file, save_file
 
 from infifusion.artifacts import Json, atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.types import Example, Message, Rendered, Written
+
+Made = TypeVar("Made")
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
@@ -20,32 +23,24 @@ def write_examples(path: Path, examples: list[Example]) -> None:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """What `write_examples` wrote."""
-    return [
-        Example(
-            value["id"],
-            value["domain"],
-            tuple(Message(role=m["role"], content=m["content"]) for m in value["prompt"]),
-            value["response"],
-            value.get("written_by"),
-        )
-        for value in read_lines(path)
-    ]
+    """What `write_examples` wrote; ArtifactError when the file is damaged."""
+    return list(_each(path, lambda value: _example(value, value.get("written_by"))))
 
 
 def load_responses(path: Path) -> list[Example]:
     """The examples in a file of responses: the prompts for which an answer was kept."""
-    return [
-        Example(
-            value["id"],
-            value["domain"],
-            tuple(Message(role=m["role"], content=m["content"]) for m in value["prompt"]),
-            value["response"],
-            value["winner"],
-        )
-        for value in read_lines(path)
-        if value["winner"] is not None
-    ]
+    found = _each(path, lambda value: _example(value, value["winner"]))
+    return [example for example in found if example.written_by is not None]
+
+
+def _example(value: Json, written_by: str | None) -> Example:
+    return Example(
+        value["id"],
+        value["domain"],
+        tuple(Message(role=m["role"], content=m["content"]) for m in value["prompt"]),
+        value["response"],
+        written_by,
+    )
 
 
 def write_answers(path: Path, answers: list[Written]) -> None:
@@ -54,8 +49,8 @@ def write_answers(path: Path, answers: list[Written]) -> None:
 
 
 def load_answers(path: Path) -> list[Written]:
-    """What `write_answers` wrote."""
-    return [Written(**value) for value in read_lines(path)]
+    """What `write_answers` wrote; ArtifactError when the file is damaged."""
+    return list(_each(path, lambda value: Written(**value)))
 
 
 def write_lines(path: Path, values: Iterable[Json]) -> None:
@@ -66,10 +61,21 @@ def write_lines(path: Path, values: Iterable[Json]) -> None:
 
 
 def read_lines(path: Path) -> Iterator[Json]:
-    """What `write_lines` wrote."""
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
+    """What `write_lines` wrote; ArtifactError names the line that is damaged."""
+    return _each(path, dict)
+
+
+def _each(path: Path, make: Callable[[Json], Made]) -> Iterator[Made]:
+    """Every line's object, as `make` makes it."""
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield make(json.loads(line))
+            except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+                raise ArtifactError(
+                    f"{path}, line {number}, is damaged ({error!r:.200}). Delete the folder "
+                    f"{path.parent} and run again."
+                ) from None
 
 
 def write_rendered(path: Path, rendered: Rendered) -> None:

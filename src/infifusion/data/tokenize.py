@@ -22,12 +22,15 @@ ByteStarts = Callable[[list[int], str], NDArray[np.int64]]
 class Tokenized:
     """One conversation: ids up to and including the end of the turn; index of the first response
     token; start bytes of the response tokens and of the end of the turn; `straddles` when a token
-    covers both the last bytes of the prompt and the first of the response (it counts as prompt)."""
+    covers both the last bytes of the prompt and the first of the response (it counts as prompt);
+    `control` the first token of the response that is a special one (an end of turn, a role), which
+    text must not hold, or None."""
 
     ids: list[int]
     first: int
     starts: list[int]
     straddles: bool
+    control: int | None
 
 
 def tokenize(
@@ -46,6 +49,7 @@ def tokenize(
     naming the example whose text is not tiled.
     """
     before = [] if templated else leading_ids(tokenizer)
+    special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     all_ids = encode(tokenizer, [one.text for one in conversations])
     done = []
     for conversation, ids, name in zip(conversations, all_ids, names, strict=True):
@@ -68,6 +72,7 @@ def tokenize(
                 first=len(before) + first,
                 starts=[*(starts[first:last] - offset).tolist(), conversation.length],
                 straddles=int(starts[first]) > conversation.start,
+                control=next((i for i in ids[first:last] if i in special), None),
             )
         )
     return done

@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from infifusion.artifacts import Json, atomic_write, write_json
+from infifusion.errors import ArtifactError
 from infifusion.report.bookkeeping import (
     coverage_view,
     data_view,
@@ -35,9 +36,17 @@ def write_report(run_dir: Path) -> Path:
     Returns the page's path. Reads JSON only; a part that the run does not have is said to be
     missing. Raises ArtifactError when `run_dir` is no run folder or a file in it is damaged.
     """
-    run = read_run(run_dir)
-    summary = summary_of(run)
-    text = render_page(run, summary)
+    try:
+        run = read_run(run_dir)
+        summary = summary_of(run)
+        text = render_page(run, summary)
+    except (LookupError, TypeError, ValueError, AttributeError, jinja2.TemplateError) as error:
+        if isinstance(error, ArtifactError):
+            raise
+        raise ArtifactError(
+            f"{run_dir}: a file of the run does not hold what a run writes ({error!r:.200}): it is "
+            "damaged, or of another version. Run the recipe again with --redo."
+        ) from error
     write_json(run_dir / "summary.json", summary)
     page = run_dir / "report" / "index.html"
     with atomic_write(page) as temporary:

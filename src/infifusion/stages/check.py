@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.align.byte_spans import token_table
 from infifusion.data.examples import read_records
 from infifusion.data.prompts import prompt_of
-from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
+from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
 from infifusion.evals.sandbox import require_sandbox
 from infifusion.fuse import FUSION_FUNCTIONS
@@ -16,6 +15,7 @@ from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
 from infifusion.runtime import quantization_config
+from infifusion.stages.check_models import require_bytes, require_model_folder
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
@@ -45,9 +45,9 @@ def _model_problems(recipe: Recipe) -> list[str]:
 
 
 def _problems_of(model: Model) -> list[str]:
+    folder = Path(model.model)
+    looks_local = folder.is_absolute() or model.model.startswith((".", "~"))
     try:
-        folder = Path(model.model)
-        looks_local = folder.is_absolute() or model.model.startswith((".", "~"))
         if not folder.is_dir() and looks_local:
             raise CheckpointError(
                 f"there is no model folder {folder}. Give the path of a folder with config.json "
@@ -65,11 +65,14 @@ def _problems_of(model: Model) -> list[str]:
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
         )
-        token_table(tokenizer_json(tokenizer))
+        require_bytes(tokenizer)
+        if folder.is_dir():
+            require_model_folder(folder, model, tokenizer)
         if model.quantization is not None:
             quantization_config(model.quantization)
     except InfiFusionError as error:
-        return [str(error)]
+        here = folder.is_dir() or looks_local
+        return [str(error) if here else f"{error} Paths are relative to the recipe file."]
     return []
 
 

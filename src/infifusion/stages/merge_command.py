@@ -78,11 +78,13 @@ def merge_command(
 
 
 def bytes_from(text: str, option: str) -> int:
-    """1GB, 500 MB or 2GiB as bytes. RecipeError for anything else."""
-    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)", text.strip())
-    if match is None or match[2].upper() not in UNITS:
-        raise RecipeError(f"{option} {text!r} is no size. Give one such as 1GB or 500MB.")
-    return int(float(match[1]) * UNITS[match[2].upper()])
+    """1GB, 500 MB or 2GiB as bytes. RecipeError for anything else, and for less than a byte."""
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)", text.strip())
+    unit = UNITS.get(match[2].upper(), 0) if match else 0
+    size = int(float(match[1]) * unit) if match else 0
+    if size < 1:
+        raise RecipeError(f"{option} {text!r:.60} is no size. Give one such as 1GB or 500MB.")
+    return size
 
 
 def check_room(plan: MergePlan, out: Path) -> None:

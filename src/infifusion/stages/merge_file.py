@@ -20,16 +20,19 @@ NOT_NEEDED = {
 }
 
 
+Gradient = Annotated[list[Scalar], Field(min_length=1)]
+
+
 class Condition(Strict):
     """A value for the tensors whose name holds `filter`."""
 
-    value: Scalar | list[Scalar]
+    value: Scalar | Gradient
     """A number; a list is spread over the layers, with straight lines in between."""
     filter: str | None = None
     """Part of a tensor's name; * or nothing: every tensor."""
 
 
-Setting = Scalar | list[Scalar] | Condition | list[Condition]
+Setting = Scalar | Gradient | Condition | Annotated[list[Condition], Field(min_length=1)]
 
 
 def _empty_for_nothing(value: object) -> object:
@@ -141,6 +144,9 @@ class MergeFile(Strict):
                 f"modules.{next(iter(self.modules))}: only language models of one module, called "
                 "'default', are merged"
             )
+        for module in (self.modules or {}).values():
+            if bool(module.models) == bool(module.slices):
+                raise ValueError("modules.default: give exactly one of models and slices")
         if self.tokenizer and self.tokenizer_source:
             raise ValueError("give tokenizer or tokenizer_source, not both")
         return self

@@ -142,10 +142,11 @@ def _configure(
         )
     s = found[0]
     if isinstance(source, dict):
-        row = source.get("token_id", own[models[s].name].get(source.get("token", "")))
+        row = source.get("token_id", own[models[s].name].get(str(source.get("token", ""))))
     else:
         row = row_SN[s, place] if row_SN[s, place] >= 0 else None
-    if row is None or not 0 <= int(row) < (models[s].vocabulary or 0):
+    whole = isinstance(row, int | np.integer) and not isinstance(row, bool)
+    if not whole or not 0 <= int(row) < (models[s].vocabulary or 0):
         raise RecipeError(
             f"{where}: tokenizer.tokens.{token}.source: {name} has no such token. Name a token, or "
             "a token_id, that it has."

@@ -25,14 +25,15 @@ from infifusion.artifacts import (
 from infifusion.data.examples import own_names, read_examples
 from infifusion.data.overlap import without_duplicates, without_overlap
 from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
-from infifusion.data.tokenize import as_rendered
+from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
-from infifusion.recipe import DataSource, Recipe, as_json
+from infifusion.recipe import DataSource, Model, Recipe, as_json
 from infifusion.runtime import log, rank
 from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
 from infifusion.stages.identity import stage_identity, tokenizer_of
 from infifusion.stages.prompts import responding_sources
 from infifusion.stages.rendering import tokenize_examples
+from infifusion.teacher.load import window_in_config
 from infifusion.types import Example
 
 
@@ -41,7 +42,8 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
 
     Answers that sources wrote (stage choose) follow the examples of data.train. Left out and
     counted: empty responses, repeated examples, examples that overlap data.decontaminate, examples
-    longer than data.max_length for any of the models.
+    that for any of the models are longer than data.max_length or than its window, or whose response
+    holds one of its special tokens.
     """
     fingerprint = _fingerprint(recipe, folder)
     while new := _only_new_sources(folder.prepare, fingerprint):
@@ -56,7 +58,9 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     splits = _splits(recipe, _written(recipe, folder), left_out)
     models = {PIVOT: recipe.pivot, **recipe.sources}
     tokens: dict[str, int] = {}
+    limits = {name: _longest(recipe, model) for name, model in models.items()}
     too_long: dict[str, int] = dict.fromkeys(models, 0)
+    control: dict[str, int] = dict.fromkeys(models, 0)
     straddling: dict[str, int] = dict.fromkeys(models, 0)
     files = []
     for split, examples in splits.items():
@@ -69,17 +73,19 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             )
             for name, model in models.items()
         }
-        fits = [True] * len(examples)
+        reasons: list[str | None] = [None] * len(examples)
         for name, conversations in rendered.items():
             for place, one in enumerate(conversations):
-                if len(one.ids) > recipe.data.max_length:
-                    fits[place] = False
-                    too_long[name] += 1
+                reason = _unfit(one, limits[name], recipe.data.max_length)
+                too_long[name] += len(one.ids) > limits[name]
+                control[name] += one.control is not None
+                reasons[place] = reasons[place] or (reason and f"{reason} for {name}")
+        fits = [reason is None for reason in reasons]
         kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
         if split == "train" and not kept:
             raise DataError(
-                f"No training example is left: all {len(examples)} are longer than "
-                f"data.max_length ({recipe.data.max_length} tokens). Raise it."
+                f"No training example is left of {len(examples)}; the first, {examples[0].id}, "
+                f"{reasons[0]}."
             )
         splits[split] = kept
         write_examples(folder.examples(split), kept)
@@ -93,6 +99,7 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
             if split == "train":
                 tokens[name] = sum(len(one.starts) for one in chosen)
     left_out["too_long"] = too_long
+    left_out["control_tokens"] = control
     counts = {
         **{split: dict(Counter(e.domain for e in examples)) for split, examples in splits.items()},
         "left_out": left_out,
@@ -117,8 +124,8 @@ def add_sources(
 ) -> None:
     """Render the examples of a finished `prepare` for further sources; nothing else changes.
 
-    Raises DataError when an example is too long for one of them: with it, other examples would
-    have been chosen.
+    Raises DataError when an example does not fit one of them: with it, other examples would have
+    been chosen.
     """
     started = time.monotonic()
     manifest = read_manifest(folder.prepare, made_by="prepare")
@@ -127,6 +134,7 @@ def add_sources(
     files = [folder.prepare / name for name in manifest["files"]]
     for name in names:
         straddling = 0
+        limit = _longest(recipe, recipe.sources[name])
         for split in SPLITS:
             examples = load_examples(folder.examples(split))
             conversations = tokenize_examples(
@@ -136,10 +144,9 @@ def add_sources(
                 title=f"prepare {name} {split}",
             )
             for example, one in zip(examples, conversations, strict=True):
-                if len(one.ids) > recipe.data.max_length:
+                if reason := _unfit(one, limit, recipe.data.max_length):
                     raise DataError(
-                        f"{example.id} has {len(one.ids)} tokens for the new source {name}, more "
-                        f"than data.max_length ({recipe.data.max_length}); the run was prepared "
+                        f"{example.id} {reason} for the new source {name}; the run was prepared "
                         "without it. Prepare anew, which also repeats the teacher passes: --redo, "
                         "or another --run-dir."
                     )
@@ -148,11 +155,28 @@ def add_sources(
             straddling += sum(one.straddles for one in conversations)
             if split == "train":
                 counts["tokens"][name] = sum(len(one.starts) for one in conversations)
-        counts["left_out"]["too_long"][name] = 0
+        for counted in ("too_long", "control_tokens"):
+            counts["left_out"].setdefault(counted, {})[name] = 0
         counts["straddling"][name] = straddling
     seconds = manifest["seconds"] + time.monotonic() - started
     close_stage(folder.prepare, fingerprint, counts=counts, seconds=seconds, files=files)
     log.info("prepare: added %s to %s", ", ".join(names), folder.prepare)
+
+
+def _longest(recipe: Recipe, model: Model) -> int:
+    """Tokens of the longest conversation that the model is given."""
+    return min(recipe.data.max_length, window_in_config(model) or recipe.data.max_length)
+
+
+def _unfit(one: Tokenized, limit: int, max_length: int) -> str | None:
+    """Why an example is left out, and what would help; None where it fits."""
+    if len(one.ids) > limit:
+        if limit < max_length:
+            return f"has {len(one.ids)} tokens, more than the window of {limit} tokens"
+        return f"has {len(one.ids)} tokens, longer than data.max_length ({max_length}; raise it)"
+    if one.control is not None:
+        return f"holds the special token {one.control} in its response, as text (remove it there)"
+    return None
 
 
 def _only_new_sources(out: Path, fingerprint: dict[str, Any]) -> list[str]:
@@ -259,6 +283,9 @@ def _in_words(counts: dict[str, Any]) -> str:
     left = counts["left_out"]
     gone = left["empty_response"] + left["duplicate"] + left["contaminated"]
     longest = max(left["too_long"].values(), default=0)
+    control = max(left["control_tokens"].values(), default=0)
     return (
-        ", ".join(parts) + f"; left out: {gone} empty, repeated or overlapping, {longest} too long"
+        ", ".join(parts)
+        + f"; left out: {gone} empty, repeated or overlapping, {longest} too long"
+        + (f", {control} with special tokens in the response" if control else "")
     )

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import infifusion
-from infifusion.artifacts import MANIFEST, write_record
+from infifusion.artifacts import MANIFEST, STARTED, write_record
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
@@ -85,7 +85,11 @@ def _run_stages(
         stage = step.stage
         if STAGES.index(stage) > STAGES.index(until):
             break
-        step.work()
+        try:
+            step.work()
+        except InfiFusionError:
+            _leave_nothing(step.place)
+            raise
         if rank() != 0:
             wait_for([step.place / MANIFEST], stage)
         elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
@@ -103,6 +107,15 @@ def _run_stages(
     elif rank() == 0:
         log.info("Stopped after %s. Go on with: infifusion run %s", until, recipe_file)
     return page
+
+
+def _leave_nothing(place: Path) -> None:
+    """Remove a stage's folder that holds nothing but its beginning, so that a corrected recipe can
+    begin anew."""
+    if rank() != 0 or place.is_symlink() or not place.is_dir():
+        return
+    if [path.name for path in place.iterdir()] == [STARTED]:
+        shutil.rmtree(place)
 
 
 def _say_plan(recipe: Recipe, folder: RunFolder) -> None:

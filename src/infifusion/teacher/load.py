@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
@@ -32,30 +33,14 @@ def load_model(model: Model) -> PreTrainedModel:
             "device_map": model.device_map or {"": device},
             "quantization_config": quantization_config(model.quantization),
         }
-    try:
-        loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
-            model.model,
-            revision=model.revision,
-            dtype=pick_dtype(model.dtype, device),
-            trust_remote_code=model.trust_remote_code,
-            attn_implementation=model.attn_implementation,
-            use_safetensors=True,
-            output_loading_info=True,
-            **placed,
-        )
-    except Exception as error:  # transformers and safetensors raise many kinds, all about the input
-        reason = str(error).strip().partition("\n")[0]
-        raise CheckpointError(
-            f"No model could be loaded from {model.model!r}: {type(error).__name__}: {reason}. "
-            "Expected a folder with config.json and safetensors weights of a causal language "
-            "model, or the name of one on the hub."
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        raise CheckpointError(
-            f"{model.model} lacks {len(missing)} of the weights its config.json asks for, such as "
-            f"{missing[0]}; they would stay random. Is the config.json of another model?"
-        )
+    loaded = load_whole(
+        model.model,
+        revision=model.revision,
+        dtype=pick_dtype(model.dtype, device),
+        trust_remote_code=model.trust_remote_code,
+        attn_implementation=model.attn_implementation,
+        **placed,
+    )
     if model.device_map is None and model.quantization is None:
         loaded.to(device)
     loaded.eval()
@@ -68,9 +53,57 @@ def load_model(model: Model) -> PreTrainedModel:
     return loaded
 
 
+def load_whole(model: str, **settings: Any) -> PreTrainedModel:
+    """`AutoModelForCausalLM.from_pretrained` of safetensors. Raises CheckpointError with the
+    reason, in particular when weights are missing or mis-shaped and would be left at random."""
+    try:
+        loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
+            model,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # refused below, by name
+            **settings,
+        )
+    except Exception as error:  # transformers and safetensors raise many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0].rstrip(".")
+        raise CheckpointError(
+            f"No model could be loaded from {model!r}: {type(error).__name__}: {reason}. "
+            "Expected a folder with config.json and safetensors weights of a causal language "
+            "model, or the name of one on the hub."
+        ) from error
+    for name, found, wanted in sorted(report["mismatched_keys"]):
+        raise CheckpointError(
+            f"{model}: the tensor {name} has shape {list(found)}, but its config.json asks for "
+            f"{list(wanted)}. Is the config.json of another model?"
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise CheckpointError(
+            f"{model} lacks {len(missing)} of the weights its config.json asks for, such as "
+            f"{missing[0]}; they would stay random. Is the config.json of another model?"
+        )
+    return loaded
+
+
 def vocabulary_size(model: Model) -> int:
     """Width of the model's head: at least the tokenizer's size, often padded beyond it."""
     config = AutoConfig.from_pretrained(
         model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
     )
     return int(config.get_text_config().vocab_size)
+
+
+def window_in_config(model: Model) -> int | None:
+    """Most tokens that the model can hold; None where its configuration names no limit."""
+    try:
+        config = AutoConfig.from_pretrained(
+            model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+    except Exception as error:  # transformers raises many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise CheckpointError(
+            f"No config.json could be read from {model.model!r}: {reason}. Expected a model folder "
+            "or the name of a model on the hub."
+        ) from error
+    found = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return found if isinstance(found, int) and found > 0 else None

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from infifusion.errors import RecipeError
 from infifusion.recipe import Lora
 from infifusion.runtime import quantization_config
+from infifusion.teacher.load import load_whole
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def checkpoint_dtype(start: Start) -> torch.dtype:
 def load_start(start: Start, *, quantization: str | None, device: torch.device) -> PreTrainedModel:
     """The model in float32; or quantised, on the device that trains it, ready for adapters.
 
-    Raises RecipeError where bitsandbytes is missing.
+    Raises CheckpointError where it cannot be loaded whole, RecipeError without bitsandbytes.
     """
     settings: dict[str, Any] = {"dtype": torch.float32}
     if quantization is not None:
@@ -47,10 +48,9 @@ def load_start(start: Start, *, quantization: str | None, device: torch.device) 
             "quantization_config": quantization_config(quantization),
             "device_map": {"": device},
         }
-    model = AutoModelForCausalLM.from_pretrained(
+    model = load_whole(
         start.model,
         attn_implementation=start.attn_implementation,
-        use_safetensors=True,
         **settings,
         **start.options(),
     )
