@@ -77,7 +77,7 @@ class DataFile(Strict):
     """One file or hub data set."""
 
     path: str
-    """A local .jsonl, .json or .parquet file, relative to the recipe file, or a hub name."""
+    """A local .jsonl, .json, .parquet or .csv file, relative to the recipe file, or a hub name."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -89,15 +89,24 @@ class DataFile(Strict):
 
 
 class DataSource(DataFile):
-    """Training examples: prompts with their responses."""
+    """Training examples: prompts with their responses. Where neither prompt, response nor messages
+    is given, the columns say the format: conversational, sharegpt, alpaca, prompt-completion."""
 
-    prompt: str | None = "prompt"
-    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
-    response: str | None = "response"
-    """Field that holds the response, or a template over fields."""
+    prompt: str | None = None
+    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'; `prompt`
+    where only response is given."""
+    response: str | None = None
+    """Field that holds the response, or a template over fields; `response` where only prompt is
+    given."""
     messages: str | None = None
-    """Field that holds a list of {role, content}; the last one, an assistant's, is the response.
-    In place of prompt and response."""
+    """Field that holds a list of {role, content} or of ShareGPT's {from, value}; the last one, an
+    assistant's, is the response. In place of prompt and response."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.messages is not None and (self.prompt is not None or self.response is not None):
+            raise ValueError("give messages, or prompt and response, not both")
+        return self
 
 
 class Data(Strict):

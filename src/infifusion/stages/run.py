@@ -70,7 +70,7 @@ def run_recipe(
     set_up_logging()
     quiet_libraries()
     if rank() == 0:
-        check_recipe(recipe)
+        check_recipe(recipe, ask_hub=False)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root):
         return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
