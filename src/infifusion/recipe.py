@@ -359,7 +359,11 @@ class Recipe(Strict):
     fuse: dict[str, Fuse] = {}
     """Fused targets by name."""
     training: dict[str, Any] = {}
-    """transformers.TrainingArguments for every run in `distill`."""
+    """transformers.TrainingArguments for every run in `distill`. report_to: tensorboard (written to
+    distill/RUN/logs), wandb, trackio, ... or a list of them; none by default."""
+    callbacks: list[str] = []
+    """Callbacks of every run in `distill`: transformers.TrainerCallback classes, or functions that
+    return one, as module:name."""
     distill: dict[str, Distill] = {}
     """Training runs by name."""
     merge: dict[str, Merge] = {}
@@ -408,6 +412,7 @@ class TrainingRun(Strict):
     pack_tokens: int | None
     """Tokens of a pack; None without packing."""
     training: dict[str, Any]
+    callbacks: list[str]
     loss_rows: int
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
@@ -487,6 +492,7 @@ class Plan(Strict):
                         parallel=distill.parallel,
                         pack_tokens=recipe.data.max_length if distill.packing else None,
                         training={**recipe.training, **distill.training},
+                        callbacks=recipe.callbacks,
                         loss_rows=distill.loss_rows,
                         domains=(
                             taught_by[target or ""] if distill.domains == "own" else distill.domains

@@ -23,6 +23,7 @@ from infifusion.stages.merge import check_merge
 from infifusion.stages.named import function_and_params
 from infifusion.stages.prompts import responding_sources
 from infifusion.train.arguments import check_arguments
+from infifusion.train.callbacks import find_callbacks
 from infifusion.train.parallel import parallel_settings
 
 
@@ -135,6 +136,7 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
         attempt(parallel_settings, run.parallel, run.training)
     for merge in plan.merges:
         attempt(check_merge, merge)
+    attempt(find_callbacks, recipe.callbacks)
     attempt(task_table, recipe)
     return list(dict.fromkeys(problems))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from infifusion.recipe import Lora
 from infifusion.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
+from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
@@ -31,6 +32,7 @@ from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
 ADAPTER = "adapter"
+LOGS = "logs"
 KEPT_IN_HISTORY = (
     "step",
     "epoch",
@@ -50,7 +52,7 @@ class Job:
     one row per response position, or what makes them, or None. loss: called where a source teaches,
     or None.
     pack_tokens: tokens of a pack, or None to pad. chosen: numbers of the examples that are trained
-    on, or None for all.
+    on, or None for all. callbacks: module:name of the user's own.
     """
 
     title: str
@@ -71,6 +73,7 @@ class Job:
     pack_tokens: int | None = None
     quantization: str | None = None
     chosen: NDArray[np.int64] | None = None
+    callbacks: Sequence[str] = ()
 
     @property
     def start(self) -> Start:
@@ -84,7 +87,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
 
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
-    are gone on from. name_of gives an example's id by its number, for errors.
+    are gone on from; what TensorBoard shows lies in out/logs. name_of gives an example's id by its
+    number, for errors.
     """
     started = time.monotonic()
     seed_everything(job.seed)
@@ -110,16 +114,17 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
         data, collate = _batches(job)
-        trainer = FusionTrainer(
-            name_of=name_of,
-            model=trained,
-            args=arguments,
-            train_dataset=data,
-            data_collator=collate,
-            callbacks=[ProgressBar(job.title)],
-        )
-        trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+        with logging_to(out / LOGS, loggers_of(arguments.report_to)):
+            trainer = FusionTrainer(
+                name_of=name_of,
+                model=trained,
+                args=arguments,
+                train_dataset=data,
+                data_collator=collate,
+                callbacks=[ProgressBar(job.title), *make_callbacks(job.callbacks)],
+            )
+            trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
+            trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
         _save(trainer, job, dtype, out / "model")
     if rank() == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
