@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError, RecipeError
+from infifusion.stages.merge_card import card_of_merge
 from infifusion.stages.merge_device import check_device, choose_place
 from infifusion.stages.merge_file import read_merge_file
 from infifusion.stages.merge_plan import MergePlan, plan_file
@@ -68,6 +69,7 @@ def merge_command(
         memory=limit,
         allow_nan=allow_nan,
         shard_bytes=shard_bytes,
+        beside=lambda folder: card_of_merge(folder, out.resolve().name, file, plan),
     )
     notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (

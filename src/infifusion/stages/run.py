@@ -94,8 +94,9 @@ def _run_stages(
             require_disk(recipe, folder)
     if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
         compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
-    if until == "report" and rank() == 0:
+    if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
         write_cards(recipe, folder, summarise(folder.root))
+    if until == "report" and rank() == 0:
         page = write_report(folder.root)
         console.print(console_table(summarise(folder.root)))
         log.info("Report: %s", page)
