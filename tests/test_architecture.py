@@ -24,7 +24,7 @@ HANDS = {
     "lm_head",
     "lock",
 }
-FACES = {"cli", "demo", "__init__", "__main__"}
+FACES = {"cli", "push_command", "api", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
 NO_TORCH |= {"plan", "sweep", "variants"}
 
