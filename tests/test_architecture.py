@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "infifusion"
 FILES = sorted(ROOT.rglob("*.py"))
 
 WORDS = {"types", "errors", "strict", "registry", "recipe", "rows", "sweep", "variants"}
+WORDS |= {"callable_package"}
 MATHS = {"align", "choose", "fuse", "losses", "merge", "plan"}
 HANDS = {
     "data",
@@ -26,7 +27,7 @@ HANDS = {
 }
 FACES = {"cli", "push_command", "api", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
-NO_TORCH |= {"plan", "sweep", "variants"}
+NO_TORCH |= {"plan", "sweep", "variants", "callable_package", "api", "push_command", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from infifusion.recipe import Recipe
+if TYPE_CHECKING:
+    from infifusion.recipe import Recipe
 
 PushModels = Annotated[
     list[str] | None,

@@ -590,6 +590,11 @@ def as_json(config: Strict) -> dict[str, Any]:
     return json.loads(config.model_dump_json(by_alias=True))
 
 
+def as_written(config: Strict) -> dict[str, Any]:
+    """The same without the fields that were left to their defaults: what a YAML file would say."""
+    return json.loads(config.model_dump_json(by_alias=True, exclude_unset=True))
+
+
 def _name_problems(recipe: Recipe) -> Iterable[str]:
     """Every cross-reference in the recipe that does not fit, as a sentence."""
     names = [*recipe.distill, *recipe.merge]

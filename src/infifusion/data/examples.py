@@ -221,9 +221,9 @@ def _read_parquet(path: Path) -> Iterator[Record]:
 def _read_csv(path: Path) -> Iterator[Record]:
     """Rows of a CSV file whose first line names the columns; every value is a text."""
     csv.field_size_limit(sys.maxsize)
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.DictReader(file, strict=True)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        try:
             for number, record in enumerate(rows, start=1):
                 if None in record or None in record.values():
                     raise DataError(
@@ -232,10 +232,10 @@ def _read_csv(path: Path) -> Iterator[Record]:
                         "Put values with commas or line breaks in double quotes."
                     )
                 yield record
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from None
-    except csv.Error as error:
-        raise DataError(f"{path}, line {rows.line_num}: not CSV: {error}.") from None
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+        except csv.Error as error:
+            raise DataError(f"{path}, line {rows.line_num}: not CSV: {error}.") from None
 
 
 def _read_hub(source: DataFile, *, streaming: bool = False) -> Iterator[Record]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from infifusion.recipe import Recipe, as_json
+from infifusion.recipe import Recipe, as_written
 from infifusion.report.card import write_model_card
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.folders import RunFolder
@@ -29,7 +29,7 @@ def write_cards(recipe: Recipe, folder: RunFolder, summary: dict[str, Any]) -> N
             write_model_card(
                 model_dir,
                 name=name,
-                recipe=as_json(recipe),
+                recipe=as_written(recipe),
                 summary=summary,
                 base_model=recipe.pivot.model,
                 sources={source: model.model for source, model in recipe.sources.items()},

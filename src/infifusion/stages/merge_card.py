@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+from infifusion.recipe import as_written
 from infifusion.report.card import write_merge_card
 from infifusion.stages.merge_file import MergeFile
 from infifusion.stages.merge_plan import MergePlan
@@ -15,7 +15,7 @@ def card_of_merge(folder: Path, name: str, file: MergeFile, plan: MergePlan) -> 
     write_merge_card(
         folder,
         name=name,
-        recipe=json.loads(file.model_dump_json(exclude_unset=True)),
+        recipe=as_written(file),
         base=plan.base.name if plan.base else None,
         models=[model.name for model in plan.models],
         method=plan.method,

@@ -8,7 +8,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import huggingface_hub
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,  # of httpx or httpx2, as the hub's client has it  # pyright: ignore
+)
 from huggingface_hub.utils import validate_repo_id
 
 from infifusion.errors import CheckpointError, RecipeError, RunError
