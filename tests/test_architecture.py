@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1] / "src" / "infifusion"
 FILES = sorted(ROOT.rglob("*.py"))
 
 WORDS = {"types", "errors", "strict", "registry", "recipe", "rows", "sweep", "variants"}
+WORDS |= {"callable_package"}
 MATHS = {"align", "choose", "fuse", "losses", "merge", "plan"}
 HANDS = {
     "data",
@@ -29,9 +30,10 @@ HANDS = {
     "receipts",
     "memory",
 }
-FACES = {"cli", "demo", "__init__", "__main__"}
+FACES = {"cli", "push_command", "api", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
 NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
+NO_TORCH |= {"callable_package", "api", "push_command", "__init__"}
 
 
 def part_of(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -17,6 +18,15 @@ import typer
 from infifusion import __version__
 from infifusion.disk import FULL, errno_of
 from infifusion.errors import InfiFusionError
+from infifusion.push_command import (
+    PushModels,
+    PushResult,
+    push,
+    push_models_of,
+    ready_to_push,
+    ready_to_upload,
+    upload,
+)
 
 app = typer.Typer(
     name="infifusion",
@@ -125,6 +135,7 @@ def run(
     redo: Annotated[
         bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
     ] = False,
+    push_to_hub: PushModels = None,
     assignments: Assignments = None,
 ) -> None:
     """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
@@ -132,6 +143,7 @@ def run(
 
     loaded = load_recipe(recipe, assignments or [])
     last = require_stage(until) if until else "report"
+    wanted = ready_to_push(push_to_hub, loaded)
     from infifusion.stages.run import run_recipe
 
     run_recipe(
@@ -142,6 +154,7 @@ def run(
         redo=redo,
         command=" ".join(["infifusion", *sys.argv[1:]]),
     )
+    push_models_of(run_dir or Path("runs") / loaded.name, loaded, wanted)
 
 
 @app.command()
@@ -314,11 +327,13 @@ def merge(
         bool,
         typer.Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
     ] = False,
+    push_to_hub: PushResult = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge the weights of models that share an architecture; reads mergekit's YAML."""
     from infifusion.stages.merge_command import merge_command
 
+    ready_to_upload(push_to_hub)
     text, values = merge_command(
         merge_file,
         out,
@@ -332,6 +347,9 @@ def merge(
         allow_nan=allow_nan,
         allow_pickle=allow_pickle,
     )
+    if push_to_hub and out and not (plan or dry_run):
+        values["uploaded"] = upload(out, push_to_hub)
+        text = f"{text}\n{values['uploaded']}"
     typer.echo(json.dumps(values) if as_json else text)
 
 
@@ -433,6 +451,9 @@ def list_methods(as_json: AsJson = False) -> None:
         for name, entry in entries.items():
             typer.echo(f"  {name:<20} {entry['line']}")
             typer.echo(f"  {'':<20} {entry['file']}")
+
+
+app.command()(push)
 
 
 def _show(table: Any) -> None:

@@ -79,7 +79,7 @@ class DataFile(Strict):
     """One file or hub data set."""
 
     path: str
-    """A local .jsonl, .json or .parquet file, relative to the recipe file, or a hub name."""
+    """A local .jsonl, .json, .parquet or .csv file, relative to the recipe file, or a hub name."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
@@ -91,15 +91,24 @@ class DataFile(Strict):
 
 
 class DataSource(DataFile):
-    """Training examples: prompts with their responses."""
+    """Training examples: prompts with their responses. Where neither prompt, response nor messages
+    is given, the columns say the format: conversational, sharegpt, alpaca, prompt-completion."""
 
-    prompt: str | None = "prompt"
-    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
-    response: str | None = "response"
-    """Field that holds the response, or a template over fields."""
+    prompt: str | None = None
+    """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'; `prompt`
+    where only response is given."""
+    response: str | None = None
+    """Field that holds the response, or a template over fields; `response` where only prompt is
+    given."""
     messages: str | None = None
-    """Field that holds a list of {role, content}; the last one, an assistant's, is the response.
-    In place of prompt and response."""
+    """Field that holds a list of {role, content} or of ShareGPT's {from, value}; the last one, an
+    assistant's, is the response. In place of prompt and response."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.messages is not None and (self.prompt is not None or self.response is not None):
+            raise ValueError("give messages, or prompt and response, not both")
+        return self
 
 
 class Data(Strict):
@@ -362,7 +371,11 @@ class Recipe(Strict):
     fuse: dict[str, Fuse] = {}
     """Fused targets by name."""
     training: dict[str, Any] = {}
-    """transformers.TrainingArguments for every run in `distill`."""
+    """transformers.TrainingArguments for every run in `distill`. report_to: tensorboard (written to
+    distill/RUN/logs), wandb, trackio, ... or a list of them; none by default."""
+    callbacks: list[str] = []
+    """Callbacks of every run in `distill`: transformers.TrainerCallback classes, or functions that
+    return one, as module:name."""
     distill: dict[str, Distill] = {}
     """Training runs by name."""
     merge: dict[str, Merge] = {}
@@ -412,6 +425,7 @@ class TrainingRun(Strict):
     pack_tokens: int | None
     """Tokens of a pack; None without packing."""
     training: dict[str, Any]
+    callbacks: list[str]
     loss_rows: int
     stop_at_rise: float | None
     domains: list[str] | None
@@ -492,6 +506,7 @@ class Plan(Strict):
                         parallel=distill.parallel,
                         pack_tokens=recipe.data.max_length if distill.packing else None,
                         training={**recipe.training, **distill.training},
+                        callbacks=recipe.callbacks,
                         loss_rows=distill.loss_rows,
                         stop_at_rise=distill.stop_at_rise,
                         domains=(
@@ -588,6 +603,11 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
 def as_json(config: Strict) -> dict[str, Any]:
     """A configuration as plain JSON values, for manifests."""
     return json.loads(config.model_dump_json(by_alias=True))
+
+
+def as_written(config: Strict) -> dict[str, Any]:
+    """The same without the fields that were left to their defaults: what a YAML file would say."""
+    return json.loads(config.model_dump_json(by_alias=True, exclude_unset=True))
 
 
 def _name_problems(recipe: Recipe) -> Iterable[str]:

@@ -31,10 +31,10 @@ def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
         try:
             return getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
+            others = f", or name one of: {', '.join(sorted(table))}" if table else ""
             raise RecipeError(
                 f"The {kind} '{name}' cannot be imported: {error}. Expected module:function of an "
-                "importable module; put its folder on PYTHONPATH, or name one of: "
-                f"{', '.join(sorted(table))}."
+                f"importable module; put its folder on PYTHONPATH{others}."
             ) from error
     raise RecipeError(
         f"There is no {kind} called '{name}'.{nearest(name, table)} Known: "

@@ -109,7 +109,7 @@ class Beliefs:
     """What one source believed at each of its U response positions, flat over examples.
 
     ids_UK:      int32, its K most probable token ids, most probable first.
-    logprob_UK:  float16, their log-probabilities (nats).
+    logprob_UK:  float16 (as it is cached) or float32, their log-probabilities (nats).
     gold_U:      float32, log-probability of the token that is there.
     entropy_U:   float32, entropy over the full vocabulary (nats).
     lse_U:       float32, log-sum-exp of the logits.
@@ -118,7 +118,7 @@ class Beliefs:
     """
 
     ids_UK: NDArray[np.int32]
-    logprob_UK: NDArray[np.float16]
+    logprob_UK: NDArray[np.float16] | NDArray[np.float32]
     gold_U: NDArray[np.float32]
     entropy_U: NDArray[np.float32]
     lse_U: NDArray[np.float32]

@@ -76,7 +76,7 @@ def test_empty_responses_are_left_out_and_counted(tmp_path: Path) -> None:
     ("content", "message"),
     [
         (b"", "holds no examples"),
-        (b'{"prompt": "p"}\n', "no field 'response'.*Fields: prompt"),
+        (b'{"prompt": "p"}\n', "there is no 'response'.*Columns: prompt"),
         (b'{"prompt": "p", "respone": "r"}\n', "Did you mean 'respone'"),
         (b'{"prompt": "p", "response": 3}\n', "holds a int; expected text"),
         (b'{"prompt": "p", "response": "r"}\n{oops\n', "line 2 is not JSON"),

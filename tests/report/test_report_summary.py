@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from rich.console import Console
 from run_folder_maker import DOMAINS, RIGHT, SOURCES, TASKS, make_run_folder
 
-from infifusion.report.card import write_model_card
+from infifusion.report.card import hub_name, write_model_card
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table, markdown_table
@@ -83,7 +83,9 @@ def test_the_table_shows_accuracy_with_half_its_interval() -> None:
     assert "50.0±6.0" in printed and "1.250" in printed and "source:x" in printed
 
 
-def card(folder: Path, name: str, method: str, summary: dict | None) -> tuple[dict, str]:
+def card(
+    folder: Path, name: str, method: str, summary: dict | None, base: str = "org/pivot-1"
+) -> tuple[dict, str]:
     home = str(Path.home())
     write_model_card(
         folder,
@@ -94,9 +96,11 @@ def card(folder: Path, name: str, method: str, summary: dict | None) -> tuple[di
             "data": {"train": [{"path": "/srv/secret/train.jsonl", "prompt": "Q: {q}\n/A"}]},
         },
         summary=summary,
-        base_model=f"{home}/suite/pivot",
+        base_model=base,
         sources={"coder": f"{home}/suite/coder", "hub": "org/model"},
         method=method,
+        data=["/srv/secret/train.jsonl", "org/data", "org/data"],
+        task_data={TASKS[0]: ("org/task", "test")},
     )
     text = (folder / "README.md").read_text(encoding="utf-8")
     return yaml.safe_load(text.split("---\n")[1]), text
@@ -105,18 +109,65 @@ def card(folder: Path, name: str, method: str, summary: dict | None) -> tuple[di
 def test_the_card_of_a_merge_has_the_front_matter_the_hub_reads(run: Path, tmp_path: Path) -> None:
     summary = summarise(run)
     front, text = card(tmp_path, "pairwise", "rsaf", summary)
-    assert front["base_model"] == "pivot"
+    assert front["base_model"] == "org/pivot-1"
     assert front["base_model_relation"] == "merge"
     assert front["library_name"] == "transformers"
+    assert front["datasets"] == ["org/data"], "local files are no data sets of the hub"
+    assert front["license"] == "unknown"
     assert {"merge", "infifusion", "rsaf"} <= set(front["tags"])
-    results = ModelCard.load(tmp_path / "README.md").data.eval_results
+    loaded = ModelCard.load(tmp_path / "README.md")
+    assert isinstance(loaded.data, ModelCardData) and loaded.data.model_name == "pairwise"
+    results = loaded.data.eval_results
     assert results is not None
-    found = {(r.dataset_type, r.metric_type): r.metric_value for r in results}
+    names = {"org/task": TASKS[0]}
+    found = {(names.get(r.dataset_type, r.dataset_type), r.metric_type): r for r in results}
     for task in TASKS:
         score = summary["models"]["pairwise"]["scores"][task]
-        assert found[task, "accuracy"] == score["accuracy"]
+        assert found[task, "accuracy"].metric_value == score["accuracy"]
+    assert found[TASKS[0], "accuracy"].dataset_split == "test"
     assert len(found) == len(TASKS) + len(DOMAINS)
     assert "2501.02795" in text and "our reconstruction" in text
+
+
+def test_the_front_matter_of_a_card_survives_reading_and_writing(run: Path, tmp_path: Path) -> None:
+    front, _ = card(tmp_path, "pairwise", "rsaf", summarise(run))
+    loaded = ModelCard.load(tmp_path / "README.md")
+    loaded.save(tmp_path / "again.md")
+    assert yaml.safe_load((tmp_path / "again.md").read_text().split("---\n")[1]) == front
+
+
+def test_a_pivot_that_is_not_on_the_hub_is_no_base_model_there(tmp_path: Path) -> None:
+    front, text = card(tmp_path, "pairwise", "rsaf", None, base="/home/someone/pivot")
+    assert "base_model" not in front and "base_model_relation" not in front
+    assert "from the pivot **pivot**" in text
+
+
+def test_the_recipe_lies_beside_the_card_without_folders(tmp_path: Path) -> None:
+    card(tmp_path, "pairwise", "rsaf", None)
+    recipe = yaml.safe_load((tmp_path / "infifusion_recipe.yaml").read_text(encoding="utf-8"))
+    assert recipe["pivot"]["model"] == "pivot"
+    assert recipe["data"]["train"][0] == {"path": "train.jsonl", "prompt": "Q: {q}\n/A"}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("org/model", "org/model"),
+        ("org/model@main+org/adapter", "org/model"),
+        ("gpt2", "gpt2"),
+        ("/data/model", None),
+        ("./model", None),
+        ("~/model", None),
+        ("a/b/c", None),
+        ("tests", None),
+    ],
+)
+def test_only_a_name_of_the_hub_is_a_hub_name(
+    name: str, found: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "tests").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert hub_name(name) == found
 
 
 def test_a_distilled_model_is_a_finetune_and_no_merge(run: Path, tmp_path: Path) -> None:

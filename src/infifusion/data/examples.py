@@ -1,21 +1,25 @@
-"""Reading data sets: local JSONL, JSON or Parquet, or the hub; fields mapped, nothing guessed."""
+"""Reading data sets: local JSONL, JSON, Parquet or CSV, or the hub; fields mapped."""
 
 from __future__ import annotations
 
+import csv
 import json
 import random
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from infifusion.data.formats import Format, Record, as_turns, recognise
 from infifusion.errors import DataError
 from infifusion.recipe import DataFile, DataSource
 from infifusion.registry import nearest
+from infifusion.runtime import log
 from infifusion.types import Example, Message
 
-LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet")
+LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 LONGEST_LINE = 1 << 26
 """Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
 EXAMPLE_LINE = '{"prompt": "...", "response": "..."}'
@@ -31,14 +35,24 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
     records = list(read_records(source))
     if not records:
         raise DataError(f"{source.path} holds no examples. Check the file, or the hub's split.")
+    found = format_of(source, records[0])
+    if found is not None:
+        log.info("%s: %s (%s)", source.path, found.name, ", ".join(found.present(records[0])))
     examples, empty = [], 0
     for place, record in enumerate(records):
-        example = _to_example(source, record, place)
+        example = to_example(source, found, record, place)
         if example.response.strip():
             examples.append(example)
         else:
             empty += 1
     return limited(examples, source, seed=seed), empty
+
+
+def format_of(source: DataSource, first: Record) -> Format | None:
+    """The format that the columns of the first record say; None where the recipe names them."""
+    if source.messages is not None or source.prompt is not None or source.response is not None:
+        return None
+    return recognise(first, f"{source.path}, example 1")
 
 
 def limited(entries: list[Entry], source: DataFile, *, seed: int) -> list[Entry]:
@@ -49,16 +63,34 @@ def limited(entries: list[Entry], source: DataFile, *, seed: int) -> list[Entry]
     return [entries[index] for index in sorted(chosen)]
 
 
+def first_record(source: DataFile) -> Record | None:
+    """The first record, without reading a whole hub data set; None where there is none."""
+    if is_local(source):
+        return next(read_records(source), None)
+    return next(_read_hub(source, streaming=True), None)
+
+
+def is_local(source: DataFile) -> bool:
+    """Whether a data set is a file here, or a path that looks like one."""
+    path = Path(source.path)
+    return path.suffix in LOCAL_SUFFIXES or path.exists()
+
+
 def read_records(source: DataFile) -> Iterator[Record]:
     """The records of a file or hub data set, in order."""
     path = Path(source.path)
-    if path.suffix in LOCAL_SUFFIXES or path.exists():
+    if is_local(source):
         if not path.is_file():
-            raise DataError(f"There is no data file {path}. Give the path of a .jsonl or .parquet.")
+            raise DataError(
+                f"There is no data file {path}. Give the path of a {', '.join(LOCAL_SUFFIXES)} "
+                "file, relative to the recipe file."
+            )
         if path.suffix == ".parquet":
             yield from _read_parquet(path)
         elif path.suffix == ".json":
             yield from _read_json_list(path)
+        elif path.suffix == ".csv":
+            yield from _read_csv(path)
         else:
             yield from _read_jsonl(path)
     else:
@@ -127,13 +159,17 @@ def field_of(record: Record, name: str, where: str) -> Any:
     return record[name]
 
 
-def _to_example(source: DataSource, record: Record, place: int) -> Example:
+def to_example(source: DataSource, found: Format | None, record: Record, place: int) -> Example:
+    """One record; found is its format, where the recipe names no columns."""
     where = f"{source.path}, example {place + 1}"
-    if source.messages is None:
-        prompt = [Message(role="user", content=template_fields(source.prompt, record, where))]
-        response = template_fields(source.response, record, where)
+    record = record if found is None else found.read(record, where)
+    messages = source.messages if found is None else "messages" if found.messages else None
+    if messages is None:
+        asked = template_fields(source.prompt or "prompt", record, where)
+        prompt = [Message(role="user", content=asked)]
+        response = template_fields(source.response or "response", record, where)
     else:
-        turns = field_of(record, source.messages, where)
+        turns = field_of(record, messages, where)
         *prompt, last = messages_of(turns, where, at_least=2)
         if last["role"] != "assistant":
             raise DataError(f"{where}: the last message is by '{last['role']}', not assistant.")
@@ -165,7 +201,9 @@ def own_names(names: list[str]) -> list[str]:
 
 
 def messages_of(value: Any, where: str, *, at_least: int) -> list[Message]:
-    """A list of turns; DataError where it is none, or shorter than `at_least`."""
+    """A list of turns, {role, content} or ShareGPT's {from, value}; DataError where it is none, or
+    shorter than `at_least`."""
+    value = as_turns(value)
     fits = isinstance(value, list) and len(value) >= at_least
     fits = fits and all(
         isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
@@ -241,11 +279,33 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     yield from table.to_pylist()
 
 
-def _read_hub(source: DataFile) -> Iterator[Record]:
+def _read_csv(path: Path) -> Iterator[Record]:
+    """Rows of a CSV file whose first line names the columns; every value is a text."""
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        try:
+            for number, record in enumerate(rows, start=1):
+                if None in record or None in record.values():
+                    raise DataError(
+                        f"{path}, row {number} (line {rows.line_num}): expected "
+                        f"{len(rows.fieldnames or [])} values, one per column of the first line. "
+                        "Put values with commas or line breaks in double quotes."
+                    )
+                yield record
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+        except csv.Error as error:
+            raise DataError(f"{path}, line {rows.line_num}: not CSV: {error}.") from None
+
+
+def _read_hub(source: DataFile, *, streaming: bool = False) -> Iterator[Record]:
     import datasets
 
     try:
-        data = datasets.load_dataset(source.path, source.name, split=source.split)
+        data = datasets.load_dataset(
+            source.path, source.name, split=source.split, streaming=streaming
+        )
     except Exception as error:  # the hub client raises many kinds, all about the input
         reason = str(error).strip().partition("\n")[0]
         raise DataError(

@@ -2,8 +2,11 @@
 
 A method is `method(blocks, params) -> Merged`: it reads the tensor block by block for what it needs
 to know, and gives back the function that merges one block.
+
+Called, infifusion.merge(config, out) merges model folders (infifusion.api.merge).
 """
 
+from infifusion.callable_package import make_callable
 from infifusion.merge import (
     arcee_fusion,
     breadcrumbs,
@@ -83,3 +86,5 @@ PARAMS = {
 BASE_UNUSED = frozenset({"linear", "karcher", "passthrough"})
 BASE_OPTIONAL = frozenset({"slerp", "multislerp", "nuslerp"})
 NEEDS_BASE = frozenset(METHODS) - BASE_UNUSED - BASE_OPTIONAL
+
+make_callable(__name__)

@@ -28,8 +28,8 @@ def align_tokenizers(*, source: str, pivot: str, text: Path, field: str | None) 
     tables = {name: token_table(tokenizer_json(loaded[name])) for name in loaded}
     source_ids, pivot_ids = (encode(loaded[name], texts) for name in (source, pivot))
     started = time.perf_counter()
-    source_U, source_row = _flat_starts(tables[source], source_ids, texts, source)
-    pivot_T, pivot_row = _flat_starts(tables[pivot], pivot_ids, texts, pivot)
+    source_U, source_row = flat_starts(tables[source], source_ids, texts, source)
+    pivot_T, pivot_row = flat_starts(tables[pivot], pivot_ids, texts, pivot)
     source_T = match(keys(pivot_T, pivot_row), keys(source_U, source_row))
     seconds = time.perf_counter() - started
     covered = coverage(source_T, np.concatenate([np.asarray(i, np.int32) for i in pivot_ids]))
@@ -106,7 +106,7 @@ def _read(path: Path, field: str | None) -> list[str]:
     return texts
 
 
-def _flat_starts(
+def flat_starts(
     table: TokenTable, ids: list[list[int]], texts: list[str], name: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Start bytes of all texts end to end, and which text each belongs to."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.data.examples import read_records
+from infifusion.data.examples import is_local, read_records
 from infifusion.data.prompts import prompt_of
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
@@ -15,6 +15,7 @@ from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
 from infifusion.runtime import quantization_config
+from infifusion.stages.check_data import look_at_data
 from infifusion.stages.check_models import require_bytes, require_model_folder
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
@@ -22,21 +23,24 @@ from infifusion.stages.merge import check_merge
 from infifusion.stages.named import function_and_params
 from infifusion.stages.prompts import responding_sources
 from infifusion.train.arguments import check_arguments
+from infifusion.train.callbacks import find_callbacks
 from infifusion.train.parallel import parallel_settings
 
-DATA_SUFFIXES = (".jsonl", ".json", ".parquet")
 
-
-def check_recipe(recipe: Recipe) -> str:
-    """What the recipe would make, in words; RecipeError that lists every problem found."""
+def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
+    """What the recipe would make, in words; RecipeError that lists every problem found. ask_hub:
+    also the first example of data sets that are not here is looked at."""
     plan = recipe.resolve()
-    problems = [*_model_problems(recipe), *_data_problems(recipe), *_name_problems(recipe, plan)]
+    data_lines, data_problems = look_at_data(recipe.data, ask_hub=ask_hub)
+    problems = [*_model_problems(recipe), *data_problems, *_name_problems(recipe, plan)]
+    if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
+        problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
         problems += _prompt_problems(recipe.write_responses)
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
-    return _in_words(recipe, plan)
+    return _in_words(recipe, plan, data_lines)
 
 
 def _model_problems(recipe: Recipe) -> list[str]:
@@ -76,18 +80,6 @@ def _problems_of(model: Model) -> list[str]:
     return []
 
 
-def _data_problems(recipe: Recipe) -> list[str]:
-    problems = []
-    data = recipe.data
-    for source in [*data.train, *data.held_out, *data.decontaminate]:
-        path = Path(source.path)
-        if path.suffix in DATA_SUFFIXES and not path.is_file():
-            problems.append(str(DataError(f"data: there is no file {path}.")))
-    if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
-        problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
-    return problems
-
-
 def _prompt_problems(asked: WriteResponses) -> list[str]:
     """Choosers, the sandbox they need, files, and the fields of each local file's first prompt."""
     problems = []
@@ -102,7 +94,7 @@ def _prompt_problems(asked: WriteResponses) -> list[str]:
     for part, source in enumerate(asked.prompts):
         path = Path(source.path)
         try:
-            if path.suffix in DATA_SUFFIXES and not path.is_file():
+            if is_local(source) and not path.is_file():
                 raise DataError(f"there is no file {path}.")
             if path.is_file():
                 first = next(read_records(source), None)
@@ -147,13 +139,15 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
         attempt(parallel_settings, run.parallel, run.training)
     for merge in plan.merges:
         attempt(check_merge, merge)
+    attempt(find_callbacks, recipe.callbacks)
     attempt(task_table, recipe)
     return list(dict.fromkeys(problems))
 
 
-def _in_words(recipe: Recipe, plan: Plan) -> str:
+def _in_words(recipe: Recipe, plan: Plan, data_lines: list[str]) -> str:
     lines = [
         f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
+        *data_lines,
     ]
     asked = recipe.write_responses
     if asked is not None:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError, RecipeError
+from infifusion.stages.merge_card import card_of_merge
 from infifusion.stages.merge_device import check_device, choose_place
-from infifusion.stages.merge_file import read_merge_file
+from infifusion.stages.merge_file import MergeFile, read_merge_file
 from infifusion.stages.merge_plan import MergePlan, plan_file
 from infifusion.stages.merge_weights import run_plan
 from infifusion.weights.dtypes import bytes_of
@@ -59,9 +60,9 @@ def merge_command(
         return f"{as_text(plan, values)}\nNext: {command}", values
     if out is None:
         raise RecipeError("OUT_DIR is missing: infifusion merge MERGE.yaml OUT_DIR.")
-    check_room(plan, out)
-    details = run_plan(
+    details = merge_with_card(
         plan,
+        file,
         out,
         device=device,
         threads=threads,
@@ -75,6 +76,15 @@ def merge_command(
         f"({details['seconds']:.1f} s).{notes}\nNext: infifusion evaluate {out} --tasks gsm8k"
     )
     return text, {"out": str(out), **details}
+
+
+def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any) -> dict[str, Any]:
+    """`run_plan` with its options, where the disk has room, and the model card."""
+    check_room(plan, out)
+    name = out.resolve().name
+    return run_plan(
+        plan, out, beside=lambda folder: card_of_merge(folder, name, file, plan), **options
+    )
 
 
 def bytes_from(text: str, option: str) -> int:

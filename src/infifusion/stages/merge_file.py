@@ -173,10 +173,14 @@ class MergeFile(Strict):
 
 def read_merge_file(path: Path, *, base_override: str | None) -> MergeFile:
     """Read and check; `base_override` replaces base_model."""
-    values = read_yaml(path)
+    return merge_file_of(read_yaml(path), where=str(path), base_override=base_override)
+
+
+def merge_file_of(values: dict[str, Any], *, where: str, base_override: str | None) -> MergeFile:
+    """The same from the file's values; `where` names them in errors."""
     if base_override is not None:
-        values["base_model"] = base_override
-    return MergeFile.from_mapping(values, where=str(path))
+        values = {**values, "base_model": base_override}
+    return MergeFile.from_mapping(values, where=where)
 
 
 def check_parameters(file: MergeFile, params: type[Strict], *, where: str) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,10 @@ def run_plan(
     memory: int | None = None,
     allow_nan: bool = False,
     shard_bytes: int = SHARD_BYTES,
+    beside: Callable[[Path], None] = lambda folder: None,
 ) -> dict[str, Any]:
     """Merge into the new folder `out`; returns what merge_details.json holds, seconds and threads.
+    beside: writes what else belongs into the folder.
 
     device: as for `choose_place`; threads: at most so many; memory: bytes at most, of anonymous
     memory or of the device's. Raises CheckpointError for NaN or Inf in an input or in the result
@@ -80,6 +82,7 @@ def run_plan(
             write_chat_template(template, folder)
         found.update(_report(plan, details))
         write_json(folder / DETAILS, found)
+        beside(folder)
 
     carry_out(
         tasks,

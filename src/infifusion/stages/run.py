@@ -10,12 +10,15 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import yaml
+
 import infifusion
 from infifusion.artifacts import MANIFEST, STARTED, write_record
+from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
-from infifusion.recipe import STAGES, Recipe, as_json
+from infifusion.recipe import STAGES, Recipe, as_json, as_written
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
@@ -55,11 +58,13 @@ def run_recipe(
     run_dir: Path,
     *,
     until: str,
-    recipe_file: Path,
+    recipe_file: Path | None,
     command: str,
     redo: bool = False,
 ) -> Path | None:
     """Run every stage up to and including `until`; returns the report's path, if it was made.
+
+    recipe_file: where the recipe was read from; None where it was made in Python.
 
     redo: a stage that was made with other settings is deleted and made anew, and so is what follows
     from it; without, it is an error.
@@ -71,14 +76,14 @@ def run_recipe(
     set_up_logging()
     quiet_libraries()
     if rank() == 0:
-        check_recipe(recipe)
+        check_recipe(recipe, ask_hub=False)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
         return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
 
 
 def _run_stages(
-    recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path, command: str
+    recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path | None, command: str
 ) -> Path | None:
     page: Path | None = None
     for step in steps_of(recipe, folder):
@@ -99,13 +104,15 @@ def _run_stages(
             require_disk(recipe, folder)
     if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
         compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
-    if until == "report" and rank() == 0:
+    if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
         write_cards(recipe, folder, summarise(folder.root))
+    if until == "report" and rank() == 0:
         page = write_report(folder.root)
         console.print(console_table(summarise(folder.root)))
         log.info("Report: %s", page)
     elif rank() == 0:
-        log.info("Stopped after %s. Go on with: infifusion run %s", until, recipe_file)
+        file = recipe_file or folder.root / "recipe.yaml"
+        log.info("Stopped after %s. Go on with: infifusion run %s", until, file)
     return page
 
 
@@ -211,10 +218,15 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
         yield Step("evaluate", name, folder.evaluate(name), work, needs)
 
 
-def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:
+def write_settings(
+    recipe: Recipe, folder: RunFolder, recipe_file: Path | None, command: str
+) -> None:
     """recipe.yaml as it was given, and resolved.json with everything decided."""
     copy = folder.root / "recipe.yaml"
-    if recipe_file.resolve() != copy:
+    if recipe_file is None:
+        with atomic_write(copy) as temporary:
+            temporary.write_text(yaml.safe_dump(as_written(recipe), sort_keys=False))
+    elif recipe_file.resolve() != copy:
         shutil.copyfile(recipe_file, copy)
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_record(

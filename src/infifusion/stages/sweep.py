@@ -100,7 +100,7 @@ def run_sweep(
     quiet_libraries()
     for world in worlds:
         try:
-            check_recipe(world.recipe)
+            check_recipe(world.recipe, ask_hub=False)
         except InfiFusionError as error:
             raise type(error)(f"{world.folder}: {error}") from None
     out = out.resolve()

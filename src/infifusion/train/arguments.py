@@ -11,6 +11,7 @@ from transformers import TrainingArguments
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
+from infifusion.train.callbacks import check_loggers
 from infifusion.train.parallel import parallel_settings
 
 # Ours, because the stage decides them.
@@ -22,7 +23,8 @@ OWN = {
     "do_eval": "`evaluate` scores the model",
     "eval_strategy": "`evaluate` scores the model",
     "resume_from_checkpoint": "an interrupted run goes on by itself",
-    "push_to_hub": "upload the finished folder with `hf upload`",
+    "push_to_hub": "`infifusion push` uploads the finished folder",
+    "hub_token": "a recipe is copied and published; log in with `hf auth login`, or set HF_TOKEN",
     "label_smoothing_factor": "the loss is the recipe's",
     "fsdp": "write `parallel: fsdp` in the run; `training.fsdp_config` refines it",
 }
@@ -45,7 +47,8 @@ DEFAULTS: dict[str, Any] = {
 
 
 def check_arguments(values: dict[str, Any], *, where: str) -> None:
-    """RecipeError that lists every unknown or reserved key; `where` is the recipe key."""
+    """RecipeError that lists every unknown or reserved key, or names a logger that is not there;
+    `where` is the recipe key."""
     known = {field.name for field in dataclasses.fields(TrainingArguments) if field.init}
     problems = []
     for name in values:
@@ -57,6 +60,7 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
             )
     if problems:
         raise RecipeError(f"{where}: " + "; ".join(problems))
+    check_loggers(values.get("report_to"), where=where)
 
 
 def make_arguments(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -23,6 +23,7 @@ from infifusion.recipe import Lora
 from infifusion.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
+from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.failures import explained
@@ -35,6 +36,7 @@ from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
 ADAPTER = "adapter"
+LOGS = "logs"
 KEPT_IN_HISTORY = (
     "step",
     "epoch",
@@ -54,7 +56,7 @@ class Job:
     one row per response position, or what makes them, or None. loss: called where a source teaches,
     or None.
     pack_tokens: tokens of a pack, or None to pad. stop_at_rise: as in the recipe. chosen: numbers
-    of the examples that are trained on, or None for all.
+    of the examples that are trained on, or None for all. callbacks: module:name of the user's own.
     """
 
     title: str
@@ -76,6 +78,7 @@ class Job:
     quantization: str | None = None
     stop_at_rise: float | None = 2.0
     chosen: NDArray[np.int64] | None = None
+    callbacks: Sequence[str] = ()
 
     @property
     def start(self) -> Start:
@@ -89,8 +92,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
 
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
-    are gone on from; they stay until the caller has signed for the model. name_of gives an
-    example's id by its number, for errors.
+    are gone on from; they stay until the caller has signed for the model. What TensorBoard shows
+    lies in out/logs. name_of gives an example's id by its number, for errors.
 
     Raises CheckpointError where the start holds NaN or Inf, NumericsError where a loss, a gradient
     or a weight becomes one, RunError where the loss goes away or memory runs out. The last good
@@ -122,20 +125,21 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
         data, collate = _batches(job)
         checkpoints = Checkpoints(out / "checkpoints", mark_of(out), arguments.save_total_limit)
-        arguments.save_total_limit = (
-            None  # Checkpoints deletes old ones, when the new one is signed
-        )
-        trainer = FusionTrainer(
-            name_of=name_of,
-            model=trained,
-            args=arguments,
-            train_dataset=data,
-            data_collator=collate,
-            callbacks=[ProgressBar(job.title), checkpoints],
-        )
-        trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
-        trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
-        with explained(job, arguments, checkpoints.last_whole):
+        arguments.save_total_limit = None  # Checkpoints deletes old ones, when the new is signed
+        with (
+            logging_to(out / LOGS, loggers_of(arguments.report_to)),
+            explained(job, arguments, checkpoints.last_whole),
+        ):
+            trainer = FusionTrainer(
+                name_of=name_of,
+                model=trained,
+                args=arguments,
+                train_dataset=data,
+                data_collator=collate,
+                callbacks=[ProgressBar(job.title), checkpoints, *make_callbacks(job.callbacks)],
+            )
+            trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
+            trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
             trainer.train(resume_from_checkpoint=checkpoints.last_whole(clean=True))
             _save(trainer, job, dtype, out / "model")
     log = [

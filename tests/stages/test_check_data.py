@@ -1,0 +1,43 @@
+"""What `infifusion check` says of the data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import write_jsonl
+
+from infifusion.errors import RecipeError
+from infifusion.recipe import Recipe
+from infifusion.stages.check import check_recipe
+
+
+def test_check_names_format_columns_and_an_example(
+    suite: Path, make_recipe, tmp_path: Path
+) -> None:
+    alpaca = {"instruction": "Add.", "input": "2 and 3", "output": "5" * 99}
+    write_jsonl(tmp_path / "alpaca.jsonl", [alpaca])
+    train = [
+        {"path": str(tmp_path / "alpaca.jsonl"), "domain": "sums"},
+        {"path": str(suite / "train.jsonl"), "domain": "named", "prompt": "Q: {prompt}"},
+    ]
+    said = check_recipe(Recipe(**make_recipe(suite, data={"train": train})))
+    assert "sums: " in said and "alpaca.jsonl, alpaca (instruction, output, input)" in said
+    assert f"'user: Add.\\n\\n2 and 3' -> '{'5' * 60}...'" in said
+    assert "as the recipe says (prompt: 'Q: {prompt}', response: 'response')" in said
+    assert "'user: Q: Ben has 1 coins" in said
+
+
+def test_check_refuses_data_of_no_known_format(suite: Path, make_recipe, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "x.jsonl", [{"text": "a story"}])
+    recipe = make_recipe(
+        suite, data={"train": [{"path": str(tmp_path / "x.jsonl"), "domain": "d"}]}
+    )
+    with pytest.raises(RecipeError, match=r"data.train.0: .*fit no known format. Columns: text"):
+        check_recipe(Recipe(**recipe))
+
+
+def test_a_hub_data_set_out_of_reach_is_said_and_no_error(suite: Path, make_recipe) -> None:
+    recipe = make_recipe(suite, data={"train": [{"path": "no-such-org/no-data", "domain": "d"}]})
+    said = check_recipe(Recipe(**recipe))
+    assert "d: no-such-org/no-data, not looked at" in said
