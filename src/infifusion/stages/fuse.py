@@ -113,7 +113,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
             arrays[name].flush()
         part = {
             "tally": tally(names, beliefs, projected, fused),
-            "view": view.part(begin, end, beliefs, fused),
+            "view": view.part(begin, end, beliefs, projected, fused),
         }
         write_json(_done(out, chunk), part)
     if rank() != 0:
