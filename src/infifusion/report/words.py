@@ -55,6 +55,38 @@ def _verdict(b: str, a: str, tasks: list[Json]) -> str:
     return f"Against {a}, {b} {', and '.join(said)}."
 
 
+def headline(comparisons: Iterable[Json], model: str) -> str:
+    """In how many tasks a model is better or worse than each it is compared with, as one sentence;
+    empty where it is compared with none."""
+    by_base: dict[str, list[str]] = {}
+    for pair in comparisons:
+        if pair["b"] == model:
+            by_base.setdefault(pair["a"], []).append(outcome(pair))
+    said = []
+    for name, outcomes in by_base.items():
+        base = "the pivot" if name == "pivot" else name
+        better, worse = outcomes.count("better"), outcomes.count("worse")
+        tasks = f"{len(outcomes)} task{'' if len(outcomes) == 1 else 's'}"
+        if not better and not worse:
+            said.append(f"not clearly different from {base} on any of {tasks}")
+            continue
+        parts = [
+            *([f"better than {base} on {better} of {tasks}"] if better else []),
+            *([f"worse than {base} on {worse} of {tasks}"] if worse else []),
+        ]
+        said.append(joined(parts))
+    return f"{model} is {'; '.join(said)}." if said else ""
+
+
+def data_size(size: float) -> str:
+    """Bytes as 512 B, 1.4 MB or 16.1 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
+
+
 def joined(words: list[str]) -> str:
     """a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
