@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run
 
 EXAMPLE = "What is 17 + 25?"
+LONGEST_PROMPT = 160
 
 
 @dataclass(frozen=True)
@@ -41,17 +41,23 @@ def use_view(run: Run, summary: Json) -> list[Usable]:
     }
     names = [name for name, path in made.items() if path.is_dir()]
     names.sort(key=lambda name: (kind_of(run, name) != "fused", -means.get(name, -1.0)))
-    return [
-        Usable(
-            name,
-            kind_of(run, name),
-            shown := str(Path(folder.name) / made[name].relative_to(folder)),
-            number == 0 and name in means and kind_of(run, name) == "fused",
-            snippet(shown, chat=has_chat_template(made[name])),
-            _commands(shown, name),
-        )
-        for number, name in enumerate(names)
-    ]
+    best = names[0] if names and names[0] in means and kind_of(run, names[0]) == "fused" else None
+    return [_usable(run, name, made[name], best=name == best) for name in names]
+
+
+def _usable(run: Run, name: str, model: Path, *, best: bool) -> Usable:
+    folder = run.folder.resolve()
+    path, prompt = str(Path(folder.name) / model.relative_to(folder)), _prompt(run)
+    chat = has_chat_template(model)
+    asked = prompt if chat else _plain_template(run).replace("{prompt}", prompt)
+    return Usable(
+        name,
+        kind_of(run, name),
+        path,
+        best,
+        snippet(path, asked, chat=chat),
+        _commands(path, name, prompt.strip()),
+    )
 
 
 def has_chat_template(model: Path) -> bool:
@@ -62,7 +68,24 @@ def has_chat_template(model: Path) -> bool:
     )
 
 
-def snippet(path: str, *, chat: bool) -> str:
+def _prompt(run: Run) -> str:
+    """A question that the run was trained on where one is short, on one line, without control
+    characters; else any question."""
+    for weights in run.weights.values():
+        for sample in weights["examples"]:
+            asked = sample["prompt"]
+            if 0 < len(asked) <= LONGEST_PROMPT and asked.strip().isprintable():
+                return asked
+    return EXAMPLE
+
+
+def _plain_template(run: Run) -> str:
+    """How the recipe puts a prompt before a response where a model has no chat template."""
+    data = run.resolved.get("recipe", {}).get("data", {})
+    return data.get("plain_template", "{prompt}{response}").partition("{response}")[0]
+
+
+def snippet(path: str, prompt: str, *, chat: bool) -> str:
     """Python that loads a model folder and answers one prompt."""
     asked = (
         "ids = tokenizer.apply_chat_template(\n"
@@ -74,18 +97,18 @@ def snippet(path: str, *, chat: bool) -> str:
     )
     return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
 
-path = {json.dumps(path)}
+path = {path!r}
 tokenizer = AutoTokenizer.from_pretrained(path)
 model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
 
-prompt = {json.dumps(EXAMPLE)}
+prompt = {prompt!r}
 {asked}
 answer = model.generate(**ids.to(model.device), max_new_tokens=256, do_sample=False)
 print(tokenizer.decode(answer[0, ids["input_ids"].shape[1]:], skip_special_tokens=True))
 """
 
 
-def _commands(path: str, name: str) -> list[tuple[str, str]]:
+def _commands(path: str, name: str, prompt: str) -> list[tuple[str, str]]:
     """(tool, command lines). None of these tools is part of this installation."""
     quoted, word = shlex.quote(path), shlex.quote(name)
     file = shlex.quote(f"{name}.gguf")
@@ -97,7 +120,7 @@ def _commands(path: str, name: str) -> list[tuple[str, str]]:
         (
             "llama.cpp, for the architectures that its converter knows",
             f"python llama.cpp/convert_hf_to_gguf.py {quoted} --outfile {file} --outtype bf16\n"
-            f"llama-cli -m {file} -p {shlex.quote(EXAMPLE)}",
+            f"llama-cli -m {file} -p {shlex.quote(prompt)}",
         ),
         (
             "lm-evaluation-harness",

@@ -8,6 +8,11 @@ from infifusion.artifacts import Json
 
 SIGNIFICANT = 0.05
 MINUS = "\u2212"
+STANDING = {
+    "better": "better than",
+    "worse": "worse than",
+    "unclear": "not clearly different from",
+}
 
 
 def signed_points(difference: float) -> str:
@@ -64,17 +69,19 @@ def headline(comparisons: Iterable[Json], model: str) -> str:
             by_base.setdefault(pair["a"], []).append(outcome(pair))
     said = []
     for name, outcomes in by_base.items():
-        base = "the pivot" if name == "pivot" else name
-        better, worse = outcomes.count("better"), outcomes.count("worse")
-        tasks = f"{len(outcomes)} task{'' if len(outcomes) == 1 else 's'}"
-        if not better and not worse:
-            said.append(f"not clearly different from {base} on any of {tasks}")
-            continue
-        parts = [
-            *([f"better than {base} on {better} of {tasks}"] if better else []),
-            *([f"worse than {base} on {worse} of {tasks}"] if worse else []),
-        ]
-        said.append(joined(parts))
+        base, total = "the pivot" if name == "pivot" else name, len(outcomes)
+        found = [(words, outcomes.count(kind)) for kind, words in STANDING.items()]
+        first, *others = [(words, count) for words, count in found if count]
+        tasks = "the only task" if total == 1 else f"all {total} tasks"
+        where = f"{first[1]} of {total} tasks" if others else tasks
+        said.append(
+            ", ".join(
+                [
+                    f"{first[0]} {base} on {where}",
+                    *(f"{words.rpartition(' ')[0]} on {count}" for words, count in others),
+                ]
+            )
+        )
     return f"{model} is {'; '.join(said)}." if said else ""
 
 

@@ -99,6 +99,13 @@ def axis(values: Sequence[float], *, margin: float = 0.06) -> tuple[float, float
     return low, high, [i * step for i in range(first, math.floor(high / step) + 1)]
 
 
+def whole_ticks(values: Sequence[float], ticks: list[float]) -> list[float]:
+    """The ticks without fractions where all values are whole: there is no layer 0.5."""
+    if not all(float(value).is_integer() for value in values):
+        return ticks
+    return [tick for tick in ticks if float(tick).is_integer()]
+
+
 def number(value: float) -> str:
     """A tick: no trailing zeros, no exponent between 0.0001 and a million."""
     shown = f"{value:.4f}".rstrip("0").rstrip(".") if abs(value) < 1e6 else f"{value:.0e}"

@@ -33,7 +33,8 @@ class Dot:
 def dot_chart(title: str, dots: Sequence[Dot], *, zero: bool = False, most: int = LEFT) -> Chart:
     """Values as dots with error bars on one axis; `zero` draws the line of no difference. most is
     the most room that labels may take; what they take beyond LEFT the chart is wider."""
-    left = min(most, round(LETTER * max((len(dot.label) for dot in dots), default=0)) + 14)
+    longest = max((max(len(dot.label), len(dot.group)) for dot in dots), default=0)
+    left = min(most, round(LETTER * longest) + 16)
     width = WIDTH + max(0, left - LEFT)
     edges = [edge for d in dots for edge in (d.value, d.low, d.high) if edge is not None]
     low, high, ticks = axis([*edges, 0.0] if zero else edges)

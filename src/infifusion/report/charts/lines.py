@@ -17,6 +17,7 @@ from infifusion.report.charts.chart import (
     grid_y,
     number,
     text,
+    whole_ticks,
 )
 
 HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 210, 44, 34, 6, 10
@@ -38,6 +39,7 @@ def line_chart(title: str, lines: Sequence[Line], *, x_label: str) -> Chart | No
     if not points:
         return None
     x_low, x_high, x_ticks = axis([x for x, _ in points], margin=0)
+    x_ticks = whole_ticks([x for x, _ in points], x_ticks)
     y_low, y_high, y_ticks = axis([y for _, y in points])
 
     def place(x: float, y: float) -> tuple[float, float]:

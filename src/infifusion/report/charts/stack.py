@@ -16,6 +16,7 @@ from infifusion.report.charts.chart import (
     number,
     short,
     text,
+    whole_ticks,
 )
 
 HEIGHT, LEFT, BOTTOM, TOP, RIGHT = 190, 44, 34, 6, 10
@@ -38,6 +39,7 @@ def stacked_chart(
     if len(xs) < 2:
         return None
     x_low, x_high, x_ticks = axis(xs, margin=0)
+    x_ticks = whole_ticks(xs, x_ticks)
 
     def place(x: float, y: float) -> str:
         return (

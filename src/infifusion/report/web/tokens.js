@@ -5,12 +5,12 @@ if (tokenData) {
   const pick = byId("token-sample"), text = byId("token-text"), told = byId("token-told"), prompt = byId("token-prompt");
   const samples = targets.flatMap((target) => target.samples.map((sample) => ({ target, sample })));
   const spaces = (word) => word.replaceAll("\n", "↵").replaceAll("\t", "⇥").replaceAll(" ", "␣");
-  const percent = (share) => `${(100 * share).toFixed(1)} %`;
+  const percent = (share) => (share > 0 && share < 0.0005 ? "< 0.1\u00a0%" : `${(100 * share).toFixed(1)}\u00a0%`);
   let at = 0, current = samples[0];
 
-  const showGuesses = (guesses, gold, hue) => {
+  const showGuesses = (parent, guesses, gold, hue) => {
     for (const [word, share] of guesses) {
-      const row = add(told, "div", "", word === gold ? "guess gold" : "guess");
+      const row = add(parent, "div", "", word === gold ? "guess gold" : "guess");
       add(row, "code", spaces(words[word]));
       const bar = addSvg(row, "svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true", class: hue });
       addSvg(bar, "rect", { class: "rest", width: 100, height: 10 });
@@ -18,36 +18,38 @@ if (tokenData) {
       add(row, "b", percent(share));
     }
   };
+  const showSource = (parent, s, [word, weights, entropies, , guesses]) => {
+    const source = current.target.sources[s], box = add(parent, "div"), title = add(box, "h4");
+    add(title, "span", "", `mark c${source % 8}`);
+    title.append(visible(sources[source]));
+    const sure = entropies && entropies[s] !== null ? `, uncertainty ${entropies[s].toFixed(2)} nats` : "";
+    add(box, "p", `weight ${weights[s].toFixed(2)}${sure}`, "soft");
+    if (!guesses) return;
+    if (guesses[s] === null) add(box, "p", "Takes no part: no token boundary here, or its gate is shut.", "soft");
+    else showGuesses(box, guesses[s], word, `c${source % 8}`);
+  };
   const tell = (place) => {
-    const [word, weights, entropies, gold, guesses, target] = current.sample.tokens[place];
+    const token = current.sample.tokens[place], [word, weights, , gold, , target] = token;
     told.replaceChildren();
-    const head = add(told, "h4", `Token ${place + 1}: `);
-    add(head, "code", spaces(words[word]));
+    add(add(told, "h4", `Token ${place + 1} of ${current.sample.tokens.length}: `), "code", spaces(words[word]));
     if (!weights.some((weight) => weight > 0)) add(told, "p", "No source taught here: the gold token alone.");
-    current.target.sources.forEach((source, s) => {
-      const title = add(told, "h4"), name = add(title, "span");
-      add(name, "span", "", `mark c${source % 8}`);
-      name.append(visible(sources[source]));
-      const sure = entropies && entropies[s] !== null ? `, uncertainty ${entropies[s].toFixed(2)} nats` : "";
-      add(title, "small", `weight ${weights[s].toFixed(2)}${sure}`);
-      if (!guesses) return;
-      if (guesses[s] === null) add(told, "p", "Takes no part: no token boundary here, or its gate is shut.", "soft");
-      else showGuesses(guesses[s], word, `c${source % 8}`);
-    });
+    const believed = add(told, "div", "", "believed");
+    weights.forEach((_, s) => showSource(believed, s, token));
     if (target) {
-      const title = add(told, "h4", "Fused target ");
-      if (gold !== null) add(title, "small", `gives this token ${percent(gold)}`);
-      showGuesses(target, word, "fused");
+      const box = add(believed, "div");
+      add(box, "h4", "Fused target");
+      add(box, "p", gold === null ? "" : `gives this token ${percent(gold)}`, "soft");
+      showGuesses(box, target, word, "fused");
     }
   };
-  const go = (place, { tells = true } = {}) => {
+  const go = (place) => {
     const tokens = text.children;
     at = Math.max(0, Math.min(tokens.length - 1, place));
     for (const token of text.querySelectorAll(".at")) token.classList.remove("at");
     tokens[at].classList.add("at");
     text.setAttribute("aria-activedescendant", tokens[at].id);
     for (const token of tokens) token.setAttribute("aria-selected", token === tokens[at]);
-    if (tells) tell(at);
+    tell(at);
   };
   const show = () => {
     current = samples[pick.value];
@@ -72,6 +74,7 @@ if (tokenData) {
     if (next === undefined) return;
     event.preventDefault();
     go(next);
+    text.children[at].scrollIntoView({ block: "nearest" });
   });
   pick.addEventListener("change", show);
   samples.forEach(({ target, sample }, place) => addOption(pick, place, `${target.name}, ${sample.domain}: ${sample.id}`));
