@@ -94,7 +94,7 @@ def test_every_score_in_the_page_is_the_one_in_the_scores_file(run: Path, page: 
     for model in RIGHT:
         path = run / "evaluate" / model.replace(":", "__") / "scores.json"
         scores = json.loads(path.read_text())
-        cells = page.row(model)[1:]
+        cells = next(row[1:] for row in page.rows if row[0] == model and " %" in row[1])
         assert len(cells) == len(TASKS)
         for cell, task in zip(cells, TASKS, strict=True):
             score = scores["scores"][task]

@@ -23,10 +23,10 @@ STYLE = (
     ".hollow{fill:#fff;stroke:currentColor;stroke-width:1.6}"
     ".bar,.line{stroke:currentColor;stroke-width:1.6;fill:none}.area{fill:currentColor}"
     ".grid{stroke:#d9dee3}.zero{stroke:#1c2024;stroke-dasharray:3 3}.rest{fill:#e4e8ec}"
-    ".pivot{color:#5d666f}.source{color:#2a86b0}.tuned{color:#96690a}.fused{color:#0b57b0}"
+    ".pivot{color:#5d666f}.source{color:#1f7299}.tuned{color:#8a6400}.fused{color:#0b57b0}"
     ".better{color:#0b57b0}.worse{color:#b3401b}.unclear{color:#5d666f}"
-    ".c0{color:#0072b2}.c1{color:#d55e00}.c2{color:#009e73}.c3{color:#a0559a}"
-    ".c4{color:#b8860b}.c5{color:#2a86b0}.c6{color:#7a5c3e}.c7{color:#6c757d}"
+    ".c0{color:#0067a8}.c1{color:#b84d00}.c2{color:#007a5a}.c3{color:#94478e}"
+    ".c4{color:#8a6400}.c5{color:#1f7299}.c6{color:#735838}.c7{color:#5f676e}"
 )
 """What a chart needs of the page's CSS when it stands alone."""
 
