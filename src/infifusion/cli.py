@@ -428,13 +428,35 @@ def evaluate(
 
 @app.command()
 def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="A run, or several to compare.")
+    ],
+    export: Annotated[
+        Path | None, typer.Option(help="Write the figures here as SVG and CSV too.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of a comparison; comparison.html in this folder by default."),
+    ] = None,
 ) -> None:
-    """Write the report of a run again: index.html and summary.json."""
-    from infifusion.report.page import write_report
+    """Write the report of a run again, index.html and summary.json; or compare several runs."""
+    if len(run_dirs) == 1:
+        from infifusion.report.page import write_report
 
-    page = write_report(run_dir)
+        if out is not None:
+            raise typer.BadParameter(
+                "--out is for comparisons: a run's own page lies in its folder."
+            )
+        page = write_report(run_dirs[0])
+    else:
+        from infifusion.report.compare import write_comparison
+
+        page = write_comparison(run_dirs, out or Path("comparison.html"))
     typer.echo(f"Report: {page}")
+    if export is not None:
+        from infifusion.report.export import export_figures
+
+        typer.echo(f"Figures: {len(export_figures(run_dirs, export))} files in {export}")
 
 
 @app.command(name="list")

@@ -12,7 +12,10 @@ TASKS = ("demo_sums", "demo_boxed", "demo_code")
 DOMAINS = ("sums", "boxed", "code")
 SOURCES = ("arithmetician", "algebraist", "coder")
 ITEMS = 300
-ATTACK = "<script>alert('x')</script><img src=x onerror=alert(1)> & </script>"
+ATTACK = (
+    "<script>alert('x')</script><img src=x onerror=alert(1)> & </script> "
+    "\u2028<svg onload=alert(2)>\u202egnirts\u202c <!-- \U0001f600 \ud800"
+)
 RIGHT = {
     "pivot": (0.30, 0.22, 0.35),
     "source:arithmetician": (0.85, 0.12, 0.20),
@@ -161,6 +164,13 @@ def _target(root: Path, name: str, sources: list[str], chance: random.Random) ->
                     "weights": weights(d) if place % 7 else [0.0] * len(sources),
                     "entropy": [0.5] * (len(sources) - 1) + [None],
                     "gold": 0.8 if place % 7 else None,
+                    "top": [
+                        [[word + " ", 0.7], [ATTACK, 0.1], [f"{source[0]}\n", 0.0001]]
+                        if place % 5
+                        else None
+                        for source in sources
+                    ],
+                    "target": [[word + " ", 0.8], ["other", 0.1]] if place % 7 else None,
                 }
                 for place, word in enumerate(text.split(" "))
             ],
@@ -175,6 +185,13 @@ def _target(root: Path, name: str, sources: list[str], chance: random.Random) ->
             "by_domain": {domain: weights(d) for d, domain in enumerate(DOMAINS)},
             "taught_share": {domain: 0.97 - 0.2 * d for d, domain in enumerate(DOMAINS)},
             "over_examples": [{"example": 36 * n, "weights": weights(n // 17)} for n in range(50)],
+            "worst_tokens": {
+                source: [
+                    {"token": "\\boxed", "unaligned": 600, "seen": 600},
+                    {"token": ATTACK, "unaligned": 12, "seen": 1200},
+                ]
+                for source in sources
+            },
             "examples": samples,
         },
     )
@@ -236,7 +253,26 @@ def _merge(root: Path, members: list[str], chance: random.Random) -> None:
             ],
         },
     )
+    write(
+        root / "merge" / "pairwise" / "deltas.json",
+        {
+            "models": members,
+            "tensors": [
+                {
+                    "name": name,
+                    "numel": 1000,
+                    "base_norm": 10.0,
+                    "norm": [1.0, 2.0, 0.0],
+                    "cosine": [0.5, None, None],
+                }
+                for name in names
+            ],
+        },
+    )
     _manifest(root / "merge" / "pairwise", 1.5, {"tensors": len(names)})
+    for model in ("distill/unified", "distill/sft", "merge/pairwise"):
+        write(root / model / "model" / "config.json", {})
+    (root / "merge" / "pairwise" / "model" / "chat_template.jinja").write_text("{{ messages }}")
 
 
 def _answers(root: Path, chance: random.Random) -> dict[tuple[str, str], list[bool]]:

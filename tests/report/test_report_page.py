@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import itertools
 import json
 import re
 import shutil
@@ -9,32 +12,40 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from run_folder_maker import ATTACK, DOMAINS, RIGHT, TASKS, make_run_folder, write
 
 from infifusion.errors import ArtifactError
-from infifusion.report.page import script_json, write_report
+from infifusion.report.document import script_json
+from infifusion.report.page import write_report
 from infifusion.report.words import outcome, p_value, verdicts
 
 
 class Page(HTMLParser):
-    """Tags with their attributes, the text, and rows of cells per table."""
+    """Tags with their attributes, and the cells of every row; those of charts apart."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
         self.tags: list[tuple[str, dict[str, str | None]]] = []
         self.rows: list[list[str]] = []
+        self.chart_rows: list[list[str]] = []
+        self._found = self.rows
+        self._of_chart = False
         self.scripts: list[str] = []
         self._cell = False
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
+        if tag == "details":
+            self._of_chart = dict(attrs).get("class") == "figures"
         if tag == "tr":
-            self.rows.append([])
+            self._found = self.chart_rows if self._of_chart else self.rows
+            self._found.append([])
         if tag in ("td", "th"):
-            self.rows[-1].append("")
+            self._found[-1].append("")
             self._cell = True
         if tag == "script":
             self.scripts.append("")
@@ -42,12 +53,20 @@ class Page(HTMLParser):
     def handle_endtag(self, tag: str) -> None:
         if tag in ("td", "th"):
             self._cell = False
+        if tag == "details":
+            self._of_chart = False
 
     def handle_data(self, data: str) -> None:
         if self._cell:
-            self.rows[-1][-1] += data
+            self._found[-1][-1] += data
         if self.tags and self.tags[-1][0] == "script":
             self.scripts[-1] += data
+
+    def data(self, name: str) -> Any:
+        """The JSON of the script element with this id."""
+        scripts = [attributes for tag, attributes in self.tags if tag == "script"]
+        places = [n for n, attributes in enumerate(scripts) if attributes.get("id") == name]
+        return json.loads(self.scripts[places[0]])
 
     def row(self, *start: str) -> list[str]:
         """The first row that begins with these cells."""
@@ -75,7 +94,7 @@ def test_every_score_in_the_page_is_the_one_in_the_scores_file(run: Path, page: 
     for model in RIGHT:
         path = run / "evaluate" / model.replace(":", "__") / "scores.json"
         scores = json.loads(path.read_text())
-        cells = page.row(model)[1:]
+        cells = next(row[1:] for row in page.rows if row[0] == model and " %" in row[1])
         assert len(cells) == len(TASKS)
         for cell, task in zip(cells, TASKS, strict=True):
             score = scores["scores"][task]
@@ -129,16 +148,54 @@ def test_what_was_left_out_is_counted_in_the_page(page: Page) -> None:
 
 
 def test_a_script_in_data_or_output_is_text(text: str, page: Page) -> None:
-    assert ATTACK not in text
-    assert "&lt;script&gt;alert" in text, "the prompt of a sample should show the tag as text"
-    names = [name for name, _ in page.tags]
-    assert names.count("script") == 2, "the items and our own script, nothing else"
-    assert "img" not in names
+    assert "<script>alert" not in text
+    assert "&lt;script&gt;alert" in text, "a token that holds the tag should show it as text"
+    run = [attributes for name, attributes in page.tags if name == "script" and not attributes]
+    assert len(run) == 1, "our own script, once; the others are JSON"
+    types = {
+        attributes["type"] for name, attributes in page.tags if name == "script" and attributes
+    }
+    assert types == {"application/json"}
+    assert "img" not in [name for name, _ in page.tags]
     assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
 
 
+def test_characters_that_hide_are_shown(text: str) -> None:
+    assert "⟨U+202E⟩" in text and "⟨U+2028⟩" in text
+    shown = text.partition("<main")[2].partition("<script>")[0]
+    outside = re.sub(r"<script type.*?</script>", "", shown, flags=re.DOTALL)
+    assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069]", outside)
+
+
+def test_the_policy_allows_the_pages_own_style_and_script_alone(text: str) -> None:
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+    assert found
+    allowed = dict(part.strip().split(" ", 1) for part in found[1].split(";"))
+    assert allowed["default-src"] == "'none'"
+    assert allowed["img-src"] == "data:"
+    for tag in ("style", "script"):
+        body = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
+        assert body
+        digest = base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()
+        assert allowed[f"{tag}-src"] == f"'sha256-{digest}'"
+    assert " style=" not in text, "the policy forbids style attributes"
+
+
+def test_headings_tables_and_charts_can_be_read_aloud(text: str, page: Page) -> None:
+    tags = [name for name, _ in page.tags]
+    assert tags.count("h1") == 1 and tags.count("main") == 1 and tags.count("nav") == 1
+    levels = [int(name[1]) for name in tags if re.fullmatch("h[1-6]", name)]
+    assert all(below - above <= 1 for above, below in itertools.pairwise(levels))
+    assert tags.count("table") == tags.count("caption") > 20
+    assert all("scope" in attributes for name, attributes in page.tags if name == "th")
+    drawings = [attributes for name, attributes in page.tags if name == "svg"]
+    assert len(drawings) > 10
+    assert all(one["role"] == "img" and one["aria-label"] for one in drawings)
+    assert tags.count("figure") == text.count("As a table")
+
+
 def test_items_in_the_page_are_the_items_of_the_run(run: Path, page: Page) -> None:
-    items = json.loads(page.scripts[0])
+    items = page.data("item-data")
     for pair in items["pairs"]:
         row = page.row(pair["b"], pair["a"], pair["task"])
         assert [str(pair["counts"][key]) for key in ("gained", "lost")] == row[6:8]
@@ -159,7 +216,7 @@ def test_a_long_output_says_how_much_of_it_is_left_out(run: Path, tmp_path: Path
     for line in lines:
         line["output"] = "x" * 2000
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    items = json.loads(Page(write_report(folder).read_text()).scripts[0])
+    items = Page(write_report(folder).read_text()).data("item-data")
     shown = items["items"]["demo_sums"]["demo_sums-0"]["answers"]["pivot"]["output"]
     # 2000 characters, 750 kept at each end
     assert "500 characters left out" in shown
@@ -177,7 +234,7 @@ def test_long_items_leave_the_page_small_and_every_pair_its_share(
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = write_report(folder)
     assert page.stat().st_size < 5_000_000
-    items = json.loads(Page(page.read_text()).scripts[0])
+    items = Page(page.read_text()).data("item-data")
     assert len(items["pairs"]) == 15
     for pair in items["pairs"]:
         for kind, count in pair["counts"].items():
@@ -191,13 +248,16 @@ def test_nothing_in_the_page_loads_from_the_network(text: str, page: Page) -> No
             assert value.startswith(("#", "data:,")) or not value, f"<{tag} {key}={value}>"
     style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
     assert style and "url(" not in style[1] and "@import" not in style[1]
-    assert "fetch(" not in page.scripts[1] and "http" not in page.scripts[1]
+    script = page.scripts[-1]
+    assert "fetch(" not in script and "innerHTML" not in script and "eval(" not in script
+    assert script.count("http") == script.count("http://www.w3.org/2000/svg") == 1
 
 
 def test_json_in_a_script_cannot_end_the_script() -> None:
-    value = {"text": "</script><!-- & \u2028", "n": 1}
+    value = {"text": "</script><!-- & \u2028 \ud800", "n": 1}
     written = str(script_json(value))
     assert "<" not in written and "&" not in written and "\u2028" not in written
+    assert written.encode("utf-8"), "half a surrogate pair can be written"
     assert json.loads(written) == value
 
 

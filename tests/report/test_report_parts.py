@@ -1,17 +1,15 @@
-"""Names of tensors, axes, thinning and places in the charts."""
+"""Names of tensors, thinning, figures in words, texts made fit to be shown."""
 
 from __future__ import annotations
 
-import re
-
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from infifusion.report.charts import Dot, Line, axis, dot_chart, line_chart, number, stacked_chart
-from infifusion.report.tensors import Place, _mean_coefficients, grid_of, place_of
+from infifusion.report.charts.chart import number
+from infifusion.report.merges import _mean_coefficients
+from infifusion.report.tensors import Place, grid_of, place_of
 from infifusion.report.training import POINTS, _thinned
-from infifusion.report.words import duration, joined
+from infifusion.report.visible import cut, visible
+from infifusion.report.words import data_size, duration, headline, joined
 
 
 @pytest.mark.parametrize(
@@ -55,48 +53,6 @@ def test_thinning_keeps_short_logs_and_averages_long_ones() -> None:
     assert _thinned(gaps, "loss") == [(3, 4.0)]
 
 
-def test_a_dot_and_its_error_bar_stand_where_their_values_are() -> None:
-    chart = dot_chart(
-        "t",
-        [
-            Dot("a", 10, "10", "fused", 0, 20),
-            Dot("b", 20, "20", "fused"),
-            Dot("c", 0, "0", "pivot"),
-        ],
-    )
-    middle, right, left = (float(x) for x in re.findall(r'<circle cx="([\d.]+)"', chart))
-    assert middle == pytest.approx((left + right) / 2, abs=0.1)
-    bar = re.search(r'd="M([\d.]+) [\d.]+v8m0-4H([\d.]+)', chart)
-    assert bar and [float(edge) for edge in bar.groups()] == [left, right]
-
-
-def test_curves_break_where_a_value_is_missing() -> None:
-    chart = line_chart("t", [Line("a", [(0, 1.0), (1, None), (2, 3.0), (3, 4.0)], 0)], x_label="x")
-    path = re.search(r'class="line c0" d="([^"]+)"', chart)
-    assert path and path[1].count("M") == 2 and path[1].count("L") == 1
-
-
-def test_labels_in_charts_are_escaped() -> None:
-    bad = "<b>&\"'"
-    charts = [
-        dot_chart(bad, [Dot(bad, 1, bad, bad)]),
-        line_chart(bad, [Line(bad, [(0, 1.0), (1, 2.0)], 0)], x_label=bad),
-        stacked_chart(bad, [0, 1], [[1.0], [0.5]], x_label=bad),
-    ]
-    for chart in charts:
-        assert "<b>" not in chart and "&lt;b&gt;" in chart and '&"' not in chart
-
-
-@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=9))
-def test_an_axis_holds_all_values_and_its_ticks(values: list[float]) -> None:
-    low, high, ticks = axis(values)
-    assert low < high
-    assert low <= min(values) and max(values) <= high
-    assert 1 <= len(ticks) <= 6
-    slack = 1e-9 * (abs(low) + abs(high))
-    assert all(low - slack <= tick <= high + slack for tick in ticks)
-
-
 def test_numbers_and_durations_in_words() -> None:
     assert [number(v) for v in (0.0, 0.25, -20.0, 3.0000001)] == ["0", "0.25", "−20", "3"]
     assert [duration(s) for s in (1.25, 65, 3725, None)] == [
@@ -110,3 +66,47 @@ def test_numbers_and_durations_in_words() -> None:
         "a and b",
         "a, b and c",
     ]
+
+
+def test_sizes_are_in_the_largest_unit_that_keeps_a_whole_number() -> None:
+    sizes = (0, 999, 1000, 56_000_000, 16.1e9, 2.5e12)
+    shown = ["0 B", "999 B", "1.0 kB", "56.0 MB", "16.1 GB", "2.5 TB"]
+    assert [data_size(size) for size in sizes] == shown
+
+
+def test_the_headline_counts_better_worse_and_unclear_tasks_of_each_comparison() -> None:
+    def pair(a: str, difference: float, p: float) -> dict[str, object]:
+        return {"a": a, "b": "unified", "difference": difference, "p_value": p}
+
+    pairs = [
+        *(pair("pivot", 0.5, 0.001) for _ in range(3)),
+        pair("sft", 0.2, 0.001),
+        pair("sft", -0.1, 0.01),
+        pair("sft", 0.01, 0.6),
+        pair("other", 0.01, 0.6),
+    ]
+    assert headline(pairs, "unified") == (
+        "unified is better than the pivot on all 3 tasks; better than sft on 1 of 3 tasks, worse "
+        "on 1, not clearly different on 1; not clearly different from other on the only task."
+    )
+    assert headline(pairs, "pairwise") == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("a\tb\n", "a\tb\n"),
+        ("\u202eevil\u202c", "⟨U+202E⟩evil⟨U+202C⟩"),
+        ("a\u2028b\u0000\x1b[31m", "a⟨U+2028⟩b⟨U+0000⟩⟨U+001B⟩[31m"),
+        ("\ud800 \U000e0041", "⟨U+D800⟩ ⟨U+E0041⟩"),
+        ("日本語 é 👩\u200d💻 \u05d0", "日本語 é 👩\u200d💻 \u05d0"),
+    ],
+)
+def test_characters_that_hide_are_named_and_others_left_alone(text: str, shown: str) -> None:
+    assert visible(text) == shown
+
+
+def test_a_long_text_loses_its_middle_and_says_how_much() -> None:
+    assert cut("a" * 10, 10) == "a" * 10
+    # 11 characters, 5 kept at each end
+    assert cut("a" * 5 + "x" + "b" * 5, 10) == "aaaaa\n[… 1 characters left out …]\nbbbbb"

@@ -106,4 +106,4 @@ def test_names_are_escaped_in_the_page_and_its_plots(tmp_path) -> None:
         assert svg.tag.endswith("svg") and "<old>" not in path.read_text(encoding="utf-8")
     first = tree.fromstring(written[0].read_text(encoding="utf-8"))
     dots = [node.get("class") for node in first.iter() if node.tag.endswith("}g")]
-    assert dots == ["better", "better"]
+    assert dots == ["row better", "row better"]

@@ -23,7 +23,6 @@ LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 LONGEST_LINE = 1 << 26
 """Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
 EXAMPLE_LINE = '{"prompt": "...", "response": "..."}'
-Record = dict[str, Any]
 Entry = TypeVar("Entry")
 
 

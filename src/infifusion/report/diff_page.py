@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
-
 from infifusion.artifacts import Json
+from infifusion.report.document import document
 from infifusion.report.tensors import grid_of
-
-HERE = Path(__file__).parent
 
 
 def diff_page(values: Json) -> str:
     """One self-contained page; every name is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     grids = []
     for measure, meaning in values["measures"].items():
         first = values["tensors"][0][measure] if values["tensors"] else None
@@ -27,8 +18,9 @@ def diff_page(values: Json) -> str:
                 grids.append({"title": f"{model}: {meaning}", **grid_of(rows, measure)})
         else:
             grids.append({"title": meaning, **grid_of(values["tensors"], measure)})
-    return environment.get_template("diff.html").render(
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+    return document(
+        "diff.html",
+        styles=("base.css", "charts.css"),
         base=values["base"],
         models=values["models"],
         grids=grids,

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from infifusion.artifacts import Json
+from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run
+from infifusion.report.visible import cut
 
-PER_OUTCOME = {"gained": 12, "lost": 12, "both": 4, "neither": 6}
+PER_OUTCOME = {"gained": 150, "lost": 150, "both": 50, "neither": 75}
 """Items shown per pair, task and outcome: most of what differs."""
-LONGEST_TEXT = 1500
-BUDGET = 2_000_000
+BUDGET = 1_800_000
 """Characters of prompts and outputs in the page, about."""
 SHOWN = ("prompt", "gold")
 
@@ -26,7 +27,7 @@ def items_view(run: Run) -> dict[str, Any] | None:
     texts: dict[str, dict[str, Json]] = {}
     pairs = []
     answers: dict[tuple[str, str], dict[str, Json]] = {}
-    for pair in run.comparisons:
+    for pair in sorted(run.comparisons, key=lambda pair: kind_of(run, pair["b"]) != "fused"):
         a, b, task = pair["a"], pair["b"], pair["task"]
         for model in (a, b):
             if (model, task) not in answers:
@@ -86,12 +87,4 @@ def _answer(item: Json) -> Json:
 
 
 def _cut(value: object) -> str | None:
-    """The text, without its middle where it is long; how much is left out stands there."""
-    if value is None:
-        return None
-    text = str(value)
-    if len(text) <= LONGEST_TEXT:
-        return text
-    half = LONGEST_TEXT // 2
-    left_out = len(text) - 2 * half
-    return f"{text[:half]}\n[… {left_out} characters left out …]\n{text[-half:]}"
+    return None if value is None else cut(str(value))

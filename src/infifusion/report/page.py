@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import jinja2
-from markupsafe import Markup
 
 from infifusion.artifacts import Json, atomic_write, write_json
 from infifusion.errors import ArtifactError
-from infifusion.report.bookkeeping import (
-    coverage_view,
-    data_view,
-    left_out_view,
-    settings_view,
-    teachers_view,
-    timings_view,
-)
+from infifusion.report.alignment import coverage_view, teachers_view, worst_tokens_view
+from infifusion.report.bits import bits_view
+from infifusion.report.cost import cost_view
+from infifusion.report.document import document
 from infifusion.report.items import items_view
+from infifusion.report.kinds import KINDS
+from infifusion.report.left_out import data_view, left_out_view
+from infifusion.report.merges import merge_view
+from infifusion.report.reproduce import settings_view
 from infifusion.report.responses import responses_view
 from infifusion.report.run_folder import Run, read_run
-from infifusion.report.scores import bits_view, scores_view
+from infifusion.report.scores import scores_view
 from infifusion.report.summary import summary_of
 from infifusion.report.teaching import teaching_view
-from infifusion.report.tensors import merge_view
+from infifusion.report.tokens import tokens_view
 from infifusion.report.training import training_view
+from infifusion.report.use import use_view
 
-HERE = Path(__file__).parent
+STYLES = ("base.css", "charts.css", "parts.css")
+SCRIPTS = ("dom.js", "theme.js", "tabs.js", "curves.js", "items.js", "tokens.js", "copy.js")
 
 
 def write_report(run_dir: Path) -> Path:
@@ -55,38 +55,28 @@ def write_report(run_dir: Path) -> Path:
 
 
 def render_page(run: Run, summary: Json) -> str:
-    """The page; everything that comes from data or models is escaped by the template."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["script_json"] = script_json
-    return environment.get_template("page.html").render(
-        name=run.resolved.get("recipe", {}).get("name") or run.folder.resolve().name,
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
-        js=Markup((HERE / "page.js").read_text(encoding="utf-8")),
+    """The page, in the order of the questions: is it better, who taught it what, what did it cost,
+    how is it used, how is it made again."""
+    return document(
+        "page.html",
+        styles=STYLES,
+        scripts=SCRIPTS,
+        name=run.name,
+        kinds=KINDS,
         scores=scores_view(run, summary),
         bits=bits_view(run, summary),
-        responses=responses_view(run),
+        items=items_view(run),
         teaching=teaching_view(run),
+        tokens=tokens_view(run),
+        responses=responses_view(run),
         training=training_view(run),
         merges=merge_view(run),
         coverage=coverage_view(run),
+        worst=worst_tokens_view(run),
         teachers=teachers_view(run),
-        items=items_view(run),
+        cost=cost_view(run),
         data=data_view(run),
         left_out=left_out_view(run),
-        timings=timings_view(run),
+        usable=use_view(run, summary),
         settings=settings_view(run),
     )
-
-
-def script_json(value: object) -> Markup:
-    """JSON that can stand inside a script element: no `<` that could end it."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return Markup(text)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from infifusion.artifacts import Json
-from infifusion.report.charts import Dot, dot_chart
+from infifusion.report.charts.chart import Chart
+from infifusion.report.charts.dots import Dot, dot_chart
 from infifusion.report.run_folder import Run
 
 
@@ -23,7 +24,9 @@ def responses_view(run: Run) -> dict[str, Any] | None:
             dict.fromkeys(p.get("choose") or asked["choose"] for p in asked.get("prompts", []))
         ),
         "rows": [_row(counts, domain, sources) for domain in counts["prompts"]],
-        "charts": [_chart(counts, domain, sources) for domain in counts["prompts"]],
+        "charts": {
+            f"prompts-won-{domain}": _chart(counts, domain, sources) for domain in counts["prompts"]
+        },
         "writers": [_writer(run, counts, source) for source in sources],
         "samples": [
             _sample(sample, first=sample["domain"] not in domains[:n])
@@ -48,7 +51,7 @@ def _row(counts: Json, domain: str, sources: list[str]) -> dict[str, Any]:
     }
 
 
-def _chart(counts: Json, domain: str, sources: list[str]) -> str:
+def _chart(counts: Json, domain: str, sources: list[str]) -> Chart:
     prompts = counts["prompts"][domain]
     dots = []
     for number, source in enumerate(sources):

@@ -31,6 +31,8 @@ class Run:
     """Training run -> distill/RUN/history.json."""
     merges: dict[str, Json]
     """Merge -> merge/MERGE/merge_details.json."""
+    deltas: dict[str, Json]
+    """Merge -> merge/MERGE/deltas.json."""
     answered: list[Json]
     """Sample prompts with every source's answer: choose/samples.json."""
     scores: dict[str, Json]
@@ -45,6 +47,17 @@ class Run:
     def counts(self) -> dict[str, Json]:
         """Stage -> what its manifest counted."""
         return {stage: manifest.get("counts", {}) for stage, manifest in self.manifests.items()}
+
+    @property
+    def name(self) -> str:
+        """The recipe's name, or the folder's where the recipe is not known."""
+        return self.resolved.get("recipe", {}).get("name") or self.folder.resolve().name
+
+    def bytes_of(self, stage: str) -> int:
+        """How much the files that a stage vouches for take up, as far as they are there."""
+        folder = self.folder / Path(*map(folder_name, stage.split("/", 1)))
+        paths = [folder / name for name in self.manifests[stage].get("files", {})]
+        return sum(path.stat().st_size for path in paths if path.is_file())
 
     def items(self, model: str, task: str) -> list[Json]:
         """The answers of one model to one task; empty where they were not kept."""
@@ -73,6 +86,7 @@ def read_run(run_dir: Path) -> Run:
         weights=_read_each(run_dir, resolved, "fuse", "weights.json"),
         histories=_read_each(run_dir, resolved, "distill", "history.json"),
         merges=_read_each(run_dir, resolved, "merge", "merge_details.json"),
+        deltas=_read_each(run_dir, resolved, "merge", "deltas.json"),
         answered=_read(answered)["samples"] if answered.exists() else [],
         scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
         comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],

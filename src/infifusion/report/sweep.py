@@ -6,15 +6,14 @@ import csv
 import io
 from pathlib import Path
 
-import jinja2
-from markupsafe import Markup
-
 from infifusion.artifacts import Json, atomic_write
-from infifusion.report.charts import LEFT, LONGEST_LABEL, Dot, dot_chart, standalone
+from infifusion.report.charts.chart import Chart, standalone
+from infifusion.report.charts.dots import Dot, dot_chart
+from infifusion.report.document import document
 from infifusion.variants import file_word
 
-HERE = Path(__file__).parent
 MISSING = "–"
+WIDEST_LABELS = 300
 COLUMNS = (
     *("setting", "arm", "figure", "value", "error", "seeds"),
     *("against", "difference", "difference_error", "low", "high", "p_value", "p_holm"),
@@ -186,18 +185,16 @@ def _spread(
 
 def page_of(results: Json) -> str:
     """The page: per setting the differences as dots with intervals, and the table."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE), autoescape=True, undefined=jinja2.StrictUndefined
-    )
     views = []
     for setting in results["settings"]:
         header, rows = table_cells(results, setting)
         here = [row for row in results["rows"] if row["setting"] == setting]
         charts = [chart for base in results["against"] for chart in _charts(here, base).values()]
         views.append({"title": setting, "header": header, "rows": rows, "charts": charts})
-    return environment.get_template("sweep.html").render(
+    return document(
+        "sweep.html",
+        styles=("base.css", "charts.css"),
         name=results["name"],
-        css=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         caption=CAPTION,
         seeds=results["seeds"],
         views=views,
@@ -221,7 +218,7 @@ def write_sweep_plots(results: Json, folder: Path) -> list[Path]:
     return written
 
 
-def _charts(rows: list[Json], base: str) -> dict[str, Markup]:
+def _charts(rows: list[Json], base: str) -> dict[str, Chart]:
     """Every arm minus the base: `accuracy` and `bits`, as far as there are any."""
     accuracy, bits = [], []
     for row in rows:
@@ -241,14 +238,12 @@ def _charts(rows: list[Json], base: str) -> dict[str, Markup]:
                 low, high = mean - 2 * error, mean + 2 * error
                 kind = "better" if high < 0 else "worse" if low > 0 else "unclear"
                 bits.append(Dot(row["arm"], mean, shown, kind, low, high))
-    longest = max((len(dot.label) for dot in [*accuracy, *bits]), default=0)
-    left = max(LEFT, min(300, round(longest * LEFT / LONGEST_LABEL)))
     wanted = {
         "accuracy": (f"accuracy minus {base}, points, 95 %", accuracy),
         "bits": (f"bits per byte minus {base}, ± 2 errors", bits),
     }
     return {
-        kind: dot_chart(title, dots, zero=True, left=left)
+        kind: dot_chart(title, dots, zero=True, most=WIDEST_LABELS)
         for kind, (title, dots) in wanted.items()
         if dots
     }

@@ -1,18 +1,10 @@
-"""What a merge kept: ratio, rate and skewness per layer and kind of tensor."""
+"""Where a tensor sits in a model, and grids of what is known of tensors: layers by kinds."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 from infifusion.artifacts import Json
-from infifusion.report.run_folder import Run
-
-MEASURES = {
-    "ratio": "Ratio: share of the tensor's positions that the merge takes from the copies",
-    "rate": "Rate: share of positions on which the copies differ at all",
-    "skewness": "Skewness of the disagreement: high where few positions carry it",
-    "tau": "Tau: share kept of the positions on which the copies differ",
-}
 
 
 class Place(NamedTuple):
@@ -37,31 +29,6 @@ def place_of(name: str) -> Place:
         return Place(None, parts[-1] if parts[-1] != "bias" else ".".join(parts[-2:]))
     rest = ["*" if part.isdigit() else part for part in parts[at + 1 :]]
     return Place(int(parts[at]), ".".join(rest))
-
-
-def merge_view(run: Run) -> list[dict[str, Any]]:
-    """One entry per merge, with a grid of layers by kinds for every measure it recorded."""
-    return [_merge(name, details) for name, details in run.merges.items()]
-
-
-def _merge(name: str, details: Json) -> dict[str, Any]:
-    tensors = details.get("tensors", [])
-    measures = [m for m in MEASURES if any(t.get(m) is not None for t in tensors)]
-    total = sum(tensor["numel"] for tensor in tensors)
-    kept = [tensor["kept"] for tensor in tensors if tensor.get("kept") is not None]
-    return {
-        "name": name,
-        "method": details.get("method"),
-        "params": details.get("params", {}),
-        "models": details.get("models", []),
-        "tensors": tensors,
-        "numel": total,
-        "kept": sum(kept) if kept else None,
-        "share": sum(kept) / total if kept and total else None,
-        "coefficients": _mean_coefficients(tensors),
-        "grids": [{"title": MEASURES[m], "measure": m, **grid_of(tensors, m)} for m in measures],
-        "validation": details.get("tau0_validation", []),
-    }
 
 
 def grid_of(tensors: list[Json], measure: str) -> dict[str, Any]:
@@ -96,13 +63,3 @@ def _shade(value: float | None, low: float, high: float) -> dict[str, Any]:
     if value is None:
         return {"value": None, "shade": 0}
     return {"value": value, "shade": round(70 * (value - low) / (high - low)) if high > low else 35}
-
-
-def _mean_coefficients(tensors: list[Json]) -> list[float]:
-    """Mean coefficient of each merged model, weighted by the elements of the tensors."""
-    having = [t for t in tensors if t.get("coefficients")]
-    total = sum(t["numel"] for t in having)
-    if not total:
-        return []
-    count = len(having[0]["coefficients"])
-    return [sum(t["coefficients"][s] * t["numel"] for t in having) / total for s in range(count)]

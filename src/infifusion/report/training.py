@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from infifusion.report.charts import Line, Point, line_chart
+from infifusion.report.charts.lines import Line, Point, line_chart
 from infifusion.report.run_folder import Run
 from infifusion.report.words import duration
 
@@ -23,15 +23,17 @@ def training_view(run: Run) -> dict[str, Any] | None:
     histories = {name: h for name, h in run.histories.items() if h.get("log")}
     if not histories:
         return None
-    charts = []
+    charts = {}
     for key, title in CURVES.items():
         lines = [
             Line(name, _thinned(history["log"], key), number)
             for number, (name, history) in enumerate(histories.items())
         ]
-        charts.append(line_chart(title, [line for line in lines if line.points], x_label="step"))
+        charts[f"training-{key}"] = line_chart(
+            title, [line for line in lines if line.points], x_label="step"
+        )
     return {
-        "charts": [chart for chart in charts if chart],
+        "charts": {name: chart for name, chart in charts.items() if chart},
         "runs": [
             {
                 "name": name,

@@ -8,6 +8,11 @@ from infifusion.artifacts import Json
 
 SIGNIFICANT = 0.05
 MINUS = "\u2212"
+STANDING = {
+    "better": "better than",
+    "worse": "worse than",
+    "unclear": "not clearly different from",
+}
 
 
 def signed_points(difference: float) -> str:
@@ -53,6 +58,40 @@ def _verdict(b: str, a: str, tasks: list[Json]) -> str:
         if found:
             said.append(f"{words} {joined(found)}")
     return f"Against {a}, {b} {', and '.join(said)}."
+
+
+def headline(comparisons: Iterable[Json], model: str) -> str:
+    """In how many tasks a model is better or worse than each it is compared with, as one sentence;
+    empty where it is compared with none."""
+    by_base: dict[str, list[str]] = {}
+    for pair in comparisons:
+        if pair["b"] == model:
+            by_base.setdefault(pair["a"], []).append(outcome(pair))
+    said = []
+    for name, outcomes in by_base.items():
+        base, total = "the pivot" if name == "pivot" else name, len(outcomes)
+        found = [(words, outcomes.count(kind)) for kind, words in STANDING.items()]
+        first, *others = [(words, count) for words, count in found if count]
+        tasks = "the only task" if total == 1 else f"all {total} tasks"
+        where = f"{first[1]} of {total} tasks" if others else tasks
+        said.append(
+            ", ".join(
+                [
+                    f"{first[0]} {base} on {where}",
+                    *(f"{words.rpartition(' ')[0]} on {count}" for words, count in others),
+                ]
+            )
+        )
+    return f"{model} is {'; '.join(said)}." if said else ""
+
+
+def data_size(size: float) -> str:
+    """Bytes as 512 B, 1.4 MB or 16.1 GB."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.1f} TB"
 
 
 def joined(words: list[str]) -> str:

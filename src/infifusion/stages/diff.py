@@ -5,6 +5,7 @@ Axes: S models.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
 from pathlib import Path
@@ -44,7 +45,7 @@ def diff_command(names: list[str], *, html: Path | None) -> tuple[str, dict[str,
         "base": names[0],
         "models": names[1:],
         "measures": MEASURES,
-        "tensors": _all_tensors(base, models),
+        "tensors": measure_tensors(base, models, compare, title="diff (tensors)"),
     }
     if html is not None:
         from infifusion.report.diff_page import diff_page
@@ -54,7 +55,18 @@ def diff_command(names: list[str], *, html: Path | None) -> tuple[str, dict[str,
     return _as_text(values, html), values
 
 
-def _all_tensors(base: Model, models: list[Model]) -> list[dict[str, Any]]:
+def measure_tensors(
+    base: Model,
+    models: list[Model],
+    measure: Callable[[Blocks], dict[str, Any]],
+    *,
+    title: str,
+) -> list[dict[str, Any]]:
+    """`measure` of every floating-point tensor of the base, with its name and elements.
+
+    Raises CheckpointError where a model lacks a tensor, has it in another shape, or holds NaN or
+    Inf in it.
+    """
     names = [name for name in base.checkpoint.names if base.checkpoint.dtype(name) in FLOATS]
     for model in models:
         for name in names:
@@ -69,7 +81,7 @@ def _all_tensors(base: Model, models: list[Model]) -> list[dict[str, Any]]:
     found = []
     with (
         ThreadPoolExecutor(usable_threads()) as pool,
-        progress_bar("diff (tensors)", len(names)) as progress,
+        progress_bar(title, len(names)) as progress,
     ):
         for name in names:
             blocks = Blocks(
@@ -84,7 +96,7 @@ def _all_tensors(base: Model, models: list[Model]) -> list[dict[str, Any]]:
                 parallel=pool.map,
             )
             try:
-                found.append({"name": name, "numel": blocks.size, **compare(blocks)})
+                found.append({"name": name, "numel": blocks.size, **measure(blocks)})
             except NotFinite as error:
                 which = base if error.source == 0 else models[error.source - 1]
                 raise CheckpointError(

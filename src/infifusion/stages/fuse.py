@@ -130,7 +130,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
             arrays[name].flush()
         part = {
             "tally": tally(names, beliefs, projected, fused),
-            "view": view.part(begin, end, beliefs, fused),
+            "view": view.part(begin, end, beliefs, projected, fused),
         }
         sign(receipts[chunk], hashes(chunk), mark=mark, more=part)
     if rank() != 0:

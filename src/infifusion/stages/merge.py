@@ -17,6 +17,7 @@ from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
 from infifusion.runtime import log, rank
 from infifusion.stages.bits import bits_per_byte_by_domain
+from infifusion.stages.deltas import deltas
 from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.identity import model_identity, stage_identity
 from infifusion.stages.merge_models import find_model, open_model
@@ -29,7 +30,7 @@ TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0)
 
 
 def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
-    """Write merge/<name>/model and merge_details.json."""
+    """Write merge/<name>/model, merge_details.json and deltas.json."""
     out = folder.merge(run.name)
     fingerprint = {
         "merge": as_json(run),
@@ -78,12 +79,13 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
     if tried:
         details["tau0_validation"] = tried
     write_json(out / "merge_details.json", details)
+    write_json(out / "deltas.json", _deltas(models, base))
     close_stage(
         out,
         fingerprint,
         counts={"tensors": len(details["tensors"]), "params": params},
         seconds=time.monotonic() - started,
-        files=[*(out / "model").iterdir(), out / "merge_details.json"],
+        files=[*(out / "model").iterdir(), out / "merge_details.json", out / "deltas.json"],
     )
     log.info("merge %s: %d tensors by %s", run.name, len(details["tensors"]), run.method)
 
@@ -122,6 +124,12 @@ def merge_checkpoints(
         seed=seed,
     )
     return run_plan(plan, out, device=device)
+
+
+def _deltas(models: Mapping[str, Path], base: Path) -> dict[str, Any]:
+    """What deltas.json holds: how the merged models differ from the base and from one another."""
+    opened = [open_model(str(path), Path()) for path in models.values()]
+    return {"models": list(models), "tensors": deltas(open_model(str(base), Path()), opened)}
 
 
 def choose_tau0(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.byte_spans import token_table
+from infifusion.align.project import Projected
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.recipe import Recipe
 from infifusion.types import Aligned, Example, Rendered, Target
@@ -16,6 +18,9 @@ SAMPLES_PER_DOMAIN = 3
 BINS = 50
 LONGEST_SAMPLE = 400
 """Tokens shown of a sample text."""
+LIKELIEST = 5
+"""Guesses kept of every source at every token of a sample text."""
+WORST_TOKENS = 20
 
 
 class TeachingView:
@@ -45,7 +50,9 @@ class TeachingView:
             numbers = [n for n, example in enumerate(examples) if example.domain == domain]
             self._shown |= set(numbers[:SAMPLES_PER_DOMAIN])
 
-    def part(self, begin: int, end: int, beliefs: Aligned, fused: Target) -> dict[str, Any]:
+    def part(
+        self, begin: int, end: int, beliefs: Aligned, projected: list[Projected], fused: Target
+    ) -> dict[str, Any]:
         """Sums over the rows of examples [begin, end), and the sample texts among them."""
         row_N1 = self._pivot.row_N1[begin : end + 1] - self._pivot.row_N1[begin]
         weight_NS = np.add.reduceat(fused.weight_ST, row_N1[:-1], axis=1).T
@@ -59,12 +66,14 @@ class TeachingView:
             return total.tolist()
 
         length_N, domains = np.diff(row_N1), len(self._domains)
+        gold_T = self._gold_R[int(self._pivot.row_N1[begin]) : int(self._pivot.row_N1[end])]
         return {
             "weight": sums(weight_NS, of, domains),
             "positions": sums(length_N, of, domains),
             "taught": sums(taught_N, of, domains),
             "bin_weight": sums(weight_NS, bins, self._bins),
             "bin_positions": sums(length_N, bins, self._bins),
+            "unaligned": [_counted(gold_T[one.source_T < 0]) for one in projected],
             "samples": [
                 self._sample(n, slice(*row_N1[n - begin : n - begin + 2].tolist()), beliefs, fused)
                 for n in range(begin, end)
@@ -89,8 +98,34 @@ class TeachingView:
                 {"example": place * len(self._examples) // self._bins, "weights": weights}
                 for place, weights in enumerate(bin_BS.round(4).tolist())
             ],
+            "worst_tokens": {
+                name: self._worst([part["unaligned"][s] for part in parts])
+                for s, name in enumerate(self._names)
+            },
             "examples": [sample for part in parts for sample in part["samples"]],
         }
+
+    def _worst(self, parts: list[dict[str, int]]) -> list[dict[str, Any]]:
+        """The pivot tokens at whose first byte a source most often has no token boundary."""
+        missed: Counter[int] = Counter()
+        for part in parts:
+            for token, times in part.items():
+                missed[int(token)] += times
+        seen = Counter(self._gold_R.tolist())
+        return [
+            {"token": self._text(token), "unaligned": missed[token], "seen": seen[token]}
+            for token in sorted(missed, key=lambda token: (-missed[token], token))[:WORST_TOKENS]
+        ]
+
+    def _text(self, token: int) -> str:
+        return self._bytes_V[token].decode(errors="replace")
+
+    def _likeliest(
+        self, ids_K: NDArray[np.int32], prob_K: NDArray[np.float32]
+    ) -> list[tuple[str, float]]:
+        """The most probable tokens of one row, most probable first."""
+        order = sorted(np.flatnonzero(ids_K >= 0).tolist(), key=lambda k: -prob_K[k])
+        return [(self._text(int(ids_K[k])), round(float(prob_K[k]), 4)) for k in order[:LIKELIEST]]
 
     def _sample(self, number: int, rows: slice, beliefs: Aligned, fused: Target) -> dict[str, Any]:
         example = self._examples[number]
@@ -102,7 +137,7 @@ class TeachingView:
             taught = fused.weight_ST[:, t].sum() > 0
             tokens.append(
                 {
-                    "text": self._bytes_V[gold].decode(errors="replace"),
+                    "text": self._text(gold),
                     "weights": fused.weight_ST[:, t].round(4).tolist(),
                     "entropy": [
                         round(float(u), 4) if aligned else None
@@ -111,7 +146,22 @@ class TeachingView:
                         )
                     ],
                     "gold": round(float(given.sum()), 4) if taught else None,
+                    "top": [
+                        self._likeliest(beliefs.ids_STK[s, t], beliefs.prob_STK[s, t])
+                        if beliefs.aligned_ST[s, t]
+                        else None
+                        for s in range(len(self._names))
+                    ],
+                    "target": self._likeliest(fused.ids_TK[t], fused.prob_TK[t])
+                    if taught
+                    else None,
                 }
             )
         prompt = "\n".join(message["content"] for message in example.prompt)
         return {"id": example.id, "domain": example.domain, "prompt": prompt, "tokens": tokens}
+
+
+def _counted(ids: NDArray[np.int32]) -> dict[str, int]:
+    """How often each id stands in there; JSON has strings for keys."""
+    values, counts = np.unique(ids, return_counts=True)
+    return {str(value): int(count) for value, count in zip(values, counts, strict=True)}

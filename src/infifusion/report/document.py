@@ -1,0 +1,82 @@
+"""One HTML file from templates, styles and scripts, closed to everything that is not in it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from infifusion.report.visible import visible
+
+WEB = Path(__file__).parent / "web"
+UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
+
+
+def document(
+    template: str, *, styles: Sequence[str], scripts: Sequence[str] = (), **values: Any
+) -> str:
+    """The template as a page that needs no network and allows none.
+
+    styles and scripts are files of report/web, inlined in their order as one element each. The
+    page's Content-Security-Policy allows these two by their SHA-256 and images in data: addresses;
+    everything else, other scripts above all, is refused by the browser whatever the values hold.
+    The values are escaped, and characters that hide are shown.
+    """
+    style, script = _joined(styles), _joined(scripts)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(WEB),
+        autoescape=True,
+        finalize=_shown,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["script_json"] = script_json
+    environment.filters["shade"] = shade
+    return environment.get_template(template).render(
+        policy=policy(style, script), style=Markup(style), script=Markup(script), **values
+    )
+
+
+def policy(style: str, script: str) -> Markup:
+    """The page's Content-Security-Policy: nothing but this style and this script."""
+    return Markup(
+        "default-src 'none'; "
+        f"style-src {_source(style)}; script-src {_source(script)}; "
+        "img-src data:; base-uri 'none'; form-action 'none'"
+    )
+
+
+def script_json(value: object) -> Markup:
+    """JSON that can stand inside a script element: no `<` that could end it, nothing that cannot
+    be written as UTF-8."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+
+
+def shade(per_cent: float | None) -> str:
+    """The class of a shaded cell. The policy forbids style attributes, so shades come in steps of
+    five per cent."""
+    return f"h{5 * round((per_cent or 0) / 5)}"
+
+
+def _joined(names: Sequence[str]) -> str:
+    return "\n".join((WEB / name).read_text(encoding="utf-8").strip() for name in names)
+
+
+def _source(text: str) -> str:
+    if not text:
+        return "'none'"
+    digest = hashlib.sha256(text.encode("utf-8")).digest()
+    return f"'sha256-{base64.b64encode(digest).decode()}'"
+
+
+def _shown(value: Any) -> Any:
+    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
