@@ -23,10 +23,12 @@ HANDS = {
     "runtime",
     "lm_head",
     "lock",
+    "progress",
+    "versions",
 }
-FACES = {"cli", "demo", "__init__", "__main__"}
+FACES = {"cli", "commands", "exits", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
-NO_TORCH |= {"plan", "sweep", "variants"}
+NO_TORCH |= {"plan", "sweep", "variants", "commands", "exits", "progress", "versions"}
 
 
 def part_of(path: Path) -> str:

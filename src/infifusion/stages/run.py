@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -34,19 +33,7 @@ from infifusion.stages.prompts import responding_sources
 from infifusion.stages.respond import respond
 from infifusion.stages.spread import wait_for
 from infifusion.stages.teach import teach
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "lm-eval",
-    "math-verify",
-    "numpy",
-)
+from infifusion.versions import PACKAGES, version_of
 
 
 def run_recipe(
@@ -204,7 +191,7 @@ def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command
     copy = folder.root / "recipe.yaml"
     if recipe_file.resolve() != copy:
         shutil.copyfile(recipe_file, copy)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: version_of(name) for name in PACKAGES}
     write_json(
         folder.root / "resolved.json",
         {
