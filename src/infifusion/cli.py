@@ -6,17 +6,20 @@ from typing import Annotated
 
 import typer
 
+from infifusion.commands.first_steps import doctor
 from infifusion.commands.models import align, diff, evaluate, merge
 from infifusion.commands.recipes import check, demo, plan, run, sweep
-from infifusion.commands.results import list_methods, report
+from infifusion.commands.results import list_methods, report, watch
 from infifusion.exits import STATUSES, exit_statuses, stop_on_signals
 
 COMMANDS = {
+    "doctor": doctor,
     "run": run,
     "sweep": sweep,
     "demo": demo,
     "check": check,
     "plan": plan,
+    "watch": watch,
     "merge": merge,
     "diff": diff,
     "align": align,

@@ -7,6 +7,8 @@ import platform
 import re
 import sys
 
+from packaging.specifiers import SpecifierSet
+
 import infifusion
 
 PACKAGES = (
@@ -41,6 +43,11 @@ def version_lines() -> list[str]:
         *(f"{name} {version}" for name, version in found.items()),
         f"{platform.system().lower()} {platform.machine()}, {sys.executable}",
     ]
+
+
+def in_range(version: str, wanted: str) -> bool:
+    """Whether a version such as 2.13.0+cpu lies in a range such as <3,>=2.6."""
+    return SpecifierSet(wanted).contains(version, prereleases=True)
 
 
 def required_ranges() -> dict[str, str]:

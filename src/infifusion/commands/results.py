@@ -1,4 +1,4 @@
-"""Commands that read what is there: report, list."""
+"""Commands that read what is there: watch, report, list."""
 
 from __future__ import annotations
 
@@ -9,6 +9,16 @@ from typing import Annotated
 import typer
 
 from infifusion.commands.options import AsJson
+
+
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+) -> None:
+    """Follow a run from its folder alone, also one of another machine; ends when the run does."""
+    from infifusion.progress.watch import watch_run
+
+    watch_run(run_dir, once=once)
 
 
 def report(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,9 +40,8 @@ def response_nats(
         return np.zeros(0)
     teacher = make_teacher(load_model(model), top_k=1, batch_tokens=BATCH_TOKENS, head_rows=None)
     tokens_in_all = int(rendered.offset_N1[end] - rendered.offset_N1[begin])
-    with progress_bar(title, tokens_in_all) as progress:
-        advance = partial(progress.advance, progress.task_ids[0])
-        beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+    with progress_bar(title, tokens_in_all, "tokens") as meter:
+        beliefs = believe(teacher, rendered, begin, end, names=names, advance=meter.advance)
     return -without_end(beliefs.gold_U, rendered.row_N1[begin : end + 1] - rendered.row_N1[begin])
 
 

@@ -69,7 +69,7 @@ def _all_tensors(base: Model, models: list[Model]) -> list[dict[str, Any]]:
     found = []
     with (
         ThreadPoolExecutor(usable_threads()) as pool,
-        progress_bar("diff (tensors)", len(names)) as progress,
+        progress_bar("diff", len(names), "tensors") as meter,
     ):
         for name in names:
             blocks = Blocks(
@@ -91,7 +91,7 @@ def _all_tensors(base: Model, models: list[Model]) -> list[dict[str, Any]]:
                     f"The tensor {name} of {which.folder} holds NaN or Inf. That checkpoint is "
                     "broken; take an earlier one."
                 ) from None
-            progress.advance(progress.task_ids[0])
+            meter.advance()
     return found
 
 

@@ -99,7 +99,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
     mine = [chunk for chunk in my_part(chunks) if not _done(out, chunk).exists()]
-    for chunk in track(mine, f"fuse {target.name}", len(mine)):
+    for chunk in track(mine, f"fuse {target.name}", len(mine), "chunks"):
         begin = chunk * CHUNK_EXAMPLES
         end = min(begin + CHUNK_EXAMPLES, len(examples))
         here = positions(pivot, pivot_gold_R, begin, end)

@@ -14,6 +14,7 @@ from infifusion.artifacts import MANIFEST, write_json
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
+from infifusion.progress.follow import FollowedRun, follow
 from infifusion.recipe import STAGES, Recipe, as_json
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
@@ -67,27 +68,30 @@ def _run_stages(
     recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path, command: str
 ) -> Path | None:
     page: Path | None = None
-    for step in steps_of(recipe, folder):
-        stage = step.stage
-        if STAGES.index(stage) > STAGES.index(until):
-            break
-        step.work()
-        if rank() != 0:
-            wait_for([step.place / MANIFEST], stage)
-        elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
-            # The first stages may stand alone; now the settings are known to fit the folder.
-            write_settings(recipe, folder, recipe_file, command)
-            _say_plan(recipe, folder)
-            require_disk(recipe, folder)
-    if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
-        compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
-    if until == "report" and rank() == 0:
-        write_cards(recipe, folder, summarise(folder.root))
-        page = write_report(folder.root)
-        console.print(console_table(summarise(folder.root)))
-        log.info("Report: %s", page)
-    elif rank() == 0:
-        log.info("Stopped after %s. Go on with: infifusion run %s", until, recipe_file)
+    last = STAGES.index(until)
+    steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.stage) <= last]
+    names = [step.key for step in steps]
+    with follow(folder.root, name=recipe.name, steps=names, command=command) as followed:
+        for step in steps:
+            stage = step.stage
+            with followed.step(step.key, made=(step.place / MANIFEST).exists()):
+                step.work()
+            if rank() != 0:
+                wait_for([step.place / MANIFEST], stage)
+            elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
+                # The first stages may stand alone; now the settings are known to fit the folder.
+                write_settings(recipe, folder, recipe_file, command)
+                _say_plan(recipe, folder)
+                require_disk(recipe, folder, followed)
+        if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
+            compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
+        if until == "report" and rank() == 0:
+            write_cards(recipe, folder, summarise(folder.root))
+            page = write_report(folder.root)
+            console.print(console_table(summarise(folder.root)))
+            log.info("Report: %s", page)
+        elif rank() == 0:
+            log.info("Stopped after %s. Go on with: infifusion run %s", until, recipe_file)
     return page
 
 
@@ -103,20 +107,20 @@ def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
         log.info("%s", line)
 
 
-def require_disk(recipe: Recipe, folder: RunFolder) -> None:
-    """RunError where the disk cannot hold what the plan says is still to be written. Nothing where
-    the recipe cannot be planned (a family whose weights are not here)."""
+def require_disk(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
+    """RunError where the disk cannot hold what the plan says is still to be written; the run's view
+    learns how long each step is to take. Nothing where the recipe cannot be planned (a family whose
+    weights are not here)."""
     try:
         planned = plan_recipe(
             recipe, run_dir=folder.root, device=CPU, count=1, nodes=1, given=None, shapes=[]
         )
     except InfiFusionError:
         return
+    followed.expect({_key(row["stage"], row["name"]): row["seconds"] for row in planned["rows"]})
     steps = steps_of(recipe, folder)
     done = {step.key for step in steps if (step.place / MANIFEST).exists()}
-    rows = [
-        row for row in planned["rows"] if f"{row['stage']}/{row['name']}".strip("/") not in done
-    ]
+    rows = [row for row in planned["rows"] if _key(row["stage"], row["name"]) not in done]
     # A training run's own checkpoints go when it is done: only the largest counts.
     scratch = max((row["scratch"] for row in rows), default=0)
     needed = int(sum(row["bytes"] for row in rows) + scratch)
@@ -144,7 +148,11 @@ class Step:
     @property
     def key(self) -> str:
         """Its name among the steps of the run."""
-        return f"{self.stage}/{self.name}" if self.name else self.stage
+        return _key(self.stage, self.name)
+
+
+def _key(stage: str, name: str) -> str:
+    return f"{stage}/{name}" if name else stage
 
 
 def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:

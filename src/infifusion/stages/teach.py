@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -64,11 +63,10 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             )
             for s in missing
         )
-        with progress_bar(f"teach {name} (tokens)", total) as progress:
-            advance = partial(progress.advance, progress.task_ids[0])
+        with progress_bar(f"teach {name}", total, "tokens") as meter:
             for shard in missing:
                 begin, end = shard * size, min((shard + 1) * size, len(rendered))
-                beliefs = believe(teacher, rendered, begin, end, names=names, advance=advance)
+                beliefs = believe(teacher, rendered, begin, end, names=names, advance=meter.advance)
                 write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
     if rank() != 0:
         return

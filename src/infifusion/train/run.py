@@ -19,14 +19,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 from infifusion.artifacts import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Lora
-from infifusion.runtime import keep_freed_memory, rank, seed_everything
+from infifusion.runtime import keep_freed_memory, progress_bar, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
-from infifusion.train.trainer import FusionTrainer, ProgressBar
+from infifusion.train.trainer import FusionTrainer
 from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
@@ -110,16 +110,17 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
         data, collate = _batches(job)
-        trainer = FusionTrainer(
-            name_of=name_of,
-            model=trained,
-            args=arguments,
-            train_dataset=data,
-            data_collator=collate,
-            callbacks=[ProgressBar(job.title)],
-        )
-        trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
-        trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+        with progress_bar(job.title, 0, "steps") as meter:
+            trainer = FusionTrainer(
+                name_of=name_of,
+                meter=meter,
+                model=trained,
+                args=arguments,
+                train_dataset=data,
+                data_collator=collate,
+            )
+            trainer.remove_callback(PrinterCallback)  # our meter and history say it
+            trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
         _save(trainer, job, dtype, out / "model")
     if rank() == 0:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
