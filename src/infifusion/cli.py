@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from infifusion.commands.first_steps import doctor
+from infifusion.commands.doctor import doctor
+from infifusion.commands.init import init
 from infifusion.commands.models import align, diff, evaluate, merge
 from infifusion.commands.recipes import check, demo, plan, run, sweep
 from infifusion.commands.results import list_methods, report, watch
 from infifusion.exits import STATUSES, exit_statuses, stop_on_signals
 
 COMMANDS = {
+    "init": init,
     "doctor": doctor,
     "run": run,
     "sweep": sweep,

@@ -1,4 +1,4 @@
-"""Commands of the first ten minutes: doctor, init."""
+"""infifusion doctor: is this machine ready?"""
 
 from __future__ import annotations
 
