@@ -29,11 +29,14 @@ HANDS = {
     "hashes",
     "receipts",
     "memory",
+    "progress",
+    "versions",
 }
-FACES = {"cli", "push_command", "api", "demo", "__init__", "__main__"}
+FACES = {"cli", "commands", "exits", "api", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
 NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
-NO_TORCH |= {"callable_package", "api", "push_command", "__init__"}
+NO_TORCH |= {"callable_package", "api", "__init__"}
+NO_TORCH |= {"commands", "exits", "progress", "versions"}
 
 
 def part_of(path: Path) -> str:

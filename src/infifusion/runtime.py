@@ -9,19 +9,14 @@ import logging
 import os
 import random
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.live import Live
 
 from infifusion.errors import RecipeError
+from infifusion.progress.meter import Meter, shown_by
 
 if TYPE_CHECKING:
     import torch
@@ -33,13 +28,30 @@ log = logging.getLogger("infifusion")
 console = Console(stderr=True)
 
 
+class ConsoleHandler(logging.Handler):
+    """Messages to standard error through `console`, so that they stand above a live view."""
+
+    def __init__(self, level: int = logging.INFO) -> None:
+        super().__init__(level)
+        self.addFilter(lambda record: not getattr(record, "only_in_log_file", False))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """One message as it is: no markup, no colours, no wrapping."""
+        text = self.format(record)
+        console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
+
+
 def set_up_logging(verbose: bool = False) -> None:
     """Our messages to standard error; other libraries' only when they are warnings."""
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
-    log.handlers = [handler]
+    log.handlers = [ConsoleHandler(logging.DEBUG if verbose else logging.INFO)]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
+
+
+def shows_live() -> bool:
+    """Whether standard error is a terminal that may be drawn on: no pipe, no CI, no NO_COLOR."""
+    plain = any(os.environ.get(name) for name in ("CI", "NO_COLOR"))
+    return console.is_terminal and not console.is_dumb_terminal and not plain
 
 
 def quiet_libraries() -> None:
@@ -133,27 +145,32 @@ def seed_everything(seed: int) -> None:
 
 
 @contextlib.contextmanager
-def progress_bar(title: str, total: int) -> Iterator[Progress]:
-    """A rich progress bar on standard error; nothing when that is not a terminal.
+def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
+    """A meter for the work of the block: advance it by `.advance(n)`, from one thread at a time.
 
-    Call `progress.advance(progress.task_ids[0], n)` on what it yields.
+    A run that is followed (progress/follow.py) shows it; else it has a bar of its own on standard
+    error, or none where that is no terminal.
     """
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    quiet = rank() != 0 or not console.is_terminal
-    with Progress(*columns, console=console, disable=quiet, transient=True) as progress:
-        progress.add_task(title, total=total)
-        yield progress
+    meter = Meter(title, total, unit)
+    if shown_by:
+        shown_by[-1].begin(meter)
+        try:
+            yield meter
+        finally:
+            shown_by[-1].end(meter)
+    elif rank() == 0 and shows_live():
+        from infifusion.progress.view import meter_line
+
+        line = partial(meter_line, meter, console)
+        with Live(get_renderable=line, console=console, transient=True):
+            yield meter
+    else:
+        yield meter
 
 
-def track(items: Iterable[Item], title: str, total: int) -> Iterator[Item]:
+def track(items: Iterable[Item], title: str, total: int, unit: str = "") -> Iterator[Item]:
     """Iterate with a progress bar."""
-    with progress_bar(title, total) as progress:
+    with progress_bar(title, total, unit) as meter:
         for item in items:
             yield item
-            progress.advance(progress.task_ids[0])
+            meter.advance()

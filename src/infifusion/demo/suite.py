@@ -41,13 +41,13 @@ def make_suite(folder: Path, *, seed: int) -> Path:
         log.info("Training %s from scratch, two at a time.", ", ".join(missing))
         context = multiprocessing.get_context("spawn")
         with (
-            progress_bar("demo models", len(missing)) as progress,
+            progress_bar("demo models", len(missing), "models") as meter,
             ProcessPoolExecutor(max_workers=2, mp_context=context) as pool,
         ):
             jobs = [pool.submit(make_model, folder, name, seed) for name in missing]
             for job in as_completed(jobs):
                 job.result()
-                progress.advance(progress.task_ids[0])
+                meter.advance()
     recipe = folder / "recipe.yaml"
     text = files("infifusion.demo").joinpath("recipe.yaml").read_text(encoding="utf-8")
     with atomic_write(recipe) as temporary:

@@ -66,13 +66,13 @@ class GreedyLM(Base):
             else:
                 groups[(key[1], room)].append((prompt_ids, key))
         total = sum(len(group) for group in groups.values())
-        with progress_bar("generate", total) as progress:
+        with progress_bar("generate", total, "prompts") as meter:
             for (settings, room), group in groups.items():
                 group.sort(key=lambda entry: -len(entry[0]))
                 stops = json.loads(settings)["until"]
                 for batch, found in self._in_batches(group, room, stops):
                     self.outputs |= zip((key for _, key in batch), found, strict=True)
-                    progress.advance(progress.task_ids[0], len(batch))
+                    meter.advance(len(batch))
         return [self.outputs[key].text for key in keys]
 
     def _in_batches(

@@ -101,7 +101,7 @@ def score_outputs(
             lambda pair: _judge(task, pair[0], pair[1].text, tools),
             zip(docs, outputs, strict=True),
         )
-        judgements = list(track(judged, f"score {task.name}", len(docs)))
+        judgements = list(track(judged, f"score {task.name}", len(docs), "answers"))
     prompts = prompts if prompts is not None else [""] * len(docs)
     return [
         {

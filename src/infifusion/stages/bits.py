@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +45,7 @@ def response_nats(
         BATCH_TOKENS, setting="tokens at once (bits per byte)", less="a smaller data.max_length"
     )
     tokens_in_all = int(rendered.offset_N1[end] - rendered.offset_N1[begin])
-    with progress_bar(title, tokens_in_all) as progress:
-        advance = partial(progress.advance, progress.task_ids[0])
+    with progress_bar(title, tokens_in_all, "tokens") as meter:
         beliefs = tokens.fit(
             lambda size: believe(
                 replace(teacher, batch_tokens=size),
@@ -55,7 +53,7 @@ def response_nats(
                 begin,
                 end,
                 names=names,
-                advance=advance,
+                advance=meter.advance,
             )
         )
     return -without_end(beliefs.gold_U, rendered.row_N1[begin : end + 1] - rendered.row_N1[begin])

@@ -65,7 +65,7 @@ def choose(recipe: Recipe, folder: RunFolder) -> None:
 
         # Sandboxes run side by side; all else is quick, or has one process anyway.
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-            every = list(track(pool.map(work, prompts), "choose", len(prompts)))
+            every = list(track(pool.map(work, prompts), "choose", len(prompts), "prompts"))
     every = _without_unreadable(every, recipe)
     lines = [_line(one, asked) for one in every]
     counts = {**_counts(lines, names), "left_out": left_out}

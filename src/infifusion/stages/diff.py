@@ -81,7 +81,7 @@ def measure_tensors(
     found = []
     with (
         ThreadPoolExecutor(usable_threads()) as pool,
-        progress_bar(title, len(names)) as progress,
+        progress_bar(title, len(names), "tensors") as meter,
     ):
         for name in names:
             blocks = Blocks(
@@ -103,7 +103,7 @@ def measure_tensors(
                     f"The tensor {name} of {which.folder} holds NaN or Inf. That checkpoint is "
                     "broken; take an earlier one."
                 ) from None
-            progress.advance(progress.task_ids[0])
+            meter.advance()
     return found
 
 

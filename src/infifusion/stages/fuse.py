@@ -118,7 +118,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         for chunk in my_part(chunks)
         if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark)
     ]
-    for chunk in track(mine, f"fuse {target.name}", len(mine)):
+    for chunk in track(mine, f"fuse {target.name}", len(mine), "chunks"):
         begin = chunk * CHUNK_EXAMPLES
         end = min(begin + CHUNK_EXAMPLES, len(examples))
         here = positions(pivot, pivot_gold_R, begin, end)

@@ -52,13 +52,11 @@ def respond(recipe: Recipe, folder: RunFolder, name: str) -> None:
     if missing:
         writer = Writer.of(recipe, asked, name)
         total = sum(len(prompts[shard * size : (shard + 1) * size]) for shard in missing)
-        with progress_bar(f"respond {name} (prompts)", total) as progress:
+        with progress_bar(f"respond {name}", total, "prompts") as meter:
             for shard in missing:
                 some = prompts[shard * size : (shard + 1) * size]
                 seed = int(sha256_of_text(str(recipe.seed), name, str(shard))[:8], 16)
-                done = writer.answers(
-                    some, seed, lambda n: progress.advance(progress.task_ids[0], n)
-                )
+                done = writer.answers(some, seed, meter.advance)
                 write_answers(shard_path(out, shard), done)
                 pieces.sign(shard_path(out, shard))
     if rank() != 0:

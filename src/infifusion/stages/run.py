@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
+from infifusion.progress.follow import FollowedRun, follow
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
@@ -38,19 +38,7 @@ from infifusion.stages.prompts import responding_sources
 from infifusion.stages.respond import respond
 from infifusion.stages.spread import wait_for
 from infifusion.stages.teach import teach
-
-PACKAGES = (
-    "torch",
-    "transformers",
-    "accelerate",
-    "peft",
-    "datasets",
-    "tokenizers",
-    "safetensors",
-    "lm-eval",
-    "math-verify",
-    "numpy",
-)
+from infifusion.versions import PACKAGES, version_of
 
 
 def run_recipe(
@@ -86,33 +74,36 @@ def _run_stages(
     recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path | None, command: str
 ) -> Path | None:
     page: Path | None = None
-    for step in steps_of(recipe, folder):
-        stage = step.stage
-        if STAGES.index(stage) > STAGES.index(until):
-            break
-        try:
-            step.work()
-        except InfiFusionError:
-            _leave_nothing(step.place)
-            raise
-        if rank() != 0:
-            wait_for([step.place / MANIFEST], stage)
-        elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
-            # The first stages may stand alone; now the settings are known to fit the folder.
-            write_settings(recipe, folder, recipe_file, command)
-            _say_plan(recipe, folder)
-            require_disk(recipe, folder)
-    if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
-        compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
-    if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
-        write_cards(recipe, folder, summarise(folder.root))
-    if until == "report" and rank() == 0:
-        page = write_report(folder.root)
-        console.print(console_table(summarise(folder.root)))
-        log.info("Report: %s", page)
-    elif rank() == 0:
-        file = recipe_file or folder.root / "recipe.yaml"
-        log.info("Stopped after %s. Go on with: infifusion run %s", until, file)
+    last = STAGES.index(until)
+    steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.stage) <= last]
+    names = [step.key for step in steps]
+    with follow(folder.root, name=recipe.name, steps=names, command=command) as followed:
+        for step in steps:
+            stage = step.stage
+            with followed.step(step.key, made=(step.place / MANIFEST).exists()):
+                try:
+                    step.work()
+                except InfiFusionError:
+                    _leave_nothing(step.place)
+                    raise
+            if rank() != 0:
+                wait_for([step.place / MANIFEST], stage)
+            elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
+                # The first stages may stand alone; now the settings are known to fit the folder.
+                write_settings(recipe, folder, recipe_file, command)
+                _say_plan(recipe, folder)
+                require_disk(recipe, folder, followed)
+        if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
+            compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
+        if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
+            write_cards(recipe, folder, summarise(folder.root))
+        if until == "report" and rank() == 0:
+            page = write_report(folder.root)
+            console.print(console_table(summarise(folder.root)))
+            log.info("Report: %s", page)
+        elif rank() == 0:
+            file = recipe_file or folder.root / "recipe.yaml"
+            log.info("Stopped after %s. Go on with: infifusion run %s", until, file)
     return page
 
 
@@ -137,15 +128,17 @@ def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
         log.info("%s", line)
 
 
-def require_disk(recipe: Recipe, folder: RunFolder) -> None:
-    """RunError where the disk cannot hold what the plan says is still to be written. Nothing where
-    the recipe cannot be planned (a family whose weights are not here)."""
+def require_disk(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
+    """RunError where the disk cannot hold what the plan says is still to be written; the run's view
+    learns how long each step is to take. Nothing where the recipe cannot be planned (a family whose
+    weights are not here)."""
     try:
         planned = plan_recipe(
             recipe, run_dir=folder.root, device=CPU, count=1, nodes=1, given=None, shapes=[]
         )
     except InfiFusionError:
         return
+    followed.expect({_key(row["stage"], row["name"]): row["seconds"] for row in planned["rows"]})
     needed = bytes_to_come(planned["rows"], _done(recipe, folder))
     free = shutil.disk_usage(folder.root).free
     if needed > free:
@@ -176,7 +169,11 @@ class Step:
     @property
     def key(self) -> str:
         """Its name among the steps of the run."""
-        return f"{self.stage}/{self.name}" if self.name else self.stage
+        return _key(self.stage, self.name)
+
+
+def _key(stage: str, name: str) -> str:
+    return f"{stage}/{name}" if name else stage
 
 
 def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
@@ -228,7 +225,7 @@ def write_settings(
             temporary.write_text(yaml.safe_dump(as_written(recipe), sort_keys=False))
     elif recipe_file.resolve() != copy:
         shutil.copyfile(recipe_file, copy)
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: version_of(name) for name in PACKAGES}
     write_record(
         folder.root / "resolved.json",
         {

@@ -166,7 +166,7 @@ def _run_tasks(
     recipes = [_as_json(world.recipe) for world in worlds]
     started = time.monotonic()
     with (
-        progress_bar("sweep (steps)", len(tasks)) as progress,
+        progress_bar("sweep", len(tasks), "steps") as meter,
         ProcessPoolExecutor(
             jobs, mp_context=context, initializer=_start_worker, initargs=(threads, str(out))
         ) as pool,
@@ -192,7 +192,7 @@ def _run_tasks(
                         *(worlds[task.world].folder, task.step.key),
                         f" FAILED: {board.failed[task.key]}" if task.key in board.failed else "",
                     )
-                progress.update(progress.task_ids[0], completed=count)
+                meter.reach(count)
     return board.failed
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -82,14 +81,13 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             )
             for s in missing
         )
-        with progress_bar(f"teach {name} (tokens)", total) as progress:
-            advance = partial(progress.advance, progress.task_ids[0])
+        with progress_bar(f"teach {name}", total, "tokens") as meter:
             for shard in missing:
                 begin, end = shard * size, min((shard + 1) * size, len(rendered))
 
                 def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
                     sized = replace(teacher, batch_tokens=size)
-                    return believe(sized, rendered, begin, end, names=names, advance=advance)
+                    return believe(sized, rendered, begin, end, names=names, advance=meter.advance)
 
                 beliefs = tokens.fit(work)
                 write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)

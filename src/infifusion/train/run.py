@@ -20,7 +20,7 @@ from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.receipts import mark_of
 from infifusion.recipe import Lora
-from infifusion.runtime import keep_freed_memory, rank, seed_everything
+from infifusion.runtime import keep_freed_memory, progress_bar, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
 from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
@@ -31,7 +31,7 @@ from infifusion.train.health import Watch, require_finite, require_finite_start
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
-from infifusion.train.trainer import FusionTrainer, ProgressBar
+from infifusion.train.trainer import FusionTrainer
 from infifusion.types import Rendered, Target
 from infifusion.weights.writer import set_config_dtype
 
@@ -129,17 +129,19 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         with (
             logging_to(out / LOGS, loggers_of(arguments.report_to)),
             explained(job, arguments, checkpoints.last_whole),
+            progress_bar(job.title, 0, "steps") as meter,
         ):
             trainer = FusionTrainer(
                 name_of=name_of,
+                meter=meter,
                 model=trained,
                 args=arguments,
                 train_dataset=data,
                 data_collator=collate,
-                callbacks=[ProgressBar(job.title), checkpoints, *make_callbacks(job.callbacks)],
+                callbacks=[checkpoints, *make_callbacks(job.callbacks)],
             )
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
-            trainer.remove_callback(PrinterCallback)  # our progress bar and history say it
+            trainer.remove_callback(PrinterCallback)  # our meter and history say it
             trainer.train(resume_from_checkpoint=checkpoints.last_whole(clean=True))
             _save(trainer, job, dtype, out / "model")
     log = [

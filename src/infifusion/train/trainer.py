@@ -10,7 +10,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from infifusion.errors import NumericsError
-from infifusion.runtime import progress_bar
+from infifusion.progress.meter import Meter
 from infifusion.train.health import bad_gradient, first_not_finite
 from infifusion.train.parallel import shard
 
@@ -28,10 +28,12 @@ class FusionTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, name_of: Callable[[int], str], **keywords: Any) -> None:
-        """name_of gives the id of an example by its number, for errors."""
+    def __init__(self, *, name_of: Callable[[int], str], meter: Meter, **keywords: Any) -> None:
+        """name_of gives the id of an example by its number, for errors. meter: of the steps."""
         super().__init__(**keywords)
+        self.add_callback(Advances(meter))
         self._name_of = name_of
+        self._meter = meter
         self._sums = dict.fromkeys(PARTS, 0.0)
         self._counts = dict.fromkeys(PARTS, 0)
         self._step_sum, self._step_count = 0.0, 0
@@ -77,6 +79,8 @@ class FusionTrainer(Trainer):
             )
         self._step_sum += float(out["loss"].detach())
         self._step_count += len(inputs["gold_R"])
+        # As many as in the other processes, or nearly: enough for a rate, and nothing is sent.
+        self._meter.tokens += inputs["input_ids"].numel() * self.args.world_size
         self._sums["cross_entropy"] += float(out["cross_entropy"])
         self._sums["divergence"] += float(out["divergence"])
         self._counts["cross_entropy"] += len(inputs["gold_R"])
@@ -123,32 +127,28 @@ class FusionTrainer(Trainer):
         super().log(logs, *arguments, **keywords)
 
 
-class ProgressBar(TrainerCallback):
-    """A rich progress bar over optimizer steps, with the last loss."""
+class Advances(TrainerCallback):
+    """Keeps a meter at the optimizer step and the loss; after a resume, with the curve so far."""
 
-    def __init__(self, title: str) -> None:
-        self._title = title
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._context = progress_bar(self._title, state.max_steps)
-        self._progress = self._context.__enter__()
+        self._meter.total = state.max_steps
+        self._meter.start_from(state.global_step)
+        for line in state.log_history:
+            if "loss" in line:
+                self._meter.lose(line["loss"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        self._progress.update(self._progress.task_ids[0], completed=state.global_step)
+        self._meter.reach(state.global_step)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
-        last = next((line["loss"] for line in reversed(state.log_history) if "loss" in line), None)
-        if last is not None:
-            title = f"{self._title} (loss {last:.3f})"
-            self._progress.update(self._progress.task_ids[0], description=title)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._context.__exit__(None, None, None)
+        if "loss" in state.log_history[-1]:
+            self._meter.lose(state.log_history[-1]["loss"])

@@ -134,13 +134,13 @@ def _write_all(
     """Write every shard that is not there yet; the details of all tensors, in the tasks' order."""
     details: dict[str, Json] = {}
     with (
-        progress_bar("merge (tensors)", len(tasks)) as progress,
+        progress_bar("merge", len(tasks), "tensors") as meter,
         ThreadPoolExecutor(threads) as tensors,
         ThreadPoolExecutor(threads) as blocks,
     ):
 
         def advance(count: int = 1) -> None:
-            progress.advance(progress.task_ids[0], count)
+            meter.advance(count)
 
         mark = signature_of(place / PLAN)
         for file, names in shards.items():

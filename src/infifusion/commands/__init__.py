@@ -1,0 +1,1 @@
+"""The commands, one function each: parse, validate, then import the stage that does the work."""

@@ -1,0 +1,139 @@
+"""Commands that take models: merge, diff, align, evaluate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infifusion.commands.options import AsJson, show
+from infifusion.commands.push import PushResult, ready_to_upload, upload
+
+
+def merge(
+    merge_file: Annotated[Path, typer.Argument(metavar="MERGE.yaml", help="The merge.")],
+    out: Annotated[
+        Path | None, typer.Argument(metavar="OUT_DIR", help="New folder of the result.")
+    ] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Base model, in place of the file's base_model.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would be read, written and needed; stop.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check every tensor by the headers alone; stop.")
+    ] = False,
+    device: Annotated[
+        str, typer.Option(help="cpu (compiled loops), cuda, or cuda:1 for the second GPU.")
+    ] = "cpu",
+    memory: Annotated[
+        str | None, typer.Option(help="Memory to stay under, such as 1GB; the device's with cuda.")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; by default one per processor.")
+    ] = None,
+    shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    allow_nan: Annotated[
+        bool, typer.Option("--allow-nan", help="Go on where a tensor holds NaN or Inf.")
+    ] = False,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
+    ] = False,
+    push_to_hub: PushResult = None,
+    as_json: AsJson = False,
+) -> None:
+    """Merge the weights of models that share an architecture; reads mergekit's YAML."""
+    from infifusion.stages.merge_command import merge_command
+
+    ready_to_upload(push_to_hub)
+    text, values = merge_command(
+        merge_file,
+        out,
+        base=base,
+        plan_only=plan,
+        dry_run=dry_run,
+        device=device,
+        memory=memory,
+        threads=threads,
+        shard_size=shard_size,
+        allow_nan=allow_nan,
+        allow_pickle=allow_pickle,
+    )
+    if push_to_hub and out and not (plan or dry_run):
+        values["uploaded"] = upload(out, push_to_hub)
+        text = f"{text}\n{values['uploaded']}"
+    typer.echo(json.dumps(values) if as_json else text)
+
+
+def diff(
+    models: Annotated[
+        list[str], typer.Argument(metavar="A B [C ...]", help="The base, then changed models.")
+    ],
+    html: Annotated[Path | None, typer.Option(help="Write a page with heat maps here.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How models differ from a base, tensor by tensor: what to know before choosing a merge."""
+    from infifusion.stages.diff import diff_command
+
+    text, values = diff_command(models, html=html)
+    typer.echo(json.dumps(values) if as_json else text)
+
+
+def align(
+    source: Annotated[str, typer.Option(help="Tokenizer folder of the source.")],
+    pivot: Annotated[str, typer.Option(help="Tokenizer folder of the pivot.")],
+    text: Annotated[Path, typer.Option(help="A text file, or JSONL.")],
+    field: Annotated[
+        str | None, typer.Option(help="Field of a JSONL file that holds the text.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """How well two tokenizers fit, before any GPU is paid."""
+    from infifusion.stages.align import align_table, align_tokenizers
+
+    result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        show(align_table(result))
+
+
+def evaluate(
+    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or hub names.")],
+    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the per-item results.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated at once.")] = 16,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest generation; each task's own by default.")
+    ] = None,
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated code without a sandbox.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Score models on tasks, and compare the first with each of the others item by item."""
+    from infifusion.report.table import console_table
+    from infifusion.stages.evaluate import evaluate_models
+
+    result = evaluate_models(
+        models,
+        tasks=[task.strip() for task in tasks.split(",") if task.strip()],
+        data=data,
+        limit=limit,
+        out=out,
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        unsafe_code=unsafe_code,
+    )
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        show(console_table(result))

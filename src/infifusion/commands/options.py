@@ -1,0 +1,22 @@
+"""What several commands take, and how they print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
+Assignments = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def show(table: Any) -> None:
+    """A rich table on standard output."""
+    from rich.console import Console
+
+    Console().print(table)

@@ -1,0 +1,178 @@
+"""Commands that take a recipe: check, plan, run, sweep, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infifusion.commands.options import AsJson, Assignments, RecipePath, show
+from infifusion.commands.push import PushModels, push_models_of, ready_to_push
+
+
+def check(recipe: RecipePath, assignments: Assignments = None) -> None:
+    """Say what a recipe would do, and everything that is wrong with it, without running it."""
+    from infifusion.recipe import load_recipe
+
+    loaded = load_recipe(recipe, assignments or [])
+    from infifusion.stages.check import check_recipe
+
+    typer.echo(check_recipe(loaded))
+    typer.echo(f"Nothing is wrong. Next: infifusion run {recipe}")
+
+
+def plan(
+    recipe: RecipePath,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run; what is prepared there is counted.")
+    ] = None,
+    device: Annotated[
+        str, typer.Option(help="cpu, or an accelerator: h200, h100, a100-80, l40s, rtx4090, ...")
+    ] = "cpu",
+    count: Annotated[int, typer.Option(help="Devices per machine.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    examples: Annotated[
+        int | None, typer.Option(help="Training examples, in place of reading the data.")
+    ] = None,
+    tokens_per_example: Annotated[
+        int | None, typer.Option(help="Mean tokens of an example, prompt and response.")
+    ] = None,
+    response_tokens: Annotated[
+        int | None, typer.Option(help="Mean tokens of a response; 3/4 of an example by default.")
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--shape",
+            metavar="NAME=SHAPE",
+            help="A model's size without its files: pivot=8b-llama; repeatable.",
+        ),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Measure this machine first, about 40 s; kept.")
+    ] = False,
+    assignments: Assignments = None,
+    as_json: AsJson = False,
+) -> None:
+    """Tokens, FLOPs, bytes, memory and hours of every stage, before anything is loaded."""
+    from infifusion.recipe import load_recipe
+
+    loaded = load_recipe(recipe, assignments or [])
+    from infifusion.stages.plan import plan_recipe
+    from infifusion.stages.plan_table import plan_lines, plan_table
+    from infifusion.stages.plan_tokens import given_sizes
+
+    given = given_sizes(examples, tokens_per_example, response_tokens)
+    if calibrate:
+        from infifusion.stages.plan_calibrate import calibrate_here
+
+        calibrate_here()
+    found = plan_recipe(
+        loaded,
+        run_dir=run_dir or Path("runs") / loaded.name,
+        device=device,
+        count=count,
+        nodes=nodes,
+        given=given,
+        shapes=shape or [],
+    )
+    if as_json:
+        typer.echo(json.dumps(found))
+    else:
+        show(plan_table(found))
+        typer.echo("\n".join([*plan_lines(found), f"Next: infifusion run {recipe}"]))
+
+
+def run(
+    recipe: RecipePath,
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
+    ] = None,
+    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+    ] = False,
+    push_to_hub: PushModels = None,
+    assignments: Assignments = None,
+) -> None:
+    """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
+    from infifusion.recipe import load_recipe, require_stage
+
+    loaded = load_recipe(recipe, assignments or [])
+    last = require_stage(until) if until else "report"
+    wanted = ready_to_push(push_to_hub, loaded)
+    from infifusion.stages.run import run_recipe
+
+    run_recipe(
+        loaded,
+        run_dir or Path("runs") / loaded.name,
+        until=last,
+        recipe_file=recipe,
+        redo=redo,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+    )
+    push_models_of(run_dir or Path("runs") / loaded.name, loaded, wanted)
+
+
+def sweep(
+    sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep.")],
+    run_dir: Annotated[
+        Path | None, typer.Option(help="Folder of the sweep; runs/NAME by default.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Steps at a time; one per processor by default.")
+    ] = None,
+    shared: Annotated[
+        Path | None, typer.Option(help="Folder of teacher passes that several sweeps share.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be run and compared; stop.")
+    ] = False,
+    redo: Annotated[
+        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+    ] = False,
+    assignments: Assignments = None,
+) -> None:
+    """Compare arms over settings and seeds: one recipe with lists in place of values."""
+    from infifusion.sweep import load_sweep
+
+    loaded, worlds = load_sweep(sweep_file, assignments or [])
+    if dry_run:
+        for world in worlds:
+            typer.echo(f"{world.folder}: {', '.join(world.arms)}")
+        typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
+        typer.echo(f"Next: infifusion sweep {sweep_file}")
+        return
+    from infifusion.stages.sweep import run_sweep
+
+    run_sweep(
+        loaded,
+        worlds,
+        run_dir or Path("runs") / loaded.name,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+        jobs=jobs,
+        shared=shared,
+        redo=redo,
+    )
+
+
+def demo(
+    run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+) -> None:
+    """Train three tiny specialists and a weak pivot, fuse them, evaluate, report. Offline."""
+    from infifusion.demo import make_suite
+    from infifusion.recipe import load_recipe
+    from infifusion.stages.run import run_recipe
+
+    recipe = make_suite(run_dir / "suite", seed=seed)
+    run_recipe(
+        load_recipe(recipe),
+        run_dir,
+        until="report",
+        recipe_file=recipe,
+        command=" ".join(["infifusion", *sys.argv[1:]]),
+    )

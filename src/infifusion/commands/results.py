@@ -1,0 +1,68 @@
+"""Commands that read what is there: watch, report, list."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from infifusion.commands.options import AsJson
+
+
+def watch(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+) -> None:
+    """Follow a run from its folder alone, also one of another machine; ends when the run does."""
+    from infifusion.progress.watch import watch_run
+
+    watch_run(run_dir, once=once)
+
+
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="A run, or several to compare.")
+    ],
+    export: Annotated[
+        Path | None, typer.Option(help="Write the figures here as SVG and CSV too.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Page of a comparison; comparison.html in this folder by default."),
+    ] = None,
+) -> None:
+    """Write the report of a run again, index.html and summary.json; or compare several runs."""
+    if len(run_dirs) == 1:
+        from infifusion.report.page import write_report
+
+        if out is not None:
+            raise typer.BadParameter(
+                "--out is for comparisons: a run's own page lies in its folder."
+            )
+        page = write_report(run_dirs[0])
+    else:
+        from infifusion.report.compare import write_comparison
+
+        page = write_comparison(run_dirs, out or Path("comparison.html"))
+    typer.echo(f"Report: {page}")
+    if export is not None:
+        from infifusion.report.export import export_figures
+
+        typer.echo(f"Figures: {len(export_figures(run_dirs, export))} files in {export}")
+
+
+def list_methods(as_json: AsJson = False) -> None:
+    """Every fusion function, loss, merge method, chooser and task, one line each."""
+    from infifusion.stages.catalogue import catalogue
+
+    table = catalogue()
+    if as_json:
+        typer.echo(json.dumps(table))
+        return
+    for kind, entries in table.items():
+        typer.echo(f"\n{kind}")
+        for name, entry in entries.items():
+            typer.echo(f"  {name:<20} {entry['line']}")
+            typer.echo(f"  {'':<20} {entry['file']}")

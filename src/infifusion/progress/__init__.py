@@ -1,0 +1,1 @@
+"""How far a run is: meters that stages advance, the file that `watch` reads, the live view."""

@@ -1,0 +1,204 @@
+"""Follow a run: its live view or plain lines, RUN_DIR/progress.json and RUN_DIR/log.txt.
+
+The thread that works only changes numbers (a Meter); a second one looks at them once a second. So
+nothing here slows the run, and what goes wrong in showing it does not stop it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.console import RenderableType
+from rich.live import Live
+
+from infifusion.errors import ArtifactError
+from infifusion.progress.log_file import ONLY_HERE, log_file
+from infifusion.progress.meter import Meter, shown_by
+from infifusion.progress.state import (
+    PROGRESS,
+    RunState,
+    Status,
+    Step,
+    Work,
+    read_state,
+    write_state,
+)
+from infifusion.progress.view import figures, live_view
+from infifusion.runtime import console, log, rank, shows_live
+
+LOOK_EVERY = 1.0
+SAY_EVERY = 60.0
+"""Seconds between plain lines about work that goes on."""
+
+
+@contextlib.contextmanager
+def follow(folder: Path, *, name: str, steps: Sequence[str], command: str) -> Iterator[FollowedRun]:
+    """Show and log a run while the block works; every step of it goes through `.step`.
+
+    folder: the run's, held by this process. steps: their names, in order. Under torchrun the first
+    process shows the run and writes progress.json; each has a log of its own.
+    """
+    followed = FollowedRun(folder, name, steps)
+    with log_file(folder) as path:
+        log.info("begin: %s (process %d on %s)", command, *_me(), extra=ONLY_HERE)
+        try:
+            with followed.shown():
+                yield followed
+        except BaseException as error:
+            followed.ended(error)
+            log.info("ended: %s", _in_words(error), exc_info=error, extra=ONLY_HERE)
+            raise
+        followed.ended(None)
+        log.info("end; this log: %s", path, extra=ONLY_HERE)
+
+
+class FollowedRun:
+    """One run in this process."""
+
+    def __init__(self, folder: Path, name: str, steps: Sequence[str]) -> None:
+        now = time.time()
+        pid, machine = _me()
+        known = _earlier(folder)
+        self.state = RunState(
+            name=name,
+            machine=machine,
+            pid=pid,
+            started=now,
+            updated=now,
+            moved=now,
+            steps=[known.get(step, Step(step)) for step in steps],
+        )
+        self._folder = folder
+        self._meters: list[Meter] = []
+        self._began: float | None = None
+        self._before = 0.0
+        self._over = threading.Event()
+        self._live = rank() == 0 and shows_live()
+
+    @contextlib.contextmanager
+    def step(self, name: str, *, made: bool) -> Iterator[None]:
+        """Work on a step. made: it was finished by an earlier run and will be skipped."""
+        number = next(n for n, step in enumerate(self.state.steps) if step.name == name)
+        step = self.state.steps[number]
+        step.status, self._before, self._began = Status.RUNNING, step.seconds, time.monotonic()
+        self.state.current, self.state.moved = number, time.time()
+        if rank() == 0 and not made:
+            log.info("[%d/%d] %s", number + 1, len(self.state.steps), name)
+        try:
+            yield
+        except Exception:
+            step.status = Status.FAILED
+            raise
+        except BaseException:
+            step.status = Status.STOPPED
+            raise
+        else:
+            step.status = Status.DONE
+        finally:
+            step.seconds = self._before if made else self._seconds()
+            self._began = None
+        self.state.current, self.state.moved = None, time.time()
+
+    def expect(self, seconds: Mapping[str, float]) -> None:
+        """What the plan says that each step takes; what it does not name takes nothing."""
+        for step in self.state.steps:
+            step.expected = seconds.get(step.name, 0.0)
+
+    def begin(self, meter: Meter) -> None:
+        """Show this meter until it ends; the one before it comes back then."""
+        self._meters.append(meter)
+
+    def end(self, meter: Meter) -> None:
+        """It is over; its loss curve stays with the step."""
+        self._meters.remove(meter)
+        if self.state.step is not None and meter.curve.points:
+            self.state.step.curve = list(meter.curve.points)
+
+    def ended(self, error: BaseException | None) -> None:
+        """The last word in progress.json."""
+        self.state.message = "" if error is None else _in_words(error)
+        self.state.status = Status.DONE
+        if error is not None:
+            failed = isinstance(error, Exception)
+            self.state.status = Status.FAILED if failed else Status.STOPPED
+        self.state.work = None
+        self._write()
+
+    @contextlib.contextmanager
+    def shown(self) -> Iterator[None]:
+        """Look every second, and show it where there is a terminal, while the block runs."""
+        shown_by.append(self)
+        looks = threading.Thread(target=self._look, name="infifusion-progress", daemon=True)
+        view = Live(get_renderable=self._view, console=console, transient=True)
+        with view if self._live else contextlib.nullcontext():
+            looks.start()
+            try:
+                yield
+            finally:
+                self._over.set()
+                looks.join()
+                shown_by.remove(self)
+
+    def _look(self) -> None:
+        said, before = time.monotonic(), (-1, -1)
+        while not self._over.wait(LOOK_EVERY):
+            self._note()
+            meter = self._meters[-1] if self._meters else None
+            now = (id(meter), meter.done) if meter is not None else before
+            if now != before:
+                before, self.state.moved = now, time.time()
+            self._write()
+            if self.state.work is not None and time.monotonic() - said > SAY_EVERY:
+                said = time.monotonic()
+                words = f"  {self.state.work.title}: {figures(self.state.work)}"
+                log.info("%s", words, extra=ONLY_HERE if self._live else None)
+
+    def _note(self) -> None:
+        """The numbers as they are now."""
+        state, meters = self.state, list(self._meters)
+        state.updated = time.time()
+        state.work = Work.of(meters[-1]) if meters else None
+        if state.step is not None and self._began is not None:
+            state.step.seconds = self._seconds()
+        with contextlib.suppress(OSError):
+            state.disk_free = shutil.disk_usage(self._folder).free
+
+    def _seconds(self) -> float:
+        began = self._began
+        return self._before + (0.0 if began is None else time.monotonic() - began)
+
+    def _view(self) -> RenderableType:
+        self._note()
+        return live_view(self.state, width=console.width)
+
+    def _write(self) -> None:
+        if rank() == 0:
+            self.state.updated = time.time()
+            with contextlib.suppress(OSError):  # a full disk stops the work itself, with a message
+                write_state(self._folder, self.state)
+
+
+def _earlier(folder: Path) -> dict[str, Step]:
+    """Seconds and losses of steps that an earlier run of the same folder worked on."""
+    if not (folder / PROGRESS).is_file():
+        return {}
+    try:
+        found = read_state(folder).steps
+    except ArtifactError:
+        return {}
+    return {step.name: Step(step.name, seconds=step.seconds, curve=step.curve) for step in found}
+
+
+def _me() -> tuple[int, str]:
+    return os.getpid(), socket.gethostname()
+
+
+def _in_words(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}".removesuffix(": ")

@@ -1,0 +1,160 @@
+"""What a run says of itself while it goes on: RUN_DIR/progress.json.
+
+Written by progress/follow.py about once a second, whole or not at all; read by `infifusion watch`,
+on this machine or another one that sees the folder. It is a sign, not a record: what is finished
+stands in the manifests, and nothing is decided by this file.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+
+from infifusion.artifacts import Json, read_json
+from infifusion.errors import ArtifactError
+from infifusion.progress.meter import Meter
+
+PROGRESS = "progress.json"
+LOG = "log.txt"
+
+
+class Status(StrEnum):
+    """Of a step, and of the run."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    STOPPED = "stopped"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A meter at one moment. seconds: since it began; rates are None before there is one."""
+
+    title: str
+    done: int
+    total: int
+    unit: str
+    seconds: float
+    per_second: float | None
+    tokens_per_second: float | None
+    loss: float | None
+    curve: list[float]
+
+    @classmethod
+    def of(cls, meter: Meter) -> Work:
+        """What the meter shows now."""
+        rate, tokens = meter.rates()
+        return cls(
+            *(meter.title, meter.done, meter.total, meter.unit),
+            *(time.monotonic() - meter.began, rate, tokens, meter.loss, list(meter.curve.points)),
+        )
+
+    @property
+    def share(self) -> float:
+        """From 0 to 1."""
+        return min(1.0, self.done / self.total) if self.total else 1.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds, at the rate of the last minute."""
+        return (self.total - self.done) / self.per_second if self.per_second else None
+
+
+@dataclass
+class Step:
+    """One step of the run. seconds: worked on it so far; expected: by the plan, in seconds of the
+    machine that the plan knows, so that only their ratio to other steps' counts. curve: losses."""
+
+    name: str
+    status: str = Status.WAITING
+    seconds: float = 0.0
+    expected: float | None = None
+    curve: list[float] = field(default_factory=list)
+
+
+@dataclass
+class RunState:
+    """The whole run. updated and moved: when it last gave a sign of life, and when work last went
+    on (seconds since 1970 by the clock of the run's machine). disk_free: bytes."""
+
+    name: str
+    machine: str
+    pid: int
+    started: float
+    updated: float
+    moved: float
+    steps: list[Step]
+    status: str = Status.RUNNING
+    message: str = ""
+    current: int | None = None
+    work: Work | None = None
+    disk_free: int | None = None
+
+    def as_json(self) -> Json:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Json, *, where: Path) -> RunState:
+        """What as_json gave; ArtifactError for anything else."""
+        try:
+            steps = [Step(**step) for step in values["steps"]]
+            work = None if values["work"] is None else Work(**values["work"])
+            found = cls(**{**values, "steps": steps, "work": work})
+            if found.current is not None:
+                found.steps[found.current]
+            return found
+        except (KeyError, TypeError, IndexError) as error:
+            raise ArtifactError(
+                f"{where} was written by another version of infifusion ({error!r}). Watch the run "
+                "with the version that runs it (infifusion --version)."
+            ) from None
+
+    @property
+    def step(self) -> Step | None:
+        """The step under way."""
+        return None if self.current is None else self.steps[self.current]
+
+    def left(self) -> float | None:
+        """Seconds until the run is done, or None while nothing is known.
+
+        The plan's seconds of what is still to do, times how much longer than planned the work of
+        this run took so far. Without a plan (or before the first second of work) None.
+        """
+        if any(step.expected is None for step in self.steps):
+            return None
+        worked = planned = to_do = 0.0
+        for step in self.steps:
+            expected = step.expected or 0.0
+            if step.status == Status.DONE:
+                worked, planned = worked + step.seconds, planned + expected * (step.seconds > 0)
+            elif step is self.step and self.work is not None:
+                worked, planned = worked + step.seconds, planned + expected * self.work.share
+                to_do += expected * (1 - self.work.share)
+            else:
+                to_do += expected
+        return to_do * worked / planned if worked > 1 and planned > 0 else None
+
+
+def read_state(folder: Path) -> RunState:
+    """progress.json of a run folder; ArtifactError where there is none."""
+    path = folder / PROGRESS
+    if not path.is_file():
+        what = "There is no folder" if not folder.is_dir() else f"There is no {PROGRESS} in"
+        raise ArtifactError(
+            f"{what} {folder}: no run was started there, or not by this version. Give the folder "
+            "of a run (runs/NAME, or what --run-dir said), or start one: infifusion run RECIPE.yaml"
+        )
+    return RunState.from_json(read_json(path), where=path)
+
+
+def write_state(folder: Path, state: RunState) -> None:
+    """Replace progress.json at once. Without fsync: after a power cut it is of no use anyway."""
+    temporary = folder / f".{PROGRESS}.tmp"
+    temporary.write_text(json.dumps(state.as_json()), encoding="utf-8")
+    temporary.replace(folder / PROGRESS)

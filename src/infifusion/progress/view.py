@@ -1,0 +1,134 @@
+"""A run as a terminal shows it: the bar of one piece of work, the live view, the frame of watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from infifusion.progress.meter import Meter
+from infifusion.progress.state import RunState, Status, Work
+from infifusion.report.words import duration
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 24
+MARKS = {
+    Status.WAITING: ("·", "dim"),
+    Status.RUNNING: ("▶", "cyan"),
+    Status.DONE: ("✓", "green"),
+    Status.STOPPED: ("■", "yellow"),
+    Status.FAILED: ("✗", "red"),
+}
+
+
+def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
+    """The values as blocks from the lowest to the highest, in at most `width` columns (means)."""
+    finite = [value for value in values if value == value and abs(value) != float("inf")]
+    if not finite:
+        return ""
+    columns = min(width, len(finite))
+    edges = [round(i * len(finite) / columns) for i in range(columns + 1)]
+    means = [sum(finite[a:b]) / (b - a) for a, b in pairwise(edges)]
+    low, high = min(means), max(means)
+    scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
+    return "".join(BLOCKS[round((value - low) * scale)] for value in means)
+
+
+def figures(work: Work) -> str:
+    """What is known of it, such as 312/700 steps, 45 %, 1,234 tokens/s, loss 0.513, 3 s left."""
+    if not work.total:
+        return "starting"
+    unit = f" {work.unit}" if work.unit else ""
+    said = [f"{work.done:,}/{work.total:,}{unit}", f"{100 * work.share:.0f} %"]
+    if work.tokens_per_second is not None:
+        said.append(f"{work.tokens_per_second:,.0f} tokens/s")
+    elif work.per_second is not None:
+        said.append(f"{work.per_second:,.3g} {work.unit or 'items'}/s")
+    if work.loss is not None:
+        said.append(f"loss {work.loss:.4g}")
+    if work.left is not None and work.done < work.total:
+        said.append(f"{duration(work.left)} left")
+    return ", ".join(said)
+
+
+def work_line(work: Work, *, width: int) -> RenderableType:
+    """Title, bar and figures; the bar goes first where the terminal is narrow."""
+    grid = Table.grid(padding=(0, 1))
+    room = width - len(work.title) - len(figures(work)) - 4
+    cells: list[RenderableType] = [Text(work.title, no_wrap=True)]
+    if room >= 8:
+        cells.append(
+            ProgressBar(total=max(1, work.total), completed=work.done, width=min(40, room))
+        )
+    grid.add_row(*cells, Text(figures(work)))
+    return grid
+
+
+def meter_line(meter: Meter, console: Console) -> RenderableType:
+    """The same of a meter as it is now."""
+    return work_line(Work.of(meter), width=console.width)
+
+
+def stage_words(state: RunState) -> str:
+    """stage 5 of 14: distill unified."""
+    if state.current is None or state.step is None:
+        done = sum(step.status == Status.DONE for step in state.steps)
+        return f"{done} of {len(state.steps)} stages done"
+    name = state.step.name.replace("/", " ", 1)
+    return f"stage {state.current + 1} of {len(state.steps)}: {name}"
+
+
+def run_words(state: RunState) -> str:
+    """Seconds worked, left, and the room on the disk."""
+    said = [duration(max(0.0, state.updated - state.started))]
+    left = state.left()
+    if left is not None and state.status == Status.RUNNING:
+        said.append(f"about {duration(left)} left")
+    if state.disk_free is not None:
+        said.append(f"{state.disk_free / 1e9:,.1f} GB free on the disk")
+    return ", ".join(said)
+
+
+def live_view(state: RunState, *, width: int) -> RenderableType:
+    """Two lines at the foot of the terminal, and a third one for losses."""
+    lines: list[RenderableType] = [
+        Text(f"{state.name}  {stage_words(state)}  ({run_words(state)})", "bold")
+    ]
+    if state.work is not None:
+        lines.append(work_line(state.work, width=width))
+        if len(state.work.curve) > 1:
+            first, last = state.work.curve[0], state.work.curve[-1]
+            curve = sparkline(state.work.curve, min(60, max(8, width - 30)))
+            lines.append(Text(f"loss {first:.3g} {curve} {last:.3g}", "cyan", no_wrap=True))
+    return Group(*lines)
+
+
+def watch_view(state: RunState, *, life: str, width: int) -> RenderableType:
+    """Everything that the file says: one row per stage. life: how old the last sign is."""
+    mark, colour = MARKS[Status(state.status)]
+    head = Text(f"{mark} {state.name}: {state.status}", f"bold {colour}")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for title in ("", "stage", "done", "time", "loss"):
+        table.add_column(title, no_wrap=True)
+    for step in state.steps:
+        mark, colour = MARKS[Status(step.status)]
+        work = state.work if step is state.step else None
+        curve = work.curve if work is not None and work.curve else step.curve
+        ends = f"{curve[0]:.3g} {sparkline(curve)} {curve[-1]:.3g}" if curve else ""
+        table.add_row(
+            Text(mark, colour),
+            Text(step.name, colour if step.status != Status.WAITING else "dim"),
+            "" if work is None else f"{100 * work.share:.0f} %",
+            duration(step.seconds) if step.seconds else "",
+            ends,
+        )
+    words: list[RenderableType] = [head, Text(f"{stage_words(state)}; {run_words(state)}"), table]
+    if state.work is not None:
+        words.append(work_line(state.work, width=width))
+    if state.message:
+        words.append(Text(state.message, "red" if state.status == Status.FAILED else ""))
+    return Group(*words, Text(life, "dim"))
