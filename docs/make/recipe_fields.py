@@ -44,15 +44,16 @@ PARAMETERS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
     "Choosers": ("`write_responses.params`", choose.PARAMS),
     "Merge methods": ("`merge.NAME.params`; `parameters` of a merge file", merge.PARAMS),
 }
-WORDS = {
-    str: "text",
-    int: "whole number",
-    float: "number",
-    bool: "true or false",
-    Any: "anything",
-    Scalar: "plain value",
-    Setting: "plain value, list, or `{filter, value}`",
-}
+WORDS: list[tuple[Any, str]] = [
+    (str, "text"),
+    (int, "whole number"),
+    (float, "number"),
+    (bool, "true or false"),
+    (Any, "anything"),
+    (Scalar, "plain value"),
+    (Setting, "plain value, list, or `{filter, value}`"),
+]
+"""Types by their names; pairs, because not every type can be a key."""
 LIMITS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 
 
@@ -145,6 +146,8 @@ def _limits(field: FieldInfo) -> Iterator[str]:
                 yield f"{words} {getattr(limit, name)}"
         if getattr(limit, "min_length", None):
             yield "not empty"
+        if getattr(limit, "max_length", None):
+            yield f"at most {limit.max_length} characters"
         if getattr(limit, "pattern", None):
             yield f"of the form `{limit.pattern}`".replace("|", "&#124;")
 
@@ -152,8 +155,9 @@ def _limits(field: FieldInfo) -> Iterator[str]:
 def _type(annotation: Any) -> str:
     """What may be written, in words."""
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if annotation in WORDS:
-        return WORDS[annotation]
+    for known, words in WORDS:
+        if annotation == known:
+            return words
     if origin is Literal:
         return " or ".join(f"`{choice}`" for choice in arguments)
     if origin is list:
