@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -80,14 +79,3 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-@contextmanager
-def explained_when_full(what: str, advice: str) -> Iterator[None]:
-    """RunError that says what did not fit and what to do, where memory runs out in the block."""
-    try:
-        yield
-    except Exception as error:
-        if not ran_out(error):
-            raise
-        raise RunError(f"Memory does not suffice for {what}. {advice}") from error

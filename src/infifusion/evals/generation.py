@@ -33,7 +33,9 @@ class GreedyLM(Base):
     `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.
     """
 
-    def __init__(self, model: PreTrainedModel, *, batch_size: int | BatchSize, **options: Any):
+    def __init__(
+        self, model: PreTrainedModel, *, batch_size: int | BatchSize = 1, **options: Any
+    ) -> None:
         """`model` is loaded already: lm-eval then leaves processes and devices alone."""
         less = "a smaller max_new_tokens"
         if isinstance(batch_size, int):

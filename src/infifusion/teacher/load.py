@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from infifusion.errors import CheckpointError
+from infifusion.errors import CheckpointError, RunError
+from infifusion.memory import ran_out
 from infifusion.recipe import Model
 from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quantization_config
 
@@ -18,7 +19,7 @@ def load_model(model: Model) -> PreTrainedModel:
 
     Only safetensors are read, never pickles. Raises CheckpointError with the reason, in
     particular when weights are missing and would be left at random values; RecipeError where
-    quantisation is asked for and bitsandbytes is missing.
+    quantisation is asked for and bitsandbytes is missing; RunError where memory does not suffice.
     """
     device = pick_device()
     if device == "cpu":
@@ -42,7 +43,10 @@ def load_model(model: Model) -> PreTrainedModel:
         **placed,
     )
     if model.device_map is None and model.quantization is None:
-        loaded.to(device)
+        try:
+            loaded.to(device)
+        except RuntimeError as error:
+            raise (_too_large(model) if ran_out(error) else error) from error
     loaded.eval()
     bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
     if bad is not None:
@@ -65,6 +69,11 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
             **settings,
         )
     except Exception as error:  # transformers and safetensors raise many kinds, all about the input
+        if ran_out(error):
+            raise RunError(
+                f"Memory does not suffice for the weights of {model}. Set dtype: bfloat16, "
+                "quantization: 4bit or device_map: auto for this model in the recipe."
+            ) from error
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
             f"No model could be loaded from {model!r}: {type(error).__name__}: {reason}. "
