@@ -83,6 +83,14 @@ class FusionTrainer(Trainer):
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
 
+    def _run_epoch(self, **keywords: Any) -> None:
+        """transformers' own; but where the checkpoint is that of the last step, it would take one
+        step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**keywords)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """transformers' own, signed by WHOLE; only then older ones go, by their step.
 
