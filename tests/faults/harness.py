@@ -82,6 +82,7 @@ def main() -> None:
     for count in counts:
         print(f"{count.kind:<28} {count.injected:>8} {count.survived:>8} {len(count.lost):>6}")
     if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps([vars(count) for count in counts], indent=1))
     sys.exit(any(count.lost for count in counts))
 
