@@ -15,7 +15,6 @@ from launcher import Child
 from small_run import write_small_run
 from trees import differences
 
-
 STAGES = ("prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
 
 
