@@ -33,7 +33,7 @@ def full(world: World, kind: str, *, faults: int, seed: int, enough: Budget) -> 
     """The disk fills up at a random moment; space is made; the run goes on."""
     count = Count(kind)
     draw = random.Random(f"{kind} {seed}")
-    while count.injected < faults and not enough():
+    while count.injected < faults and not (count.injected and enough()):
         if not mount(world):
             world.clear()
             count.where["this machine allows no mount"] += 1
@@ -98,7 +98,7 @@ def limited(world: World, kind: str, *, faults: int, seed: int, enough: Budget) 
     count = Count(kind)
     draw = random.Random(f"{kind} {seed}")
     sizes = sorted(path.stat().st_size for path in world.expected.rglob("*") if path.is_file())
-    while count.injected < faults and not enough():
+    while count.injected < faults and not (count.injected and enough()):
         limit = draw.choice(sizes) - 1
 
         def before(limit: int = limit) -> None:
@@ -141,7 +141,7 @@ def vanished(world: World, kind: str, *, faults: int, seed: int, enough: Budget)
     count = Count(kind)
     draw = random.Random(f"{kind} {seed}")
     away = world.run.with_name("away")
-    while count.injected < faults and not enough():
+    while count.injected < faults and not (count.injected and enough()):
         child = world.start()
         time.sleep(draw.uniform(0.0, world.seconds))
         where = world.stage()
@@ -185,7 +185,7 @@ def backwards(world: World, kind: str, *, faults: int, seed: int, enough: Budget
 
         time.time = look
 
-    while count.injected < faults and not enough():
+    while count.injected < faults and not (count.injected and enough()):
         child = world.start(before=before)
         time.sleep(draw.uniform(0.0, world.seconds))
         where = world.stage()

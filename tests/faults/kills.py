@@ -11,17 +11,24 @@ from collections.abc import Callable
 from points import Points, watch
 from world import Count, World
 
-PER_FOLDER = 4
+PER_FOLDER = 20
 """So many times a folder is disturbed before it is left to finish."""
+
+SHARE = 0.25
+"""Moments are drawn evenly over this share of what an undisturbed run takes: the next goes on from
+what the last has left, so that all parts of a run are hit."""
 
 KEPT = "Run the same command again"
 Budget = Callable[[], bool]
 
 
-def every_point(world: World, kind: str, *, power: bool, coarse: bool, enough: Budget) -> Count:
+def every_point(
+    world: World, kind: str, *, power: bool, coarse: bool, begin: str, enough: Budget
+) -> Count:
     """Crawl: each process ends at the first point at which none has ended yet, the next goes on
-    from what is left, until one comes through."""
+    from what is left, until one comes through. The stages before `begin` are done beforehand."""
     count = Count(kind)
+    world.prepare_until(begin)
     told: set[str] = set()
     while not enough():
         reads, writes = os.pipe()
@@ -53,11 +60,13 @@ def random_moments(
     """The signal `number` at moments drawn evenly over what a run takes."""
     count = Count(kind)
     draw = random.Random(f"{kind} {seed}")
-    while count.injected < faults and not enough():
+    while count.injected < faults and not (enough() and count.injected):
         hit, problems = 0, []
         for _ in range(min(PER_FOLDER, faults - count.injected)):
+            if hit and enough():
+                break
             child = world.start()
-            time.sleep(draw.uniform(0.0, world.seconds / 2))
+            time.sleep(draw.uniform(0.0, world.seconds * SHARE))
             if child.poll() is not None:
                 break
             where = world.stage()

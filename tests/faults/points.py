@@ -121,7 +121,8 @@ def _audit(points: Points, event: str, arguments: tuple[Any, ...]) -> None:
         writes = writes or (mode is None and flags & (os.O_WRONLY | os.O_RDWR))
         if writes and isinstance(path, (str, bytes)):
             points.pass_by("open", os.fsdecode(path))
-            points.wrote(os.fsdecode(path))
+            if flags & (os.O_TRUNC | os.O_CREAT):  # not the arrays that are mapped and flushed
+                points.wrote(os.fsdecode(path))
     elif event in ("os.remove", "os.rmdir", "os.mkdir"):
         path = os.fsdecode(arguments[0]) if not isinstance(arguments[0], int) else ""
         folder = arguments[-1]

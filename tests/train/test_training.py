@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -313,3 +314,32 @@ def test_training_on_chosen_examples_is_training_on_data_that_holds_no_others(
     assert [line["loss"] for line in history["log"]] == [line["loss"] for line in expected["log"]]
     for name, tensor in expected_weights.items():
         assert torch.equal(weights[name], tensor), name
+
+
+def test_a_run_that_was_cut_after_its_last_checkpoint_takes_no_step_more(
+    start: Path, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}
+    expected, weights = run(start, tmp_path / "out", training=settings)
+    history, found = run(start, tmp_path / "out", training=settings)  # it was not signed
+    assert history["steps"] == expected["steps"] == 3 and history["log"] == expected["log"]
+    for name, tensor in weights.items():
+        assert torch.equal(found[name], tensor)
+
+
+def test_the_newest_checkpoint_is_kept_when_the_clock_is_set_back(
+    start: Path, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 4, "save_steps": 2}
+    calls = 0
+
+    def stops(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            for path in (tmp_path / "out" / "checkpoints").iterdir():
+                os.utime(path, (4e9, 4e9))  # in the year 2096
+        return kl(*arguments)
+
+    run(start, tmp_path / "out", training=settings, loss=stops)
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["checkpoint-4"]

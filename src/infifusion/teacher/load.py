@@ -46,7 +46,7 @@ def load_model(model: Model) -> PreTrainedModel:
         try:
             loaded.to(device)
         except RuntimeError as error:
-            raise (_too_large(model) if ran_out(error) else error) from error
+            raise (_too_large(model.model) if ran_out(error) else error) from error
     loaded.eval()
     bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
     if bad is not None:
@@ -70,10 +70,7 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
         )
     except Exception as error:  # transformers and safetensors raise many kinds, all about the input
         if ran_out(error):
-            raise RunError(
-                f"Memory does not suffice for the weights of {model}. Set dtype: bfloat16, "
-                "quantization: 4bit or device_map: auto for this model in the recipe."
-            ) from error
+            raise _too_large(model) from error
         reason = str(error).strip().partition("\n")[0].rstrip(".")
         raise CheckpointError(
             f"No model could be loaded from {model!r}: {type(error).__name__}: {reason}. "
@@ -116,3 +113,10 @@ def window_in_config(model: Model) -> int | None:
         ) from error
     found = getattr(config.get_text_config(), "max_position_embeddings", None)
     return found if isinstance(found, int) and found > 0 else None
+
+
+def _too_large(model: str) -> RunError:
+    return RunError(
+        f"Memory does not suffice for the weights of {model}. Set dtype: bfloat16, "
+        "quantization: 4bit or device_map: auto for this model in the recipe."
+    )

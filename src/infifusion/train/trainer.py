@@ -106,6 +106,14 @@ class FusionTrainer(Trainer):
             )
         return loss
 
+    def _run_epoch(self, **keywords: Any) -> None:
+        """transformers' own; but where the checkpoint is that of the last step, it would take one
+        step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**keywords)
+
     def loss_of_step(self) -> float:
         """Mean loss over the positions since the last call, of all processes."""
         total = torch.tensor([self._step_sum, self._step_count], device=self.args.device)
