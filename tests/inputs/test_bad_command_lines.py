@@ -28,30 +28,83 @@ def recipe(suite: Path, make_recipe, tmp_path: Path) -> Callable[..., Path]:
 
 FUSED = {"distill": {"u": {"target": "u"}}, "merge": {}}
 NAMES: dict[str, tuple[dict[str, Any], str]] = {
-    "fusion function": ({"fuse": {"u": {"function": "meen"}}, **FUSED}, "no fusion function called 'meen'. Did you mean 'mean'"),
-    "foreign function": ({"fuse": {"u": {"function": "nowhere:f"}}, **FUSED}, "'nowhere:f' cannot be imported.*Expected module:function"),
-    "no such attribute": ({"fuse": {"u": {"function": "math:nothing"}}, **FUSED}, "'math:nothing' cannot be imported"),
+    "fusion function": (
+        {"fuse": {"u": {"function": "meen"}}, **FUSED},
+        "no fusion function called 'meen'. Did you mean 'mean'",
+    ),
+    "foreign function": (
+        {"fuse": {"u": {"function": "nowhere:f"}}, **FUSED},
+        "'nowhere:f' cannot be imported.*Expected module:function",
+    ),
+    "no such attribute": (
+        {"fuse": {"u": {"function": "math:nothing"}}, **FUSED},
+        "'math:nothing' cannot be imported",
+    ),
     "nothing imported": ({"fuse": {"u": {"function": ":"}}, **FUSED}, "':' cannot be imported"),
-    "relative import": ({"fuse": {"u": {"function": "..x:y"}}, **FUSED}, "'..x:y' cannot be imported"),
+    "relative import": (
+        {"fuse": {"u": {"function": "..x:y"}}, **FUSED},
+        "'..x:y' cannot be imported",
+    ),
     "no function": ({"fuse": {"u": {"function": "math:pi"}}, **FUSED}, "math:pi"),
     "no Params": ({"fuse": {"u": {"function": "math:sqrt"}}, **FUSED}, "fuse.u: .*no class Params"),
-    "fusion parameter": ({"fuse": {"u": {"params": {"kapa": 1}}}, **FUSED}, "fuse.u.params.*kapa: there is no such key"),
-    "parameter of words": ({"fuse": {"u": {"params": {"kappa": "much"}}}, **FUSED}, "fuse.u.params.*kappa: .*'much'"),
-    "loss": ({"distill": {"unified": {"target": "unified", "loss": "ckl"}}, "merge": {}}, "no loss called 'ckl'. Did you mean 'kl'"),
-    "loss parameter": ({"distill": {"unified": {"target": "unified", "params": {"temprature": 2}}}, "merge": {}}, "temprature: there is no such key"),
-    "merge method": ({"merge": {"m": {"method": "rasf", "models": ["pair"]}}}, "no merge method called 'rasf'. Did you mean 'rsaf'"),
-    "merge parameter": ({"merge": {"m": {"models": ["pair"], "params": {"tau00": 1}}}}, "merge.m.params.*tau00: there is no such key. Did you mean 'tau0'"),
-    "validate": ({"merge": {"m": {"method": "linear", "models": ["pair"], "params": {"tau0": "validate"}}}}, "validate is RSAF's"),
+    "fusion parameter": (
+        {"fuse": {"u": {"params": {"kapa": 1}}}, **FUSED},
+        "fuse.u.params.*kapa: there is no such key",
+    ),
+    "parameter of words": (
+        {"fuse": {"u": {"params": {"kappa": "much"}}}, **FUSED},
+        "fuse.u.params.*kappa: .*'much'",
+    ),
+    "loss": (
+        {"distill": {"unified": {"target": "unified", "loss": "ckl"}}, "merge": {}},
+        "no loss called 'ckl'. Did you mean 'kl'",
+    ),
+    "loss parameter": (
+        {"distill": {"unified": {"target": "unified", "params": {"temprature": 2}}}, "merge": {}},
+        "temprature: there is no such key",
+    ),
+    "merge method": (
+        {"merge": {"m": {"method": "rasf", "models": ["pair"]}}},
+        "no merge method called 'rasf'. Did you mean 'rsaf'",
+    ),
+    "merge parameter": (
+        {"merge": {"m": {"models": ["pair"], "params": {"tau00": 1}}}},
+        "merge.m.params.*tau00: there is no such key. Did you mean 'tau0'",
+    ),
+    "validate": (
+        {"merge": {"m": {"method": "linear", "models": ["pair"], "params": {"tau0": "validate"}}}},
+        "validate is RSAF's",
+    ),
     "task": ({"evaluate": {"tasks": ["gsm9k"]}}, "no task 'gsm9k'. Did you mean 'gsm8k'"),
-    "tasks_from": ({"evaluate": {"tasks_from": "nowhere:TASKS"}}, "'nowhere:TASKS' cannot be imported"),
+    "tasks_from": (
+        {"evaluate": {"tasks_from": "nowhere:TASKS"}},
+        "'nowhere:TASKS' cannot be imported",
+    ),
     "no table": ({"evaluate": {"tasks_from": "math:pi"}}, "math:pi"),
     "evaluate.data": ({"evaluate": {"data": "./gone"}}, "evaluate.data: there is no folder .*gone"),
-    "training key": ({"training": {"max_step": 3}}, "no field 'max_step'. Did you mean 'max_steps'"),
-    "training key of ours": ({"training": {"seed": 3}}, "'seed' cannot be set here: the recipe's seed is used"),
+    "training key": (
+        {"training": {"max_step": 3}},
+        "no field 'max_step'. Did you mean 'max_steps'",
+    ),
+    "training key of ours": (
+        {"training": {"seed": 3}},
+        "'seed' cannot be set here: the recipe's seed is used",
+    ),
     "training value": ({"training": {"lr_scheduler_type": "cosin"}}, "training: .*cosin"),
-    "chooser": ({"write_responses": {"prompts": [{"path": "p.jsonl", "domain": "d"}], "choose": "agrement"}}, "no chooser called 'agrement'. Did you mean 'agreement'"),
-    "prompts gone": ({"write_responses": {"prompts": [{"path": "./gone.jsonl", "domain": "d"}]}}, "write_responses.prompts.0: there is no file .*gone.jsonl"),
-}  # fmt: skip
+    "chooser": (
+        {
+            "write_responses": {
+                "prompts": [{"path": "p.jsonl", "domain": "d"}],
+                "choose": "agrement",
+            }
+        },
+        "no chooser called 'agrement'. Did you mean 'agreement'",
+    ),
+    "prompts gone": (
+        {"write_responses": {"prompts": [{"path": "./gone.jsonl", "domain": "d"}]}},
+        "write_responses.prompts.0: there is no file .*gone.jsonl",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", NAMES)
@@ -68,7 +121,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "two recipes": (["run", "RECIPE", "b.yaml"], "unexpected extra argument"),
     "no such option": (["run", "RECIPE", "--rundir", "x"], "No such option: --rundir|--run-dir"),
     "an option without value": (["run", "RECIPE", "--until"], "--until.* requires an argument"),
-    "no such stage": (["run", "RECIPE", "--until", "distil"], "no stage 'distil'. Did you mean 'distill'"),
+    "no such stage": (
+        ["run", "RECIPE", "--until", "distil"],
+        "no stage 'distil'. Did you mean 'distill'",
+    ),
     "jobs": (["sweep", "RECIPE", "--jobs", "0"], "--jobs"),
     "jobs of words": (["sweep", "RECIPE", "--jobs", "many"], "--jobs.*valid integer"),
     "device": (["plan", "RECIPE", "--device", "h2000"], "h2000.*Did you mean 'h200'"),
@@ -76,41 +132,101 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "nodes": (["plan", "RECIPE", "--nodes", "-1"], "--nodes is -1"),
     "CPUs": (["plan", "RECIPE", "--count", "2"], "one process uses all processors"),
     "examples alone": (["plan", "RECIPE", "--examples", "3"], "given together or not at all"),
-    "no examples": (["plan", "RECIPE", "--examples", "0", "--tokens-per-example", "9"], "at least 1"),
+    "no examples": (
+        ["plan", "RECIPE", "--examples", "0", "--tokens-per-example", "9"],
+        "at least 1",
+    ),
     "one token": (["plan", "RECIPE", "--examples", "1", "--tokens-per-example", "1"], "at least 2"),
-    "long responses": (["plan", "RECIPE", "--examples", "1", "--tokens-per-example", "9", "--response-tokens", "9"], "one less than that"),
+    "long responses": (
+        [
+            "plan",
+            "RECIPE",
+            "--examples",
+            "1",
+            "--tokens-per-example",
+            "9",
+            "--response-tokens",
+            "9",
+        ],
+        "one less than that",
+    ),
     "shape": (["plan", "RECIPE", "--shape", "pivot"], "not of the form NAME=SHAPE"),
-    "shape of nobody": (["plan", "RECIPE", "--shape", "pivott=8b-llama"], "no model 'pivott'. Did you mean 'pivot'"),
+    "shape of nobody": (
+        ["plan", "RECIPE", "--shape", "pivott=8b-llama"],
+        "no model 'pivott'. Did you mean 'pivot'",
+    ),
     "no such shape": (["plan", "RECIPE", "--shape", "pivot=8b-lama"], "8b-lama"),
     "report of nothing": (["report", "GONE"], "is not a run folder"),
     "report of a file": (["report", "RECIPE"], "is not a run folder"),
     "diff of one": (["diff", "PIVOT"], "infifusion diff BASE A B"),
     "diff of nothing": (["diff", "PIVOT", "GONE"], "no model folder .*gone"),
     "diff of others": (["diff", "PIVOT", "B"], "lacks the tensor"),
-    "align to nothing": (["align", "--source", "GONE", "--pivot", "PIVOT", "--text", "TEXT"], "No tokenizer could be loaded from .*gone"),
-    "align no text": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "GONE"], "There is no text file .*gone"),
-    "align a folder": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "PIVOT"], "not a text file in UTF-8"),
-    "align bytes": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "BYTES"], "not a text file in UTF-8"),
-    "align an empty text": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "EMPTY"], "holds no text"),
-    "align a field": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DATA", "--field", "promt"], "no field 'promt'. Did you mean 'prompt'"),
-    "align without field": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DATA"], "name the field .*--field"),
-    "align lines of words": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "TEXT", "--field", "x"], "line 1 is not JSON"),
-    "align lines of lists": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "LISTS", "--field", "x"], "line 1.*JSON object"),
-    "align deep lines": (["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DEEP", "--field", "x"], "line 1 is not JSON"),
-    "no such task": (["evaluate", "PIVOT", "--tasks", "gsm9k", "--data", "HERE"], "no task 'gsm9k'. Did you mean 'gsm8k'"),
+    "align to nothing": (
+        ["align", "--source", "GONE", "--pivot", "PIVOT", "--text", "TEXT"],
+        "No tokenizer could be loaded from .*gone",
+    ),
+    "align no text": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "GONE"],
+        "There is no text file .*gone",
+    ),
+    "align a folder": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "PIVOT"],
+        "not a text file in UTF-8",
+    ),
+    "align bytes": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "BYTES"],
+        "not a text file in UTF-8",
+    ),
+    "align an empty text": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "EMPTY"],
+        "holds no text",
+    ),
+    "align a field": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DATA", "--field", "promt"],
+        "no field 'promt'. Did you mean 'prompt'",
+    ),
+    "align without field": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DATA"],
+        "name the field .*--field",
+    ),
+    "align lines of words": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "TEXT", "--field", "x"],
+        "line 1 is not JSON",
+    ),
+    "align lines of lists": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "LISTS", "--field", "x"],
+        "line 1.*JSON object",
+    ),
+    "align deep lines": (
+        ["align", "--source", "PIVOT", "--pivot", "PIVOT", "--text", "DEEP", "--field", "x"],
+        "line 1 is not JSON",
+    ),
+    "no such task": (
+        ["evaluate", "PIVOT", "--tasks", "gsm9k", "--data", "HERE"],
+        "no task 'gsm9k'. Did you mean 'gsm8k'",
+    ),
     "no task": (["evaluate", "PIVOT", "--tasks", " , ", "--data", "HERE"], "--tasks"),
     "no data": (["evaluate", "PIVOT", "--tasks", "bits_per_byte"], "give their folder by --data"),
     "data gone": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--data", "GONE"], "gone"),
-    "empty data": (["evaluate", "PIVOT", "--tasks", "bits_per_byte", "--data", "HERE"], "holds none of"),
-    "a model twice": (["evaluate", "PIVOT", "PIVOT", "--tasks", "gsm8k", "--data", "HERE"], "named twice"),
+    "empty data": (
+        ["evaluate", "PIVOT", "--tasks", "bits_per_byte", "--data", "HERE"],
+        "holds none of",
+    ),
+    "a model twice": (
+        ["evaluate", "PIVOT", "PIVOT", "--tasks", "gsm8k", "--data", "HERE"],
+        "named twice",
+    ),
     "a model gone": (["evaluate", "GONE", "--tasks", "gsm8k", "--data", "HERE"], "gone"),
     "limit": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--limit", "0"], "--limit"),
     "batch size": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--batch-size", "-1"], "--batch-size"),
-    "new tokens": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--max-new-tokens", "0"], "--max-new-tokens"),
+    "new tokens": (
+        ["evaluate", "PIVOT", "--tasks", "gsm8k", "--max-new-tokens", "0"],
+        "--max-new-tokens",
+    ),
     "a run in a file": (["run", "RECIPE", "--run-dir", "TEXT"], "text.txt"),
     "a run below a file": (["run", "RECIPE", "--run-dir", "TEXT/out"], "text.txt"),
     "a run of a long name": (["run", "RECIPE", "--run-dir", "x" * 300], "File name too long"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", COMMANDS)

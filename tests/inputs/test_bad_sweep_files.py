@@ -38,20 +38,31 @@ WRONG: dict[str, tuple[object, str]] = {
     "a seed too large": ({**SWEEP, "seeds": [2**32]}, "seed: .*less than 4294967296"),
     "no value": ({**SWEEP, "settings": {"kind": []}}, "kind: .*found an empty list"),
     "an unknown setting": ({**SWEEP, "settings": {"knid": [1]}}, "{knid} stands nowhere"),
-    "a setting below a word": ({**SWEEP, "settings": {"kind": ["x"], "name.x": [1]}}, "no 'x' to go"),
+    "a setting below a word": (
+        {**SWEEP, "settings": {"kind": ["x"], "name.x": [1]}},
+        "no 'x' to go",
+    ),
     "an unknown arm": ({**SWEEP, "arms": ["uu"]}, "arms: there is no model 'uu'. Did you mean 'u'"),
     "against no arm": ({**SWEEP, "arms": ["u"], "against": ["sft"]}, "'sft' is not among the arms"),
     "an unknown key inside": (recipe(teach={"topk": [1, 2]}), "teach.topk: there is no such key"),
-    "a list of wrong values": (recipe(teach={"top_k": [1, 0]}), "top_k: .*greater than or equal to 1"),
+    "a list of wrong values": (
+        recipe(teach={"top_k": [1, 0]}),
+        "top_k: .*greater than or equal to 1",
+    ),
     "entries in a list": (recipe(fuse=[{}]), "fuse: .*valid dictionary"),
     "an entry that is none": (recipe(fuse={"u": 3}), "fuse.u: "),
     "a name that is none": (recipe(fuse={3: {}}), "fuse.3"),
     "a target that is none": (recipe(distill={"u": {"target": {"u": 1}}}), "distill.u.target"),
     "a start that is none": (recipe(distill={"u": {"start": {"u": 1}}}), "distill.u.start"),
-    "too many settings": (recipe(training={k: list(range(99)) for k in "abc"}), "1,940,598 combinations"),
-    "too many arms": (recipe(fuse={"u": {"params": {k: list(range(99)) for k in "abc"}}}),
-                      "fuse.u: its lists stand for 970,299 combinations; .*Vary less at a time"),
-}  # fmt: skip
+    "too many settings": (
+        recipe(training={k: list(range(99)) for k in "abc"}),
+        "1,940,598 combinations",
+    ),
+    "too many arms": (
+        recipe(fuse={"u": {"params": {k: list(range(99)) for k in "abc"}}}),
+        "fuse.u: its lists stand for 970,299 combinations; .*Vary less at a time",
+    ),
+}
 
 
 def refused(folder: Path, values: object, says: str) -> None:
