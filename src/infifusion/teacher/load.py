@@ -42,7 +42,7 @@ def load_model(model: Model) -> PreTrainedModel:
         **placed,
     )
     if model.device_map is None and model.quantization is None:
-        loaded.to(device)
+        loaded.to(device)  # pyright: ignore[reportArgumentType]
     loaded.eval()
     bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
     if bad is not None:
