@@ -30,7 +30,7 @@ def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
         module_name, _, attribute = name.partition(":")
         try:
             return getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:  # a module can raise anything while it is imported
             others = f", or name one of: {', '.join(sorted(table))}" if table else ""
             raise RecipeError(
                 f"The {kind} '{name}' cannot be imported: {error}. Expected module:function of an "

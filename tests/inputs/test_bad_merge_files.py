@@ -103,54 +103,160 @@ TIES = {"merge_method": "ties", "base_model": "base", "models": models("one", "t
 WRONG: dict[str, tuple[object, str | list[str]]] = {
     "nothing": ("", "holds nothing"),
     "a list": ("- a\n", "holds a list"),
-    "a recipe": ({"name": "r", "pivot": {"model": "p"}}, ["merge_method: .*required", "pivot: there is"]),
-    "no models": ({"merge_method": "linear"}, "exactly one of models, slices and modules; found none"),
+    "a recipe": (
+        {"name": "r", "pivot": {"model": "p"}},
+        ["merge_method: .*required", "pivot: there is"],
+    ),
+    "no models": (
+        {"merge_method": "linear"},
+        "exactly one of models, slices and modules; found none",
+    ),
     "two forms": ({**LINEAR, **STACK, "merge_method": "linear"}, "found models, slices"),
     "empty models": ({**LINEAR, "models": []}, "exactly one of models, slices and modules"),
-    "an unknown method": ({**LINEAR, "merge_method": "tise"}, "no merge method called 'tise'. Did you mean 'ties'"),
-    "a foreign method": ({**LINEAR, "merge_method": "no.such:thing"}, "'no.such:thing' cannot be imported"),
+    "an unknown method": (
+        {**LINEAR, "merge_method": "tise"},
+        "no merge method called 'tise'. Did you mean 'ties'",
+    ),
+    "a foreign method": (
+        {**LINEAR, "merge_method": "no.such:thing"},
+        "'no.such:thing' cannot be imported",
+    ),
     "no Params": ({**LINEAR, "merge_method": "math:sqrt"}, "no class Params"),
-    "no base": ({**TIES, "base_model": None}, "merges changes from a base. Give base_model, or --base"),
-    "base alone": ({**TIES, "models": models("base", weight=1)}, "no model besides the base. Add one"),
+    "no base": (
+        {**TIES, "base_model": None},
+        "merges changes from a base. Give base_model, or --base",
+    ),
+    "base alone": (
+        {**TIES, "models": models("base", weight=1)},
+        "no model besides the base. Add one",
+    ),
     "gone": ({**LINEAR, "models": models("./gone")}, "no model folder ./gone"),
     "no folder": ({**LINEAR, "models": models("~nobody/x")}, "no model folder ~nobody/x"),
     "empty name": ({**LINEAR, "models": models("")}, "model"),
     "a NUL": ({**LINEAR, "models": models("./a\0b")}, "model folder"),
-    "a long name": ({**LINEAR, "models": models("./" + "x" * 300)}, "File name too long: .*Give another path"),
-    "unknown parameter": ({**TIES, "parameters": {"densty": 1}}, "ties has no parameter 'densty'. Did you mean 'density'"),
-    "shared parameter under a model": ({**TIES, "models": models("one", "two", normalize=True)}, "'normalize' is one value for all"),
-    "weight for one": ({**TIES, "models": [*models("one", weight=1), *models("two")]}, "'weight' is given for some models and not for others"),
-    "density above 1": ({**TIES, "parameters": {"density": 2}}, "tensor .*: 'density' is .*between 0 and 1"),
+    "a long name": (
+        {**LINEAR, "models": models("./" + "x" * 300)},
+        "File name too long: .*Give another path",
+    ),
+    "unknown parameter": (
+        {**TIES, "parameters": {"densty": 1}},
+        "ties has no parameter 'densty'. Did you mean 'density'",
+    ),
+    "shared parameter under a model": (
+        {**TIES, "models": models("one", "two", normalize=True)},
+        "'normalize' is one value for all",
+    ),
+    "weight for one": (
+        {**TIES, "models": [*models("one", weight=1), *models("two")]},
+        "'weight' is given for some models and not for others",
+    ),
+    "density above 1": (
+        {**TIES, "parameters": {"density": 2}},
+        "tensor .*: 'density' is .*between 0 and 1",
+    ),
     "weight of words": ({**LINEAR, "parameters": {"weight": "much"}}, "weight.*number.*'much'"),
     "weight not finite": ({**LINEAR, "parameters": {"weight": float("inf")}}, "weight.*finite"),
     "gradient of words": ({**LINEAR, "parameters": {"weight": [1, "much"]}}, "weight"),
     "empty gradient": ({**TIES, "parameters": {"density": []}}, "density"),
     "empty conditions": ({**LINEAR, "parameters": {"weight": [{}]}}, "weight"),
-    "more vocabulary": ({**LINEAR, "models": models("one", "wide")}, "shape .*vocabularies differ: tokenizer_source"),
-    "another architecture": ({**LINEAR, "models": models("one", "other")}, "the tensor .*Only models of one architecture"),
-    "fewer layers": ({**LINEAR, "models": models("one", "short")}, "lacks the tensor model.layers.1"),
-    "whole numbers": ({**LINEAR, "models": models("one", "whole numbers")}, "F32 in .* but I32 in .*cannot be merged"),
+    "more vocabulary": (
+        {**LINEAR, "models": models("one", "wide")},
+        "shape .*vocabularies differ: tokenizer_source",
+    ),
+    "another architecture": (
+        {**LINEAR, "models": models("one", "other")},
+        "the tensor .*Only models of one architecture",
+    ),
+    "fewer layers": (
+        {**LINEAR, "models": models("one", "short")},
+        "lacks the tensor model.layers.1",
+    ),
+    "whole numbers": (
+        {**LINEAR, "models": models("one", "whole numbers")},
+        "F32 in .* but I32 in .*cannot be merged",
+    ),
     "NaN": ({**LINEAR, "models": models("one", "nan")}, "model.norm.weight.*NaN"),
     "no layers there": (stack(("one", [0, 3])), r"layer_range \[0, 3\] of one, which has 2 layers"),
     "backwards": (stack(("one", [2, 0])), r"layer_range \[2, 0\] of one"),
     "below zero": (stack(("one", [-1, 1])), r"layer_range \[-1, 1\]"),
-    "unequal slices": (stack(("one", [0, 2]), ("two", [0, 1]), merge_method="slerp", base_model="one", parameters={"t": 0.5}), "layer_ranges of one length"),
-    "base not in a slice": (stack(("one", [0, 1]), merge_method="ties", base_model="base", parameters={"weight": 1}), "base among its sources. Add it"),
-    "two tokenizers": ({**LINEAR, "tokenizer_source": "base", "tokenizer": {}}, "tokenizer or tokenizer_source, not both|tokenizer"),
-    "unknown tokenizer": ({**LINEAR, "tokenizer_source": "three"}, "'three' is neither base, union nor a model"),
-    "no tokenizer": ({**LINEAR, "models": models("one", "wide"), "tokenizer_source": "union"}, "wide has no tokenizer that can be read"),
-    "unknown token": ({**LINEAR, "tokenizer": {"tokens": {"x": {"source": {"kind": "model_token", "model": "one", "token": "zz"}}}}}, "tokenizer.tokens.x.source: one has no such token"),
-    "token_id of words": ({**LINEAR, "tokenizer": {"tokens": {"x": {"source": {"model": "one", "token_id": "many"}}}}}, "tokenizer.tokens.x.source"),
-    "source of a list": ({**LINEAR, "tokenizer": {"tokens": {"x": {"source": ["one"]}}}}, "tokenizer.tokens.x.source"),
-    "other modules": ({"merge_method": "linear", "modules": {"vision": {"models": PAIR}}}, "called 'default'"),
-    "empty module": ({"merge_method": "linear", "modules": {"default": {}}}, "exactly one|models|slices"),
+    "unequal slices": (
+        stack(
+            ("one", [0, 2]),
+            ("two", [0, 1]),
+            merge_method="slerp",
+            base_model="one",
+            parameters={"t": 0.5},
+        ),
+        "layer_ranges of one length",
+    ),
+    "base not in a slice": (
+        stack(("one", [0, 1]), merge_method="ties", base_model="base", parameters={"weight": 1}),
+        "base among its sources. Add it",
+    ),
+    "two tokenizers": (
+        {**LINEAR, "tokenizer_source": "base", "tokenizer": {}},
+        "tokenizer or tokenizer_source, not both|tokenizer",
+    ),
+    "unknown tokenizer": (
+        {**LINEAR, "tokenizer_source": "three"},
+        "'three' is neither base, union nor a model",
+    ),
+    "no tokenizer": (
+        {**LINEAR, "models": models("one", "wide"), "tokenizer_source": "union"},
+        "wide has no tokenizer that can be read",
+    ),
+    "unknown token": (
+        {
+            **LINEAR,
+            "tokenizer": {
+                "tokens": {"x": {"source": {"kind": "model_token", "model": "one", "token": "zz"}}}
+            },
+        },
+        "tokenizer.tokens.x.source: one has no such token",
+    ),
+    "token_id of words": (
+        {
+            **LINEAR,
+            "tokenizer": {"tokens": {"x": {"source": {"model": "one", "token_id": "many"}}}},
+        },
+        "tokenizer.tokens.x.source",
+    ),
+    "source of a list": (
+        {**LINEAR, "tokenizer": {"tokens": {"x": {"source": ["one"]}}}},
+        "tokenizer.tokens.x.source",
+    ),
+    "other modules": (
+        {"merge_method": "linear", "modules": {"vision": {"models": PAIR}}},
+        "called 'default'",
+    ),
+    "empty module": (
+        {"merge_method": "linear", "modules": {"default": {}}},
+        "exactly one|models|slices",
+    ),
     "empty slices": ({**STACK, "slices": []}, "exactly one of models, slices and modules"),
     "no sources": ({**STACK, "slices": [{"sources": []}]}, "slices.0.sources"),
-    "no template": ({**LINEAR, "chat_template": "fancy"}, "'fancy' is neither auto, chatml nor a Jinja template"),
-    "auto without any": ({**LINEAR, "chat_template": "auto"}, "no model of the merge has a chat template"),
-    "one model for slerp": ({"merge_method": "slerp", "models": models("one"), "base_model": "one", "parameters": {"t": 0.5}}, "slerp|besides the base"),
-    "the same key twice": ("merge_method: linear\nmerge_method: ties\n", "'merge_method' is written twice"),
-}  # fmt: skip
+    "no template": (
+        {**LINEAR, "chat_template": "fancy"},
+        "'fancy' is neither auto, chatml nor a Jinja template",
+    ),
+    "auto without any": (
+        {**LINEAR, "chat_template": "auto"},
+        "no model of the merge has a chat template",
+    ),
+    "one model for slerp": (
+        {
+            "merge_method": "slerp",
+            "models": models("one"),
+            "base_model": "one",
+            "parameters": {"t": 0.5},
+        },
+        "slerp|besides the base",
+    ),
+    "the same key twice": (
+        "merge_method: linear\nmerge_method: ties\n",
+        "'merge_method' is written twice",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -179,10 +285,13 @@ def test_an_option_out_of_range_is_refused(kind: str, folder: Path, tmp_path: Pa
 
 
 PLACES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "a full folder": (lambda out: (out.mkdir(), (out / "x").mkdir()), "exists already. Give another"),
+    "a full folder": (
+        lambda out: (out.mkdir(), (out / "x").mkdir()),
+        "exists already. Give another",
+    ),
     "a file": (lambda out: out.touch(), "exists already. Give another folder"),
     "a link": (lambda out: out.symlink_to("gone"), "exists already. Give another folder"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", PLACES)

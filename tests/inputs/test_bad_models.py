@@ -299,6 +299,18 @@ def test_weights_of_several_dtypes_work(suite: Path, write_recipe, tmp_path: Pat
     assert (tmp_path / "out" / "teach" / "a" / "manifest.json").exists()
 
 
+def test_a_tokenizer_shorter_than_its_largest_id_works(
+    suite: Path, write_recipe, tmp_path: Path
+) -> None:
+    folder = tmp_path / "hole"
+    shutil.copytree(suite / "pivot", folder)  # 320 tokens, 325 rows
+    edit_json("tokenizer.json", lambda v: v["model"]["vocab"].update({"zzzz": 324}))(folder)
+    recipe = write_recipe(sources={"a": {"model": str(folder)}})
+    answer = infifusion("run", recipe, "--run-dir", tmp_path / "out", "--until", "fuse")
+    assert answer.status == 0, answer.said
+    assert (tmp_path / "out" / "fuse" / "unified" / "manifest.json").exists()
+
+
 def test_folders_with_odd_names_links_and_relative_paths_work(
     suite: Path, write_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

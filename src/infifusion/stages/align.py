@@ -98,8 +98,10 @@ def _read(path: Path, field: str | None) -> list[str]:
                 where = f"{path}, line {number}"
                 try:
                     record = json.loads(line)
-                except ValueError as error:
-                    raise DataError(f"{where} is not JSON: {error}.") from None
+                except (ValueError, RecursionError) as error:
+                    raise DataError(f"{where} is not JSON: {error}. Leave --field out?") from None
+                if not isinstance(record, dict):
+                    raise DataError(f"{where}: expected a JSON object with the field '{field}'.")
                 texts.append(template_fields(field, record, where))
     if not any(texts):
         raise DataError(f"{path} holds no text.")

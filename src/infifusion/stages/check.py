@@ -22,7 +22,7 @@ from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.named import function_and_params
 from infifusion.stages.prompts import responding_sources
-from infifusion.train.arguments import check_arguments
+from infifusion.train.arguments import try_arguments
 from infifusion.train.callbacks import find_callbacks
 from infifusion.train.parallel import parallel_settings
 
@@ -135,7 +135,8 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
             kind="loss",
             where=f"distill.{run.name}",
         )
-        attempt(check_arguments, run.training, where=f"distill.{run.name}.training")
+        where = f"distill.{run.name}.training"
+        attempt(try_arguments, run.training, parallel=run.parallel, where=where)
         attempt(parallel_settings, run.parallel, run.training)
     for merge in plan.merges:
         attempt(check_merge, merge)

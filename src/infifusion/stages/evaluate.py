@@ -192,7 +192,13 @@ def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
     table = dict(TASKS)
     if recipe.evaluate.tasks_from:
-        table |= look_up({}, recipe.evaluate.tasks_from, kind="table of tasks")
+        more = look_up({}, recipe.evaluate.tasks_from, kind="table of tasks")
+        if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
+            raise RecipeError(
+                f"evaluate.tasks_from: {recipe.evaluate.tasks_from} is no dict of infifusion.evals."
+                "tasks.Task by name. See infifusion.demo.tasks:TASKS for one."
+            )
+        table |= more
     for task in recipe.evaluate.tasks:
         _require_task(task, table)
     return table
@@ -210,6 +216,9 @@ def evaluate_models(
     unsafe_code: bool,
 ) -> dict[str, Any]:
     """`infifusion evaluate`: scores of each model, and the first compared with each other one."""
+    if not tasks:
+        known = ", ".join([*sorted(TASKS), BITS])
+        raise RecipeError(f"--tasks names no task. Known: {known}.")
     generated = [task for task in tasks if task != BITS]
     for task in generated:
         _require_task(task, TASKS)

@@ -145,8 +145,8 @@ def _configure(
         row = source.get("token_id", own[models[s].name].get(str(source.get("token", ""))))
     else:
         row = row_SN[s, place] if row_SN[s, place] >= 0 else None
-    whole = isinstance(row, int | np.integer) and not isinstance(row, bool)
-    if not whole or not 0 <= int(row) < (models[s].vocabulary or 0):
+    rows = range(models[s].vocabulary or 0)
+    if not isinstance(row, int | np.integer) or isinstance(row, bool) or row not in rows:
         raise RecipeError(
             f"{where}: tokenizer.tokens.{token}.source: {name} has no such token. Name a token, or "
             "a token_id, that it has."

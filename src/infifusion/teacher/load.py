@@ -44,7 +44,7 @@ def load_model(model: Model) -> PreTrainedModel:
     )
     if model.device_map is None and model.quantization is None:
         try:
-            loaded.to(device)
+            loaded.to(device)  # pyright: ignore[reportArgumentType]
         except RuntimeError as error:
             raise (_too_large(model.model) if ran_out(error) else error) from error
     loaded.eval()

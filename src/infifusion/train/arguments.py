@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from transformers import TrainingArguments
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
+from infifusion.runtime import world_size
 from infifusion.train.callbacks import check_loggers
-from infifusion.train.parallel import parallel_settings
+from infifusion.train.parallel import environment_restored, parallel_settings
 
 # Ours, because the stage decides them.
 OWN = {
@@ -59,19 +61,36 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
                 f"transformers.TrainingArguments has no field '{name}'.{nearest(name, known)}"
             )
     if problems:
-        raise RecipeError(f"{where}: " + "; ".join(problems))
+        listed = "; ".join(problem.rstrip(".") for problem in problems)
+        raise RecipeError(f"{where}: {listed}{'' if listed.endswith('?') else '.'}")
     check_loggers(values.get("report_to"), where=where)
 
 
+def try_arguments(values: dict[str, Any], *, parallel: str, where: str) -> None:
+    """RecipeError where transformers does not accept a value. Tried in one process alone: with
+    several it would have them meet."""
+    check_arguments(values, where=where)
+    if world_size() > 1 or parallel != "ddp":
+        return
+    with tempfile.TemporaryDirectory() as out, environment_restored():
+        make_arguments(values, out=Path(out), seed=0, bf16_by_default=False, where=where)
+
+
 def make_arguments(
-    values: dict[str, Any], *, out: Path, seed: int, bf16_by_default: bool, parallel: str = "ddp"
+    values: dict[str, Any],
+    *,
+    out: Path,
+    seed: int,
+    bf16_by_default: bool,
+    parallel: str = "ddp",
+    where: str = "training",
 ) -> TrainingArguments:
     """TrainingArguments of one run: the recipe's values over ours.
 
-    parallel: ddp, fsdp or deepspeed. Raises RecipeError with transformers' own words when a value
-    does not fit.
+    parallel: ddp, fsdp or deepspeed. where: the recipe key. Raises RecipeError with transformers'
+    own words when a value does not fit.
     """
-    check_arguments(values, where="training")
+    check_arguments(values, where=where)
     on_cpu = not torch.cuda.is_available()
     settings = {
         **DEFAULTS,
@@ -89,5 +108,6 @@ def make_arguments(
     }
     try:
         return TrainingArguments(**settings)
-    except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"training: transformers does not accept this: {error}") from error
+    except Exception as error:  # transformers and accelerate raise many kinds, all about values
+        reason = str(error).rstrip(".")
+        raise RecipeError(f"{where}: transformers does not accept this: {reason}.") from error
