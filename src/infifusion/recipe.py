@@ -582,8 +582,8 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
         if name in RESERVED or names.count(name) > 1:
             yield f"'{name}' names two models; give each run and merge a name of its own"
     for name in [*names, *recipe.fuse, *recipe.sources]:
-        if not name or any(c in name for c in "/\\:") or name.startswith("."):
-            yield f"'{name}' cannot name a folder; use letters, digits, '-' and '_'"
+        if not _names_a_folder(name):
+            yield f"{name[:80]!r} cannot name a folder; use letters, digits, '-' and '_'"
     asked = recipe.write_responses
     chosen_from = {f"fuse.{name}": fuse.sources for name, fuse in recipe.fuse.items()}
     chosen_from["write_responses"] = asked.sources if asked is not None else None
@@ -656,6 +656,12 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             )
     yield from _temperature_problems(recipe)
     yield from _domain_problems(recipe)
+
+
+def _names_a_folder(name: str) -> bool:
+    """Not a path, not hidden, nothing that a terminal or a file system takes amiss."""
+    fits = name and not name.startswith(".") and not any(c in name for c in "/\\:")
+    return bool(fits) and name.isprintable() and len(name.encode("utf-8", "replace")) <= 100
 
 
 def _temperature_problems(recipe: Recipe) -> Iterable[str]:
