@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError
+from infifusion.redact import redact
 from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
@@ -95,7 +96,7 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
     for name in (MANIFEST, STARTED):
         if (folder / name).exists():
             found = read_json(folder / name).get("fingerprint", {})
-            return differing_fields(found, plain(fingerprint))
+            return differing_fields(plain(found), plain(fingerprint))
     return []
 
 
@@ -155,8 +156,8 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON would give it back (tuples become lists, paths strings)."""
-    return json.loads(json.dumps(value, default=str))
+    """The value as JSON would give it back (tuples become lists, paths strings), redacted."""
+    return redact(json.loads(json.dumps(value, default=str)))
 
 
 def cache_folder() -> Path:
@@ -189,9 +190,9 @@ def read_json(path: Path) -> Json:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write a JSON object whole or not at all."""
+    """Write a JSON object whole or not at all, without secrets and home paths."""
     with atomic_write(path) as temporary:
-        text = json.dumps(value, indent=1, ensure_ascii=False, default=str)
+        text = json.dumps(plain(value), indent=1, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
 
 

@@ -18,6 +18,7 @@ import typer
 
 from infifusion import __version__
 from infifusion.errors import InfiFusionError
+from infifusion.redact import redact_text
 
 app = typer.Typer(
     name="infifusion",
@@ -65,7 +66,7 @@ def _exit_statuses() -> Iterator[None]:
     try:
         yield
     except InfiFusionError as error:
-        typer.echo(f"Error: {error}", err=True)
+        typer.echo(redact_text(f"Error: {error}"), err=True)
         sys.exit(error.exit_status)
     except Stopped as stopped:
         typer.echo(
@@ -77,7 +78,7 @@ def _exit_statuses() -> Iterator[None]:
     except Exception as error:
         if _errno_of(error) not in FULL:
             raise
-        typer.echo(f"Error: {_of_disk(error)}", err=True)
+        typer.echo(redact_text(f"Error: {_of_disk(error)}"), err=True)
         sys.exit(1)
 
 

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 
 from infifusion.errors import RecipeError
+from infifusion.redact import redact_text
 
 if TYPE_CHECKING:
     import torch
@@ -33,10 +34,17 @@ log = logging.getLogger("infifusion")
 console = Console(stderr=True)
 
 
+class _Redacted(logging.Formatter):
+    """Lines without secrets, the home folder as ~."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return redact_text(super().format(record))
+
+
 def set_up_logging(verbose: bool = False) -> None:
     """Our messages to standard error; other libraries' only when they are warnings."""
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(_Redacted("%(message)s"))
     log.handlers = [handler]
     log.propagate = False
     log.setLevel(logging.DEBUG if verbose else logging.INFO)

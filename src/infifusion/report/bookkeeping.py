@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from infifusion.artifacts import Json
+from infifusion.redact import redact_text
 from infifusion.report.run_folder import Run
 from infifusion.report.words import duration
 
@@ -145,7 +146,7 @@ def timings_view(run: Run) -> dict[str, Any]:
 def settings_view(run: Run) -> dict[str, Any]:
     """The resolved recipe, the plan, the versions and the commands that make this run again."""
     given = run.folder / "recipe.yaml"
-    folder = shlex.quote(str(run.folder))
+    folder = shlex.quote(redact_text(str(run.folder)))
     return {
         "recipe": _as_yaml(run.resolved.get("recipe")),
         "plan": _as_yaml(run.resolved.get("plan")),

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from infifusion.artifacts import Json, atomic_write
+from infifusion.redact import redact, redact_text
 from infifusion.report.table import CAPTION, markdown_table
 
 PAPER = "2501.02795"
@@ -98,7 +99,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 ## Recipe
 
 ```yaml
-{yaml.safe_dump(public_values(recipe), sort_keys=False, allow_unicode=True).rstrip()}
+{yaml.safe_dump(public_values(redact(recipe)), sort_keys=False, allow_unicode=True).rstrip()}
 ```
 
 ## Citation
@@ -106,7 +107,7 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 {CITATION}
 """
     with atomic_write(model_dir / "README.md") as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(redact_text(text), encoding="utf-8")
 
 
 def public_name(path: str) -> str:

@@ -11,11 +11,12 @@ from functools import partial
 from pathlib import Path
 
 import infifusion
-from infifusion.artifacts import MANIFEST, write_json
+from infifusion.artifacts import MANIFEST, atomic_write, write_json
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.recipe import STAGES, Recipe, as_json
+from infifusion.redact import redact_text
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
@@ -200,10 +201,15 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
 
 
 def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command: str) -> None:
-    """recipe.yaml as it was given, and resolved.json with everything decided."""
-    copy = folder.root / "recipe.yaml"
-    if recipe_file.resolve() != copy:
-        shutil.copyfile(recipe_file, copy)
+    """recipe.yaml as it was given but for secrets and home paths, and resolved.json with everything
+    decided. resolved.json names the models whose own code is run (trust_remote_code)."""
+    text = redact_text(recipe_file.read_text(encoding="utf-8-sig"))
+    with atomic_write(folder.root / "recipe.yaml") as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    trusted = [f"source:{name}" for name, m in recipe.sources.items() if m.trust_remote_code]
+    trusted = ["pivot", *trusted] if recipe.pivot.trust_remote_code else trusted
+    if trusted:
+        log.warning("trust_remote_code: code that comes with %s is run", ", ".join(trusted))
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     write_json(
         folder.root / "resolved.json",
@@ -211,6 +217,7 @@ def write_settings(recipe: Recipe, folder: RunFolder, recipe_file: Path, command
             "recipe": as_json(recipe),
             "plan": as_json(recipe.resolve()),
             "command": command,
+            "trust_remote_code": trusted,
             "versions": {
                 "infifusion": infifusion.__version__,
                 "python": platform.python_version(),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import write_json
+from infifusion.artifacts import plain, write_json
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.runtime import progress_bar
 from infifusion.weights.reader import Checkpoint, read_header
@@ -115,7 +115,7 @@ def _boot() -> str:
 
 def _open(place: Path, plan: Json) -> None:
     """Make the hidden folder ready: as it was left by the same merge, or empty."""
-    plan = json.loads(json.dumps(plan, default=str))
+    plan = plain(plan)
     path = place / PLAN
     if path.exists() and json.loads(path.read_text(encoding="utf-8")) == plan:
         return
