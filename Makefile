@@ -1,30 +1,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Every file that is installed has a hash in requirements/*.lock. --no-deps: a lock names all there is.
+LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+	--no-build-isolation
+LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: setup demo test parity faults bench evidence evidence-short check docs lock clean
+.PHONY: setup demo test parity faults bench evidence evidence-short check audit docs lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml $(LOCKS)
 	$(PYTHON) -c 'import sys; sys.exit("infifusion needs Python >= 3.11, found " + sys.version.split()[0] + "; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
-	$(PIP) --upgrade pip
-	$(PIP) torch
-	$(PIP) --editable .
+	$(LOCKED) --requirement requirements/build.lock
+	$(LOCKED) --requirement requirements/torch-cpu.lock 2> $(VENV)/torch-cpu.log \
+		|| $(LOCKED) --requirement requirements/torch.lock
+	$(LOCKED) --requirement requirements/run.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m pip check
 	touch $@
 
-$(VENV)/.tested: $(VENV)/.installed
-	$(PIP) --editable ".[test]"
-	touch $@
-
-$(VENV)/.benched: $(VENV)/.tested
-	$(PIP) --editable ".[bench]"
-	touch $@
-
-$(VENV)/.checked: $(VENV)/.tested
-	$(PIP) --editable ".[check]"
+$(VENV)/.worked: $(VENV)/.installed  ## what tests, benchmarks and checks need besides
+	$(LOCKED) --requirement requirements/work.lock
 	touch $@
 
 $(VENV)/.documented: $(VENV)/.installed
@@ -34,21 +32,22 @@ $(VENV)/.documented: $(VENV)/.installed
 demo: setup  ## three tiny specialists fused into one pivot, offline, in minutes
 	$(BIN)/infifusion demo --run-dir runs/demo
 
-test: $(VENV)/.tested  ## the whole test suite
+test: $(VENV)/.worked  ## the whole test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-parity: $(VENV)/.tested  ## every merge case against mergekit
+parity: $(VENV)/.worked  ## every merge case against mergekit
 	INFIFUSION_PARITY=all $(BIN)/python -m pytest -n 2 tests/parity
 
-faults: $(VENV)/.tested  ## kill, stop, fill, take away: every fault, and whether anything is lost
+faults: $(VENV)/.worked  ## kill, stop, fill, take away: every fault, and whether anything is lost
 	$(BIN)/python tests/faults/harness.py --faults 200 --seed 0 --json runs/faults.json
 
-bench: $(VENV)/.benched  ## every table of docs/performance.md; JSON in runs/bench
+bench: $(VENV)/.worked  ## every table of docs/performance.md; JSON in runs/bench
 	mkdir -p runs/bench
 	$(BIN)/python benchmarks/align_and_fuse.py --json runs/bench/align_and_fuse.json
 	$(BIN)/python benchmarks/teacher_pass.py --json runs/bench/teacher_pass.json
 	$(BIN)/python benchmarks/two_processes.py --json runs/bench/two_processes.json
 	$(BIN)/python benchmarks/distill_step.py --json runs/bench/distill_step.json
+	$(BIN)/python benchmarks/sandbox.py --json runs/bench/sandbox.json
 	$(BIN)/python benchmarks/plan_vs_run.py --json runs/bench/plan_vs_run.json
 	$(BIN)/python benchmarks/merge_vs_mergekit.py --repeats 3 --their-repeats 1 \
 		--work runs/bench/merge --json runs/bench/merge.json
@@ -62,19 +61,22 @@ evidence-short: setup  ## one seed of three sweeps, in runs/evidence-short, besi
 	$(BIN)/python benchmarks/evidence.py --seeds 1 --only confirm,few_labels,same_start --work runs/evidence-short \
 		--docs runs/evidence-short/results.md
 
-check: $(VENV)/.checked  ## format, lint, types, fast tests
+check: $(VENV)/.worked audit  ## format, lint, types, known vulnerabilities, fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/python -m pytest -m "not slow"
 
-docs: $(VENV)/.documented  ## the site, in build/site; warnings are errors
+audit: $(VENV)/.worked  ## pip-audit over the locks; says so where no advisory service answers
+	$(BIN)/python requirements/audit.py
+
+docs: $(VENV)/.worked  ## the site, in build/site; warnings are errors
 	$(BIN)/python docs/make/recipe_fields.py
 	$(BIN)/python docs/make/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-lock: $(VENV)/.checked  ## write constraints.txt from what is installed
-	$(BIN)/python -m pip freeze --exclude-editable | sed 's/^torch==\([0-9.]*\).*/torch==\1/' > constraints.txt
+lock: $(VENV)/.worked  ## requirements/*.lock from pyproject.toml; versions that fit stay
+	PATH=$(BIN):$$PATH $(BIN)/python requirements/lock.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "src" / "infifusion"
 FILES = sorted(ROOT.rglob("*.py"))
 
-WORDS = {"types", "errors", "strict", "registry", "recipe", "rows", "sweep", "variants"}
+WORDS = {"types", "errors", "strict", "registry", "recipe", "redact", "rows", "sweep", "variants"}
 WORDS |= {"callable_package"}
 MATHS = {"align", "choose", "fuse", "losses", "merge", "plan"}
 HANDS = {

@@ -35,6 +35,7 @@ from typing import Any
 from infifusion.durable import atomic_write, sync, temporary_folder
 from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
+from infifusion.redact import redact
 from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
@@ -155,7 +156,7 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
     for name in (MANIFEST, STARTED):
         if (folder / name).exists():
             found = read_record(folder / name).get("fingerprint", {})
-            return differing_fields(found, plain(fingerprint))
+            return differing_fields(plain(found), plain(fingerprint))
     return []
 
 
@@ -246,8 +247,8 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON would give it back (tuples become lists, paths strings)."""
-    return json.loads(json.dumps(value, default=str))
+    """The value as JSON would give it back (tuples become lists, paths strings), redacted."""
+    return redact(json.loads(json.dumps(value, default=str)))
 
 
 def cache_folder() -> Path:
@@ -264,9 +265,9 @@ def read_json(path: Path) -> Json:
 
 
 def write_json(path: Path, value: Json) -> None:
-    """Write a JSON object whole or not at all."""
+    """Write a JSON object whole or not at all, without secrets and home paths."""
     with atomic_write(path) as temporary:
-        temporary.write_text(_as_text(value), encoding="utf-8")
+        temporary.write_text(_as_text(plain(value)), encoding="utf-8")
 
 
 def read_record(path: Path) -> Json:

@@ -697,6 +697,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
 
 
 def _names_a_folder(name: str) -> bool:
+    """Not a path, not hidden, nothing that a terminal or a file system takes amiss."""
     fits = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME and name.isprintable()
     return fits and not name.startswith(".") and not any(c in name for c in "/\\:")
 

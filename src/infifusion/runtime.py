@@ -17,6 +17,7 @@ from rich.live import Live
 
 from infifusion.errors import RecipeError
 from infifusion.progress.meter import Meter, shown_by
+from infifusion.redact import redact_text
 
 if TYPE_CHECKING:
     import torch
@@ -28,11 +29,20 @@ log = logging.getLogger("infifusion")
 console = Console(stderr=True)
 
 
+class RedactedFormatter(logging.Formatter):
+    """Lines without secrets, the home folder as ~."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        return redact_text(super().format(record))
+
+
 class ConsoleHandler(logging.Handler):
     """Messages to standard error through `console`, so that they stand above a live view."""
 
     def __init__(self, level: int = logging.INFO) -> None:
         super().__init__(level)
+        self.setFormatter(RedactedFormatter("%(message)s"))
         self.addFilter(lambda record: not getattr(record, "only_in_log_file", False))
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -190,5 +190,5 @@ def _against(
 
 
 def _folder_name(setting: Tags, seed: int) -> str:
-    parts = [f"{key}={file_word(value)}" for key, value in shortened(setting).items()]
+    parts = [f"{file_word(key)}={file_word(value)}" for key, value in shortened(setting).items()]
     return "/".join([",".join(parts) or "all", f"seed{seed}"])

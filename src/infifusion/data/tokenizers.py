@@ -12,6 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from infifusion.artifacts import sha256_of_text
 from infifusion.errors import TokenizerError
 from infifusion.runtime import log
+from infifusion.weights.reader import require_inside
 
 # Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
 PROBES = (
@@ -29,8 +30,10 @@ def load_tokenizer(
 
     transformers picks a class for some folders that tokenizes differently from their
     tokenizer.json; then the file is read as it is. Raises TokenizerError when there is no such
-    folder or model, or no fast tokenizer in it.
+    folder or model, or no fast tokenizer in it; CheckpointError where a file of the folder is a
+    link that leads out of it.
     """
+    require_inside(Path(model))
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             model, revision=revision, trust_remote_code=trust_remote_code

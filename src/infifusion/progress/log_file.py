@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from infifusion.progress.state import LOG
-from infifusion.runtime import ConsoleHandler, log, rank, world_size
+from infifusion.runtime import ConsoleHandler, RedactedFormatter, log, rank, world_size
 
 ONLY_HERE = {"only_in_log_file": True}
 """`extra` of a message that the terminal has no use for."""
@@ -37,7 +37,7 @@ def log_file(folder: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = LogFile(path, encoding="utf-8", delay=True)
     place = f" [rank {rank()} of {world_size()}]" if world_size() > 1 else ""
-    handler.setFormatter(logging.Formatter(f"%(asctime)s{place} %(levelname)s %(message)s"))
+    handler.setFormatter(RedactedFormatter(f"%(asctime)s{place} %(levelname)s %(message)s"))
     terminal = ConsoleHandler(logging.WARNING)
     root = logging.getLogger()
     log.addHandler(handler)

@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from infifusion.artifacts import Json, atomic_write
+from infifusion.redact import redact, redact_text
 from infifusion.report.table import CAPTION, markdown_table
 
 RECIPE = "infifusion_recipe.yaml"
@@ -153,7 +154,7 @@ def _front_matter(
 def _write(
     model_dir: Path, front: ModelCardData, name: str, made: str, recipe: Json, *, scores: str
 ) -> None:
-    text = yaml.safe_dump(public_values(recipe), sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(public_values(redact(recipe)), sort_keys=False, allow_unicode=True)
     card = f"""---
 {front.to_yaml()}
 ---
@@ -193,7 +194,7 @@ Also in `{RECIPE}`, without the folders that files lay in.
 """
     for file, content in (("README.md", card), (RECIPE, text)):
         with atomic_write(model_dir / file) as temporary:
-            temporary.write_text(content, encoding="utf-8")
+            temporary.write_text(redact_text(content), encoding="utf-8")
 
 
 def _results(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import time
@@ -315,7 +316,7 @@ def _require_task(name: str, table: dict[str, Task]) -> None:
 
 def _distinct_names(models: list[str]) -> dict[str, str]:
     """Short names for folders: the last part of the path, or the whole where that repeats."""
-    short = [Path(model).name or model for model in models]
+    short = [Path(os.path.abspath(model)).name or "root" for model in models]
     if len(set(short)) < len(short):
         short = [model.strip("/").replace("/", "__") for model in models]
     if len(set(short)) < len(short):

@@ -164,7 +164,7 @@ def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # the library raises many kinds for a folder without tokenizer
         raise RecipeError(
             f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from infifusion.artifacts import MANIFEST, read_json
+from infifusion.artifacts import MANIFEST, plain, read_json
 from infifusion.data.examples import LOCAL_SUFFIXES, read_examples
 from infifusion.data.overlap import without_duplicates
 from infifusion.errors import DataError, RecipeError
@@ -76,7 +76,8 @@ def prepared_lengths(recipe: Recipe, folder: RunFolder) -> AllLengths | None:
     if not (folder.prepare / MANIFEST).is_file():
         return None
     fingerprint = read_json(folder.prepare / MANIFEST).get("fingerprint", {})
-    if fingerprint.get("data") != as_json(recipe.data) or fingerprint.get("seed") != recipe.seed:
+    wanted = plain({"data": as_json(recipe.data), "seed": recipe.seed})
+    if plain({key: fingerprint.get(key) for key in wanted}) != wanted:
         return None
     found = {}
     for name in (PIVOT, *recipe.sources):

@@ -187,7 +187,7 @@ def _only_new_sources(out: Path, fingerprint: dict[str, Any]) -> list[str]:
     found = read_json(out / MANIFEST)["fingerprint"]
     new = [name for name in fingerprint["tokenizers"] if name not in found["tokenizers"]]
     known = {k: v for k, v in fingerprint["tokenizers"].items() if k not in new}
-    same = not differing_fields(found, plain({**fingerprint, "tokenizers": known}))
+    same = not differing_fields(plain(found), plain({**fingerprint, "tokenizers": known}))
     return new if same else []
 
 

@@ -19,6 +19,7 @@ from infifusion.lock import hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
+from infifusion.redact import redact_text
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
@@ -218,13 +219,18 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
 def write_settings(
     recipe: Recipe, folder: RunFolder, recipe_file: Path | None, command: str
 ) -> None:
-    """recipe.yaml as it was given, and resolved.json with everything decided."""
-    copy = folder.root / "recipe.yaml"
+    """recipe.yaml as it was given but for secrets and home paths, and resolved.json with everything
+    decided. resolved.json names the models whose own code is run (trust_remote_code)."""
     if recipe_file is None:
-        with atomic_write(copy) as temporary:
-            temporary.write_text(yaml.safe_dump(as_written(recipe), sort_keys=False))
-    elif recipe_file.resolve() != copy:
-        shutil.copyfile(recipe_file, copy)
+        text = yaml.safe_dump(as_written(recipe), sort_keys=False)
+    else:
+        text = recipe_file.read_text(encoding="utf-8-sig")
+    with atomic_write(folder.root / "recipe.yaml") as temporary:
+        temporary.write_text(redact_text(text), encoding="utf-8")
+    trusted = [f"source:{name}" for name, m in recipe.sources.items() if m.trust_remote_code]
+    trusted = ["pivot", *trusted] if recipe.pivot.trust_remote_code else trusted
+    if trusted:
+        log.warning("trust_remote_code: code that comes with %s is run", ", ".join(trusted))
     versions = {name: version_of(name) for name in PACKAGES}
     write_record(
         folder.root / "resolved.json",
@@ -232,6 +238,7 @@ def write_settings(
             "recipe": as_json(recipe),
             "plan": as_json(recipe.resolve()),
             "command": command,
+            "trust_remote_code": trusted,
             "versions": {
                 "infifusion": infifusion.__version__,
                 "python": platform.python_version(),

@@ -12,6 +12,7 @@ from infifusion.errors import CheckpointError, RunError
 from infifusion.memory import ran_out
 from infifusion.recipe import Model
 from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quantization_config
+from infifusion.weights.reader import require_inside
 
 
 def load_model(model: Model) -> PreTrainedModel:
@@ -27,6 +28,7 @@ def load_model(model: Model) -> PreTrainedModel:
     folder = Path(model.model)
     if (folder.is_dir() or folder.is_absolute()) and not (folder / "config.json").exists():
         raise CheckpointError(f"The folder {folder} holds no config.json: not a model folder.")
+    require_inside(folder)
     placed = {"device_map": model.device_map}
     if model.quantization is not None:
         # bitsandbytes quantises on the device where the weights will stay.

@@ -20,6 +20,7 @@ from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.receipts import mark_of
 from infifusion.recipe import Lora
+from infifusion.redact import redact_text
 from infifusion.runtime import keep_freed_memory, progress_bar, rank, seed_everything
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations, MakesRows
@@ -219,6 +220,8 @@ def _save_adapter(adapted: PeftModel, out: Path) -> None:
         shutil.rmtree(out)
     with atomic_folder(out) as folder:
         adapted.save_pretrained(str(folder))
+        for path in (*folder.glob("*.json"), *folder.glob("*.md")):  # peft writes the base's path
+            path.write_text(redact_text(path.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 def _in_dtype(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -13,6 +14,7 @@ from infifusion.weights.views import as_float32
 WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 PREFIX = "base_model.model."
+LARGEST = 1e30
 
 
 class Adapter:
@@ -28,15 +30,16 @@ class Adapter:
             if config.get(key)
         ]
         if config.get("peft_type") != "LORA" or odd:
+            found = odd[0] if odd else config.get("peft_type")
             raise CheckpointError(
-                f"{folder}: only plain LoRA adapters are merged; found "
-                f"{odd[0] if odd else config.get('peft_type')!r}. Merge it into its model with "
-                "peft (merge_and_unload) and give that folder."
+                f"{folder}: only plain LoRA adapters are merged; found {found!r:.100}. Merge it "
+                "into its model with peft (merge_and_unload) and give that folder."
             )
         rank, alpha = config.get("r"), config.get("lora_alpha")
-        if not isinstance(rank, int) or rank < 1 or not isinstance(alpha, int | float):
+        if not _is_number(rank) or not _is_number(alpha) or rank != int(rank) or rank < 1:
             raise CheckpointError(
-                f"{folder / CONFIG}: r is {rank!r} and lora_alpha {alpha!r}; expected numbers."
+                f"{folder / CONFIG}: r is {rank!r:.100} and lora_alpha {alpha!r:.100}; expected a "
+                "whole number from 1 on, and a number."
             )
         self._scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
         self._transposed = bool(config.get("fan_in_fan_out", False))
@@ -72,3 +75,8 @@ class Adapter:
     def _float(self, name: str) -> np.ndarray:
         values = as_float32(self._weights.array(name), self._weights.dtype(name))
         return values.reshape(self._weights.shape(name))
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    """A number that float32 can hold."""
+    return type(value) in (int, float) and abs(value) < LARGEST  # pyright: ignore

@@ -8,13 +8,14 @@ import tempfile
 from pathlib import Path
 
 from infifusion.errors import CheckpointError
-from infifusion.weights.reader import INDEX, PICKLES, SINGLE
+from infifusion.weights.reader import INDEX, PICKLES, SINGLE, require_inside
 
 
 def as_safetensors(folder: Path) -> Path:
     """A folder with the same model as safetensors: the folder itself where it holds them, else a
     converted copy that lasts as long as this process. torch.load with weights_only=True: a pickle
     that holds anything but tensors is refused with a CheckpointError."""
+    require_inside(folder)
     files = sorted(path for pattern in PICKLES for path in folder.glob(pattern))
     if (folder / INDEX).exists() or (folder / SINGLE).exists() or not files:
         return folder
@@ -26,7 +27,7 @@ def as_safetensors(folder: Path) -> Path:
         if path.name in ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
             continue
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            found = dict(torch.load(path, map_location="cpu", weights_only=True, mmap=True))
         except Exception as error:  # torch raises many kinds for what it will not unpickle
             raise CheckpointError(
                 f"{path} holds more than tensors, or is damaged ({error}); it is not opened."

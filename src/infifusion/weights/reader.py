@@ -18,7 +18,12 @@ from infifusion.weights.dtypes import STORED, bytes_of
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-LARGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses more
+# Bytes of JSON that are read: 150,000 tensors in one file, which no sharded model has, take 16 MiB;
+# as Python objects hostile JSON takes some twenty times what it has in bytes.
+LARGEST_HEADER = 1 << 24
+LARGEST_JSON = 1 << 26
+LARGEST_LENGTH = 1 << 62
+MOST_AXES = 32  # what NumPy can hold is 64
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,13 @@ class Checkpoint:
         self.folder = folder
         self._stored: dict[str, Stored] = {}
         self._maps: dict[str, mmap.mmap] = {}
+        require_inside(folder)
         for file in _files(folder, single):
             for name, stored in read_header(folder / file).items():
                 if name in self._stored:
                     raise CheckpointError(
-                        f"{folder}: the tensor {name} stands in {self._stored[name].file} and in "
-                        f"{file}. Save the model again with save_pretrained."
+                        f"{folder}: the tensor {name:.200} stands in {self._stored[name].file} "
+                        f"and in {file}. Save the model again with save_pretrained."
                     )
                 self._stored[name] = stored
         _check_index(folder, {name: stored.file for name, stored in self._stored.items()})
@@ -115,12 +121,44 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """A JSON object of a model folder."""
     path = folder / name
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(_text_of(path))
     except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}.") from None
+        raise CheckpointError(f"{path} cannot be read: {error!s:.300}.") from None
     if not isinstance(found, dict):
         raise CheckpointError(f"{path} holds no JSON object: not the config of a model.")
     return found
+
+
+def require_inside(folder: Path) -> None:
+    """CheckpointError where a file of a model folder is a symbolic link that leads out of it.
+
+    A model from a stranger could link to any file of this machine, and what is copied beside
+    merged weights is made public. Links inside the folder are fine, and so are those of the Hugging
+    Face cache, from models--ORG--NAME/snapshots/REVISION to models--ORG--NAME/blobs. The folder
+    may itself be reached through links. Nothing where there is no such folder.
+    """
+    if not folder.is_dir():
+        return
+    home = folder.resolve()
+    roots = [home]
+    if home.parent.name == "snapshots":
+        roots.append(home.parent.parent / "blobs")
+    for path in sorted(home.iterdir()):
+        target = path.resolve() if path.is_symlink() else path
+        if not any(target.is_relative_to(root) for root in roots):
+            raise CheckpointError(
+                f"{folder / path.name} is a symbolic link to {target}, outside the model folder. "
+                "A model from someone else could show any of your files that way. If the link is "
+                "yours, copy the file in its place, or give the folder that it leads to."
+            )
+
+
+def _text_of(path: Path) -> str:
+    """A JSON file's text; ValueError where it is larger than any model's."""
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise ValueError(f"it has {size:,} bytes; expected {LARGEST_JSON:,} at most")
+    return path.read_text(encoding="utf-8")
 
 
 def read_header(path: Path) -> dict[str, Stored]:
@@ -136,7 +174,7 @@ def read_header(path: Path) -> dict[str, Stored]:
         header = json.loads(text, object_pairs_hook=_no_repeats)
         header.pop("__metadata__", None)
         found = {name: _stored(path.name, 8 + length, entry) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _damaged(path, f"its header cannot be read ({error!r:.200})") from None
     end = max((stored.stop for stored in found.values()), default=8 + length)
     if end != size:
@@ -148,9 +186,13 @@ def read_header(path: Path) -> dict[str, Stored]:
 def _stored(file: str, start: int, entry: dict[str, Any]) -> Stored:
     first, last = entry["data_offsets"]
     shape = tuple(entry["shape"])
+    if not isinstance(entry["dtype"], str):
+        raise ValueError("a dtype is no text")
     if any(type(number) is not int or number < 0 for number in (*shape, first, last)):
         raise ValueError("a length or offset is no whole number from 0 on")
-    return Stored(file, str(entry["dtype"]), shape, start + first, start + last)
+    if len(shape) > MOST_AXES or max((*shape, last), default=0) > LARGEST_LENGTH:
+        raise ValueError("a shape that no tensor has")
+    return Stored(file, entry["dtype"], shape, start + first, start + last)
 
 
 def _check_layout(path: Path, found: dict[str, Stored], start: int) -> None:
@@ -178,7 +220,8 @@ def _no_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _damaged(path: Path, why: str) -> CheckpointError:
     return CheckpointError(
-        f"{path} is no whole safetensors file: {why}. It was cut short or damaged; copy it again."
+        f"{path} is no whole safetensors file: {why:.500}. It was cut short or damaged; "
+        "copy it again."
     )
 
 
@@ -203,21 +246,24 @@ def _files(folder: Path, single: str) -> list[str]:
 
 def _weight_map(folder: Path) -> dict[str, str]:
     """Tensor -> file of the index, every file inside the folder."""
+    here = {file.name for file in folder.iterdir() if file.is_file()}
     path = folder / INDEX
     try:
-        weight_map = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(_text_of(path), object_pairs_hook=_no_repeats)["weight_map"]
         items = list(weight_map.items())
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(f"{path} is damaged: {error!r}. Download the model again.") from None
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{path} is damaged: {error!r:.300}. Download the model again."
+        ) from None
     for tensor, name in items:
         if not isinstance(name, str) or Path(name).name != name:
             raise CheckpointError(
-                f"{path}: the file of {tensor} is {name!r}, outside the model folder. The index is "
-                "damaged or hostile; do not use it."
+                f"{path}: the file of {tensor!r:.200} is {name!r:.200}, outside the model folder. "
+                "The index is damaged or hostile; do not use it."
             )
-        if not (folder / name).is_file():
+        if name not in here:
             raise CheckpointError(
-                f"{path} names {name}, which is missing. Download the model again."
+                f"{path} names {name!r:.200}, which is missing. Download the model again."
             )
     return weight_map
 
@@ -228,8 +274,9 @@ def _check_index(folder: Path, found: dict[str, str]) -> None:
         return
     expected = _weight_map(folder)
     if expected != found:
-        odd = sorted(expected.items() ^ found.items())[0]
+        odd = min(expected.items() ^ found.items())
         raise CheckpointError(
-            f"{folder / INDEX} does not fit its files: {odd[0]} (in {odd[1]}). An index of another "
-            "model was left behind, or a shard was replaced; download the model again."
+            f"{folder / INDEX} does not fit its files: {odd[0]!r:.200} (in {odd[1]!r:.200}). An "
+            "index of another model was left behind, or a shard was replaced; download the "
+            "model again."
         )

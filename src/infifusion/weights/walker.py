@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import read_record, signature_of, write_record
+from infifusion.artifacts import plain, read_record, signature_of, write_record
 from infifusion.durable import sync
 from infifusion.errors import ArtifactError
 from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
@@ -118,7 +117,7 @@ def _boot() -> str:
 
 def _open(place: Path, plan: Json) -> None:
     """Make the hidden folder ready: as it was left by the same merge, or empty."""
-    plan = json.loads(json.dumps(plan, default=str))
+    plan = plain(plan)
     path = place / PLAN
     with contextlib.suppress(ArtifactError):  # a damaged plan is of no merge
         if path.exists() and read_record(path) == plan:
