@@ -135,18 +135,18 @@ def test_one_tokenizer_aligns_with_itself_everywhere() -> None:
 
 
 def test_a_source_is_carried_to_the_tokens_of_the_pivot() -> None:
-    text = "Ben has 5 coins"
     source, pivot = sentencepiece_tokenizer(330), byte_level_tokenizer(300)
-    found = infifusion.align(source, pivot, text)
+    found = infifusion.align(source, pivot, TEXTS[:3])
     width = len(source) + 3  # a model pads its head
     # The source is certain of every token that is there, the end too ...
-    sure = np.zeros((len(found.source_ids[0]), width))
-    sure[np.arange(len(sure)), found.source_ids[0]] = 1
+    said = np.concatenate(found.source_ids)
+    sure = np.zeros((len(said), width))
+    sure[np.arange(len(said)), said] = 1
     fused = infifusion.fuse([found.carry(sure)], function="mean")
     aligned_T = found.source_T >= 0
     assert aligned_T.any() and aligned_T[-1]
     # ... so it is certain of the pivot's where both begin and end together, by the chain rule.
-    gold = np.array(found.pivot_ids[0])
+    gold = np.concatenate(found.pivot_ids)
     assert (fused.weight_ST[0] == aligned_T).all()
     last_T = match(
         end_keys(found.pivot.start_R, found.pivot.row_N1),
@@ -160,6 +160,13 @@ def test_a_source_is_carried_to_the_tokens_of_the_pivot() -> None:
     even = np.full((len(gold), len(pivot)), 1 / len(pivot))
     both = infifusion.fuse([found.carry(sure), even], function="mean")
     assert_allclose(both.weight_ST[:, -1], [0.5, 0.5])
+    # Another source of the same pivot and texts joins too; one of other texts is refused.
+    again = infifusion.align(source, pivot, TEXTS[:3]).carry(sure)
+    assert_allclose(infifusion.fuse([found.carry(sure), again]).weight_ST[:, -1], [0.5, 0.5])
+    other = infifusion.align(source, pivot, TEXTS[1])
+    rows = np.full((len(other.source_ids[0]), width), 1 / width)
+    with pytest.raises(RecipeError, match="source 1 is aligned with another pivot or other texts"):
+        infifusion.fuse([found.carry(sure), other.carry(rows)])
 
 
 def test_carry_refuses_rows_that_are_not_the_sources() -> None:

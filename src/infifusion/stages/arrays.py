@@ -189,13 +189,21 @@ def fuse_arrays(
 def _part(one: ArrayLike | Carried, pivot: Positions, top_k: int, number: int) -> Believed:
     """A source as `align_chunk` takes it; a plain array is at the pivot's positions already."""
     if isinstance(one, Carried):
-        if one.pivot is not pivot:
-            raise RecipeError(f"fuse: source {number} comes from another alignment than the first.")
+        if not _equal(one.pivot, pivot):
+            raise RecipeError(
+                f"fuse: source {number} is aligned with another pivot or other texts than the ones "
+                "before it. Align all sources with one pivot on the same texts."
+            )
         return one.believed
     prob_TV, known_T = _checked(one, len(pivot.start_R), f"fuse, source {number}")
     size = prob_TV.shape[1]
     beliefs = _beliefs(prob_TV, np.minimum(pivot.gold_R, size - 1), top_k)
     return pivot, beliefs, identity_map(size, known=size), _where(known_T, by_bytes)
+
+
+def _equal(one: Positions, other: Positions) -> bool:
+    pairs = ((getattr(one, name), getattr(other, name)) for name in ("start_R", "row_N1", "gold_R"))
+    return all(np.array_equal(a, b) for a, b in pairs)
 
 
 def _where(known_U: NDArray[np.bool_], pair: Pair) -> Pair:
