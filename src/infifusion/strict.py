@@ -54,13 +54,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise RecipeError(f"There is no file {path}. Give the path of a YAML file.") from None
     except (IsADirectoryError, UnicodeDecodeError, PermissionError) as error:
-        raise RecipeError(f"{path} cannot be read as a YAML text file: {error}.") from None
+        raise RecipeError(
+            f"{path} cannot be read as a YAML text file: {error}. Give a UTF-8 file that "
+            "you may read."
+        ) from None
     try:
         values = yaml.load(text, Loader=_UniqueKeyLoader)
     except RecipeError as error:
         raise RecipeError(f"{path}: {error} Remove one of the two.") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not valid YAML: {error}") from None
+        raise RecipeError(
+            f"{path} is not valid YAML: {error}\nMend the line named last; quote texts that hold "
+            "': ', '#' or braces."
+        ) from None
     if not isinstance(values, dict):
         found = type(values).__name__
         raise RecipeError(f"{path} holds a {found}; expected a mapping of keys to values.")

@@ -24,7 +24,10 @@ def load_model(model: Model) -> PreTrainedModel:
         keep_freed_memory()
     folder = Path(model.model)
     if (folder.is_dir() or folder.is_absolute()) and not (folder / "config.json").exists():
-        raise CheckpointError(f"The folder {folder} holds no config.json: not a model folder.")
+        raise CheckpointError(
+            f"The folder {folder} holds no config.json: not a model folder. Give one that "
+            "save_pretrained wrote."
+        )
     placed = {"device_map": model.device_map}
     if model.quantization is not None:
         # bitsandbytes quantises on the device where the weights will stay.
@@ -54,7 +57,8 @@ def load_model(model: Model) -> PreTrainedModel:
     if missing:
         raise CheckpointError(
             f"{model.model} lacks {len(missing)} of the weights its config.json asks for, such as "
-            f"{missing[0]}; they would stay random. Is the config.json of another model?"
+            f"{missing[0]}; they would stay random. Is the config.json of another model? "
+            "Copy or download the whole folder again."
         )
     if model.device_map is None and model.quantization is None:
         loaded.to(device)

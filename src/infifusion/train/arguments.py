@@ -86,4 +86,7 @@ def make_arguments(
     try:
         return TrainingArguments(**settings)
     except (ValueError, TypeError, ImportError) as error:
-        raise RecipeError(f"training: transformers does not accept this: {error}") from error
+        raise RecipeError(
+            f"training: transformers does not accept this: {error} Change or remove the key under "
+            "`training` (transformers.TrainingArguments)."
+        ) from error
