@@ -17,6 +17,9 @@ from infifusion.errors import InfiFusionError
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says when nothing more can be written."""
 
+NO_MEMORY = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
+"""By name, so that torch and NumPy need not be imported: Python's own, torch's, NumPy's."""
+
 STATUSES = {
     0: "fine",
     1: "the run failed: disk full, memory, a worker was killed, no sandbox, an unforeseen error",
@@ -60,9 +63,12 @@ def exit_statuses() -> Iterator[None]:
         )
         sys.exit(stopped.exit_status)
     except Exception as error:
-        if _errno_of(error) not in FULL:
+        if _errno_of(error) in FULL:
+            _say(f"Error: {_of_disk(error)}")
+        elif type(error).__name__ in NO_MEMORY:
+            _say(f"Error: {_of_memory(error)}")
+        else:
             raise
-        _say(f"Error: {_of_disk(error)}")
         sys.exit(1)
 
 
@@ -89,4 +95,14 @@ def _of_disk(error: Exception) -> str:
         f"bytes are free on the disk of {place}. Make space (infifusion plan says how much a "
         "recipe needs), or give another --run-dir; then run the same command again: it goes on "
         "where it was."
+    )
+
+
+def _of_memory(error: Exception) -> str:
+    said = str(error).strip().partition("\n")[0] or "no more can be had"
+    return (
+        f"The memory ran out: {said} Lower training.per_device_train_batch_size (and raise "
+        "gradient_accumulation_steps), loss_rows, teach.batch_tokens or evaluate.batch_size, set "
+        "training.gradient_checkpointing: true or lora; infifusion plan says what each stage "
+        "needs. Then run the same command again: it goes on where it was."
     )

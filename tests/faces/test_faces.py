@@ -85,6 +85,25 @@ def test_a_mistyped_option_ends_with_status_2_and_the_right_one() -> None:
     assert found.returncode == 2 and "--run-dir" in found.stderr
 
 
+@pytest.mark.parametrize("raised", ["MemoryError()", "torch.OutOfMemoryError('CUDA: 2 GiB')",
+                                    "numpy.zeros(1 << 50)"])  # fmt: skip
+def test_memory_that_ran_out_is_said_with_what_needs_less(raised: str) -> None:
+    raising = raised if raised.startswith("numpy") else f"raise {raised}"
+    code = (
+        f"import numpy, torch\nfrom infifusion.exits import exit_statuses\n"
+        f"with exit_statuses():\n    {raising}"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1 and "Traceback" not in found.stderr
+    assert found.stderr.startswith("Error: The memory ran out") and "batch_size" in found.stderr
+
+
+def test_an_unforeseen_error_keeps_its_traceback() -> None:
+    code = "from infifusion.exits import exit_statuses\nwith exit_statuses():\n    1 / 0"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert found.returncode == 1 and "ZeroDivisionError" in found.stderr.splitlines()[-1]
+
+
 def test_versions_are_compared_as_pip_does() -> None:
     assert in_range("2.13.0+cpu", "<3,>=2.6") and not in_range("3.0.0", "<3,>=2.6")
     assert in_range("2.10", ">=2.6") and not in_range("2.5.9", ">=2.6")
