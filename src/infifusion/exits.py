@@ -13,6 +13,7 @@ from pathlib import Path
 
 from infifusion.disk import FULL, errno_of
 from infifusion.errors import InfiFusionError
+from infifusion.redact import redact_text
 
 UNUSABLE = (
     errno.ENAMETOOLONG,
@@ -24,6 +25,9 @@ UNUSABLE = (
     errno.ELOOP,
 )
 """What the system says of a path that cannot be what it should be."""
+
+NO_MEMORY = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
+"""By name, so that torch and NumPy need not be imported: Python's own, torch's, NumPy's."""
 
 STATUSES = {
     0: "fine",
@@ -71,14 +75,17 @@ def exit_statuses() -> Iterator[None]:
         if isinstance(error, OSError) and error.errno in UNUSABLE:
             _say(f"Error: {error.strerror}: {error.filename}. Give another path.")
             sys.exit(2)
-        if errno_of(error) not in FULL:
+        if errno_of(error) in FULL:
+            _say(f"Error: {_of_disk(error)}")
+        elif type(error).__name__ in NO_MEMORY:
+            _say(f"Error: {_of_memory(error)}")
+        else:
             raise
-        _say(f"Error: {_of_disk(error)}")
         sys.exit(1)
 
 
 def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(redact_text(text), file=sys.stderr)
 
 
 def _of_disk(error: Exception) -> str:
@@ -92,4 +99,14 @@ def _of_disk(error: Exception) -> str:
         f"bytes are free on the disk of {place}. Make space (infifusion plan says how much a "
         "recipe needs), or give another --run-dir; then run the same command again: it goes on "
         "where it was."
+    )
+
+
+def _of_memory(error: Exception) -> str:
+    said = str(error).strip().partition("\n")[0] or "no more can be had"
+    return (
+        f"The memory ran out: {said} Lower training.per_device_train_batch_size (and raise "
+        "gradient_accumulation_steps), loss_rows, teach.batch_tokens or evaluate.batch_size, set "
+        "training.gradient_checkpointing: true or lora; infifusion plan says what each stage "
+        "needs. Then run the same command again: it goes on where it was."
     )

@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import importlib.util
 import logging
+import multiprocessing
 import os
 import random
 from collections.abc import Iterable, Iterator
@@ -59,8 +60,10 @@ def set_up_logging(verbose: bool = False) -> None:
 
 
 def shows_live() -> bool:
-    """Whether standard error is a terminal that may be drawn on: no pipe, no CI, no NO_COLOR."""
+    """Whether standard error is a terminal that may be drawn on: no pipe, no CI, no NO_COLOR; and
+    not by a worker process, whose parent shows the work of all."""
     plain = any(os.environ.get(name) for name in ("CI", "NO_COLOR"))
+    plain = plain or multiprocessing.parent_process() is not None
     return console.is_terminal and not console.is_dumb_terminal and not plain
 
 

@@ -87,7 +87,7 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
         folder, where, values = inner.parent, str(inner), read_yaml(inner)
     values = laid_over({**values, "name": sweep.name}, sweep.changes)
     if len(set(sweep.seeds)) < len(sweep.seeds):
-        raise RecipeError(f"{path}: seeds names a seed twice: {sweep.seeds}.")
+        raise RecipeError(f"{path}: seeds names a seed twice: {sweep.seeds}. Remove one.")
     _require_placeholders(sweep, values, path)
     worlds = []
     options = _settings(sweep, values)
@@ -160,7 +160,10 @@ def _arms(
         names = [name for name in names if name in known]
         if not names:
             hint = nearest(arm, [*known, *variants["distill"], *variants["merge"]])
-            raise RecipeError(f"{path}: arms: there is no model '{arm}'.{hint}")
+            known_here = ", ".join(known)
+            raise RecipeError(
+                f"{path}: arms: there is no model '{arm}'.{hint} Models: {known_here}."
+            )
         found += [name for name in names if name not in found]
     return found
 
@@ -184,7 +187,10 @@ def _against(
     for wanted in sweep.against:
         names = [wanted] if wanted in arms else _variants_of(wanted, variants)
         if not (names := [name for name in names if name in arms]):
-            raise RecipeError(f"{path}: against: '{wanted}' is not among the arms.")
+            raise RecipeError(
+                f"{path}: against: '{wanted}' is not among the arms ({', '.join(arms)}). Add it to "
+                "arms, or name one of them."
+            )
         found += names
     return found
 

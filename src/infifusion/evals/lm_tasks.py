@@ -72,7 +72,8 @@ def read_docs(task: Task, data: Path) -> list[dict[str, Any]]:
         if task.gold_field not in doc:
             raise DataError(
                 f"{path}, line {number}: the task {task.name} expects a field "
-                f"'{task.gold_field}'. Fields: {', '.join(doc)}."
+                f"'{task.gold_field}'. Fields: {', '.join(doc)}. Rename the field, or give the "
+                "task's own file (docs/evaluation.md)."
             )
     return docs
 
@@ -91,12 +92,20 @@ def read_lines(path: Path, task: Task) -> list[dict[str, Any]]:
         try:
             doc = json.loads(line)
         except ValueError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error}.") from None
+            raise DataError(
+                f"{path}, line {number} is not JSON: {error}. Mend or remove the line."
+            ) from None
         if not isinstance(doc, dict):
-            raise DataError(f"{path}, line {number}: expected a JSON object.")
+            raise DataError(
+                f"{path}, line {number}: expected a JSON object, found {type(doc).__name__}. Write "
+                "one object a line."
+            )
         docs.append(doc)
     if not docs:
-        raise DataError(f"{path} holds no items; the task {task.name} needs some.")
+        raise DataError(
+            f"{path} holds no items; the task {task.name} needs some. Give a file with one JSON "
+            "object a line, or leave --data out to read the hub."
+        )
     return docs
 
 

@@ -126,6 +126,10 @@ def _by_id(items: Sequence[Mapping[str, Any]], which: str) -> dict[str, bool]:
     for item in items:
         name = str(item["id"])
         if name in found:
-            raise DataError(f"The {which} model's items hold the id {name!r} twice.")
+            raise DataError(
+                f"The {which} model's items hold the id {name!r} twice. Give every item "
+                "of the task's "
+                "file an id of its own, delete the model's evaluate folder and run again."
+            )
         found[name] = bool(item["correct"])
     return found

@@ -31,7 +31,8 @@ def arcee_fusion(blocks: Blocks, params: Params) -> Merged:
     """
     if len(blocks.models) != 1:
         raise ValueError(
-            f"arcee_fusion takes a base and one model; found {len(blocks.models)} models."
+            f"arcee_fusion takes a base and one model; found {len(blocks.models)} models. "
+            "Leave the others out, or take ties or sce."
         )
     length = max(blocks.row, 1)
     rows, arrays = blocks.by_rows(), blocks.arrays

@@ -33,7 +33,10 @@ def model_stock(blocks: Blocks, params: Params) -> Merged:
     """
     models = len(blocks.models)
     if models < 2:
-        raise ValueError(f"model_stock needs a base and two models or more; found {models}.")
+        raise ValueError(
+            f"model_stock needs a base and two models or more; found {models}. Add one, "
+            "or take linear."
+        )
     if params.filter_wise and len(blocks.shape) > 1:
         return _by_rows(blocks)
     products = inner_products(blocks, of="deltas")

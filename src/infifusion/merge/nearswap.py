@@ -26,7 +26,10 @@ def nearswap(blocks: Blocks, params: Params) -> Merged:
     Raises ValueError for another number of models than one and the base.
     """
     if len(blocks.models) != 1:
-        raise ValueError(f"nearswap takes a base and one model; found {len(blocks.models)} models.")
+        raise ValueError(
+            f"nearswap takes a base and one model; found {len(blocks.models)} models. Leave the "
+            "others out, or take ties or sce."
+        )
 
     # An array, because torch multiplies by the inverse where a number is divided by a tensor.
     step_1 = blocks.arrays.put(np.array([params.t], np.float32))

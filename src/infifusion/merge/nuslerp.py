@@ -37,7 +37,11 @@ def nuslerp(blocks: Blocks, params: Params) -> Merged:
     weights and rows as in mergekit 0.1. Raises ValueError for another number of models.
     """
     if len(blocks.models) != 2:
-        raise ValueError(f"nuslerp goes between two models; found {len(blocks.models)}.")
+        raise ValueError(
+            f"nuslerp goes between two models; found {len(blocks.models)}. Take "
+            "multislerp or karcher "
+            "for more."
+        )
     weight_S = per_model(params.weight, 2, name="weight")
     total = float(weight_S.sum())
     t = 0.5 if abs(total) < 1e-6 else float(weight_S[1]) / total

@@ -59,7 +59,7 @@ class Params(Strict):
     @model_validator(mode="after")
     def _range_fits(self) -> Params:
         if self.tau_min > self.tau_max:
-            raise ValueError(f"tau_min {self.tau_min} is above tau_max {self.tau_max}")
+            raise ValueError(f"tau_min {self.tau_min} is above tau_max {self.tau_max}; swap them")
         return self
 
 

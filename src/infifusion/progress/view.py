@@ -86,7 +86,7 @@ def run_words(state: RunState) -> str:
     """Seconds worked, left, and the room on the disk."""
     said = [duration(max(0.0, state.updated - state.started))]
     left = state.left()
-    if left is not None and state.status == Status.RUNNING:
+    if left and state.status == Status.RUNNING:
         said.append(f"about {duration(left)} left")
     if state.disk_free is not None:
         said.append(f"{state.disk_free / 1e9:,.1f} GB free on the disk")

@@ -84,9 +84,14 @@ def _read(path: Path, field: str | None) -> list[str]:
     try:
         text = path.read_bytes().decode("utf-8-sig" if field else "utf-8")
     except FileNotFoundError:
-        raise DataError(f"There is no text file {path}.") from None
+        raise DataError(
+            f"There is no text file {path}. Give --text a plain text file, or a .jsonl "
+            "with --field."
+        ) from None
     except (IsADirectoryError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not a text file in UTF-8: {error}.") from None
+        raise DataError(
+            f"{path} is not a text file in UTF-8: {error}. Convert it: iconv -t UTF-8."
+        ) from None
     if field is None:
         if path.suffix == ".jsonl":
             raise DataError(f"{path} is JSONL: name the field that holds the text with --field.")
@@ -99,12 +104,15 @@ def _read(path: Path, field: str | None) -> list[str]:
                 try:
                     record = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    raise DataError(f"{where} is not JSON: {error}. Leave --field out?") from None
+                    raise DataError(
+                        f"{where} is not JSON: {error}. Mend or remove the line, or leave --field "
+                        "out where the file is plain text."
+                    ) from None
                 if not isinstance(record, dict):
                     raise DataError(f"{where}: expected a JSON object with the field '{field}'.")
                 texts.append(template_fields(field, record, where))
     if not any(texts):
-        raise DataError(f"{path} holds no text.")
+        raise DataError(f"{path} holds no text. Give --text a file with some responses.")
     return texts
 
 

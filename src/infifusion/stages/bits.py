@@ -29,7 +29,9 @@ def bits_per_byte_by_domain(
     (for errors) are per example.
     """
     if not len(rendered):
-        raise DataError("There are no held-out examples to score in bits per byte.")
+        raise DataError(
+            "There are no held-out examples to score in bits per byte. Give data.held_out a file."
+        )
     nats_N = response_nats(model, rendered, 0, len(rendered), names=names, title=title)
     return by_domain(nats_N, response_bytes(rendered), domains)
 

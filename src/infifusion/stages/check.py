@@ -58,7 +58,10 @@ def _problems_of(model: Model) -> list[str]:
                 "and safetensors weights (relative to the recipe file), or a hub name."
             )
         if folder.is_dir() and not (folder / "config.json").exists():
-            raise CheckpointError(f"the folder {folder} holds no config.json.")
+            raise CheckpointError(
+                f"the folder {folder} holds no config.json. Give the folder that save_pretrained "
+                "wrote (of a training run often its checkpoint-N)."
+            )
         if folder.is_dir() and not any(folder.glob("*.safetensors")):
             raise CheckpointError(
                 f"the folder {folder} holds no .safetensors weights. Pickled weights are not read; "
@@ -95,11 +98,13 @@ def _prompt_problems(asked: WriteResponses) -> list[str]:
         path = Path(source.path)
         try:
             if is_local(source) and not path.is_file():
-                raise DataError(f"there is no file {path}.")
+                raise DataError(f"there is no file {path}; paths are relative to the recipe file.")
             if path.is_file():
                 first = next(read_records(source), None)
                 if first is None:
-                    raise DataError(f"{path} holds no prompts.")
+                    raise DataError(
+                        f"{path} holds no prompts. Give a file with one JSON object a line."
+                    )
                 prompt_of(source, part, first, 0)
         except InfiFusionError as error:
             problems.append(f"write_responses.prompts.{part}: {error}")

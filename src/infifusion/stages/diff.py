@@ -72,11 +72,15 @@ def measure_tensors(
         for name in names:
             inner = model.source_of(name)
             if inner not in model.checkpoint:
-                raise CheckpointError(f"{model.folder} lacks the tensor {name} of {base.folder}.")
+                raise CheckpointError(
+                    f"{model.folder} lacks the tensor {name} of {base.folder}. Give models of one "
+                    "architecture, the base first."
+                )
             if model.checkpoint.shape(inner) != base.checkpoint.shape(name):
                 raise CheckpointError(
                     f"The tensor {name} has shape {list(model.checkpoint.shape(inner))} in "
-                    f"{model.folder}, but {list(base.checkpoint.shape(name))} in {base.folder}."
+                    f"{model.folder}, but {list(base.checkpoint.shape(name))} in {base.folder}. "
+                    "Give models of one architecture and vocabulary, the base first."
                 )
     found = []
     with (

@@ -32,7 +32,7 @@ def works_on(device: str, dtype: str) -> str:
         # d/dx sum(2 x x) at the identity: 2 (x 1 + 1 x) = 4 everywhere.
         right = x_ij.grad is not None and bool((x_ij.grad == 4).all())
         return "" if right else "a product has the wrong gradient"
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AssertionError) as error:  # torch asserts that CUDA is there
         return str(error).partition("\n")[0]
 
 

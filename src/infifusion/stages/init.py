@@ -38,13 +38,14 @@ class Wishes:
 def write_recipe(wishes: Wishes, out: Path, *, force: bool) -> list[str]:
     """Write the file; returns what there is to say about it, line by line.
 
-    Raises RecipeError, CheckpointError or DataError, before anything is written, for a file that is
+    Raises RecipeError, CheckpointError or DataError, before any file is written, for a file that is
     there (without `force`), a model or data that is not, and columns whose names say nothing.
     """
     name = wishes.template or START
     text = template_text(name)
     if out.exists() and not force:
         raise RecipeError(f"{out} exists already. Give another --out, or --force to replace it.")
+    out.parent.mkdir(parents=True, exist_ok=True)  # relative paths are looked up from there
     if name == MERGE_ONLY:
         text = with_sections(text, _merge_sections(wishes, out))
         MergeFile.from_mapping(yaml.safe_load(text), where=str(out))

@@ -53,7 +53,11 @@ def write_chat_template(text: str, folder: Path) -> None:
 def _most_common(plan: MergePlan) -> str:
     found = [text for model in [plan.donor, *plan.models] if (text := _template(model))]
     if not found:
-        raise RecipeError("chat_template: auto, but no model of the merge has a chat template.")
+        raise RecipeError(
+            "chat_template: auto, but no model of the merge has a chat template. Remove "
+            "the key, or "
+            "name a template or a file."
+        )
     return Counter(found).most_common(1)[0][0]
 
 

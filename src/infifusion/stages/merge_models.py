@@ -112,7 +112,11 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
         if candidate.is_dir():
             return candidate.resolve()
     if Path(name).is_absolute() or name.startswith((".", "~")):
-        raise CheckpointError(f"There is no model folder {name}.")
+        raise CheckpointError(
+            f"There is no model folder {name}. Give a folder relative to the merge file, "
+            "an absolute "
+            "one, or a hub name."
+        )
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
@@ -129,7 +133,8 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
     ) as error:  # the hub client raises many kinds, all about the name or the network
         reason = str(error).strip().partition("\n")[0]
         raise CheckpointError(
-            f"{name!r} is neither a folder nor a model that the hub gives: {reason}."
+            f"{name!r} is neither a folder nor a model that the hub gives: {reason}. Folders are "
+            "relative to the merge file; gated models need `hf auth login`."
         ) from error
 
 

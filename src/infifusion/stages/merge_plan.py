@@ -138,7 +138,9 @@ def plan_models(
     unused = method in BASE_UNUSED
     listed = list(models.values())
     if not listed:
-        raise RecipeError("merge: there is no model besides the base.")
+        raise RecipeError(
+            "merge: there is no model besides the base. Add one under models, or under slices."
+        )
     stored = BY_NAME[dtype] if dtype else None
     tensors = {}
     for name in _common_names([base, *listed], base):
@@ -231,7 +233,7 @@ class _Planner:
             if not 0 <= first < last <= self.model(source.model).layers:
                 raise RecipeError(
                     f"{self.where}: layer_range [{first}, {last}] of {source.model}, which has "
-                    f"{self.model(source.model).layers} layers."
+                    f"{self.model(source.model).layers} layers: give [first, one after the last]."
                 )
         if len(lengths) != 1:
             raise RecipeError(
@@ -253,7 +255,8 @@ class _Planner:
                 raise CheckpointError(
                     f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
                     f"{first[0].folder} do not have the same tensors: only one of them has "
-                    f"{odd}. Only models of one architecture can be merged."
+                    f"{odd}. Only models of one architecture can be merged: leave one of "
+                    "the two out."
                 )
         return sorted(first[2])
 
@@ -365,7 +368,8 @@ def _common_names(models: list[Model], donor: Model, *, outside: bool = False) -
             raise CheckpointError(
                 f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "
                 f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
-                "differ. Only models of one architecture can be merged."
+                "differ. Only models of one architecture can be merged: leave this model out, or "
+                "distil it into the pivot (infifusion run)."
             )
     return sorted(names)
 
@@ -394,7 +398,7 @@ def _planned(
             raise CheckpointError(
                 f"The tensor {inner} has shape {list(found)} in {model.folder} ({model.name}), but "
                 f"{list(shape)} in {donor.folder}. Only models of one architecture and vocabulary "
-                f"can be merged.{hint}"
+                f"can be merged.{hint or ' Leave this model out, or distil it (infifusion run).'}"
             )
     if by_token and vocabulary is not None:
         shape = (vocabulary.rows, *shape[1:])
@@ -416,5 +420,5 @@ def _check_dtypes(parts: list[Part]) -> None:
     if len(kinds) > 1:
         raise CheckpointError(
             f"The tensor {parts[0][1]} is {' but '.join(kinds.values())}. Floats and whole numbers "
-            "cannot be merged."
+            "cannot be merged: save the models in one dtype, such as bfloat16."
         )

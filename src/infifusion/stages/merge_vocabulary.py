@@ -138,7 +138,8 @@ def _configure(
     found = [n for n, model in enumerate(models) if model.name == name]
     if not found:
         raise RecipeError(
-            f"{where}: tokenizer.tokens.{token}.source: {name!r} is no model of this merge."
+            f"{where}: tokenizer.tokens.{token}.source: {name!r} is no model of this merge. "
+            "Name one of its models, base included."
         )
     s = found[0]
     if isinstance(source, dict):
@@ -168,7 +169,8 @@ def _load(folder: Path) -> Any:
     except Exception as error:  # the library raises many kinds for a folder without tokenizer
         raise RecipeError(
             f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "
-            "every model."
+            "every model: save it beside the weights (tokenizer.save_pretrained), or "
+            "remove the key."
         ) from error
 
 

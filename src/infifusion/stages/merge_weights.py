@@ -237,7 +237,7 @@ class _Runner:
             if not np.array_equal(model.checkpoint.array(inner), array):
                 raise CheckpointError(
                     f"The tensor {name} ({planned.spec.dtype}) differs in {model.name}; tensors "
-                    "that are no floats cannot be merged and must be equal."
+                    "that are no floats cannot be merged and must be equal: leave the model out."
                 )
         put(0, array)
         return {}
@@ -252,7 +252,9 @@ def _with_adapter(model: Model, name: str) -> tuple[Any, str]:
     if (left.shape[0], right.shape[1]) != model.checkpoint.shape(name):
         raise CheckpointError(
             f"{model.adapter.folder} changes {name} by [{left.shape[0]}, {right.shape[1]}], but "
-            f"{model.folder} has it as {list(model.checkpoint.shape(name))}."
+            f"{model.folder} has it as {list(model.checkpoint.shape(name))}. Give the "
+            "model that the "
+            "adapter was trained on (base_model_name_or_path in its adapter_config.json)."
         )
     return WithLowRank(array, dtype, left, right), "F32"
 

@@ -106,5 +106,6 @@ def require_ids_fit(mapping: VocabularyMap, pivot: Model) -> None:
     if largest >= width:
         raise CheckpointError(
             f"The pivot's tokenizer has the token id {largest}, but the model at {pivot.model} has "
-            f"{width} entries in its head: tokenizer and model do not belong together."
+            f"{width} entries in its head: tokenizer and model do not belong together. Remove "
+            "`tokenizer:` from the model, or give the one it was trained with."
         )

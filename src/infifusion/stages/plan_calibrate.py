@@ -66,7 +66,8 @@ def probe(folder: Path, names: Sequence[str] = ()) -> None:
     )
     if done.returncode:
         raise RunError(
-            f"The calibration failed (exit status {done.returncode}):\n{done.stderr[-2000:]}"
+            f"The calibration failed (exit status {done.returncode}):\n{done.stderr[-2000:]}\n"
+            "Run `infifusion doctor`; without --calibrate the plan uses another machine's rates."
         )
 
 

@@ -87,7 +87,8 @@ def _config(name: str, model: Model) -> dict[str, Any]:
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise CheckpointError(
-                f"{name}: the folder {folder} holds no config.json: not a model folder."
+                f"{name}: the folder {folder} holds no config.json: not a model folder. Give one "
+                "that save_pretrained wrote."
             )
         return read_config(folder)
     if folder.is_absolute() or model.model.startswith((".", "~")):

@@ -147,7 +147,10 @@ def _from_data(recipe: Recipe, models: Mapping[str, Model], notes: list[str]) ->
     train = without_duplicates(_read(recipe.data.train, recipe.seed))
     held_out = _read(recipe.data.held_out, recipe.seed)
     if not train:
-        raise DataError("The training data holds no example with a response.")
+        raise DataError(
+            "The training data holds no example with a response. Look at the fields that `prompt` "
+            "and `response` (or `messages`) of data.train name."
+        )
     found: AllLengths = {}
     counters = {name: counter_of(name, model) for name, model in models.items()}
     apart = recipe.data.validation_share

@@ -237,7 +237,10 @@ def _splits(
 
     train = _with_own_ids([*read(recipe.data.train), *written])
     if not train:
-        raise DataError("The training data holds no example with a response.")
+        raise DataError(
+            "The training data holds no example with a response. Look at the fields that `prompt` "
+            "and `response` (or `messages`) of data.train name."
+        )
     unique = without_duplicates(train)
     left_out["duplicate"] = len(train) - len(unique)
     clean = unique
@@ -246,7 +249,10 @@ def _splits(
             unique, read(recipe.data.decontaminate), length=recipe.data.decontaminate_ngram
         )
         if not clean:
-            raise DataError("Every training example overlaps data.decontaminate.")
+            raise DataError(
+                "Every training example overlaps data.decontaminate. Give other training data, or "
+                "raise data.decontaminate_ngram."
+            )
     left_out["contaminated"] = len(unique) - len(clean)
     train, validation = _split_validation(clean, recipe.data.validation_share, recipe.seed)
     held_out = _with_own_ids(read(recipe.data.held_out))

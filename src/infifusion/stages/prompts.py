@@ -12,7 +12,10 @@ from infifusion.recipe import Recipe, WriteResponses
 def write_responses_of(recipe: Recipe) -> WriteResponses:
     """The recipe's section; RecipeError where it has none."""
     if recipe.write_responses is None:
-        raise RecipeError("The recipe has no section write_responses, so no source can answer.")
+        raise RecipeError(
+            "The recipe has no section write_responses, so no source can answer. Add it with its "
+            "prompts (docs/recipe.md)."
+        )
     return recipe.write_responses
 
 

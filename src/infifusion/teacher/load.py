@@ -27,7 +27,10 @@ def load_model(model: Model) -> PreTrainedModel:
         keep_freed_memory()
     folder = Path(model.model)
     if (folder.is_dir() or folder.is_absolute()) and not (folder / "config.json").exists():
-        raise CheckpointError(f"The folder {folder} holds no config.json: not a model folder.")
+        raise CheckpointError(
+            f"The folder {folder} holds no config.json: not a model folder. Give one that "
+            "save_pretrained wrote."
+        )
     require_inside(folder)
     placed = {"device_map": model.device_map}
     if model.quantization is not None:
@@ -88,7 +91,8 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
     if missing:
         raise CheckpointError(
             f"{model} lacks {len(missing)} of the weights its config.json asks for, such as "
-            f"{missing[0]}; they would stay random. Is the config.json of another model?"
+            f"{missing[0]}; they would stay random. Is the config.json of another model? "
+            "Copy or download the whole folder again."
         )
     return loaded
 

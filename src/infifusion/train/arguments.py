@@ -110,4 +110,7 @@ def make_arguments(
         return TrainingArguments(**settings)
     except Exception as error:  # transformers and accelerate raise many kinds, all about values
         reason = str(error).rstrip(".")
-        raise RecipeError(f"{where}: transformers does not accept this: {reason}.") from error
+        raise RecipeError(
+            f"{where}: transformers does not accept this: {reason}. Change or remove the key "
+            "(transformers.TrainingArguments says what it takes)."
+        ) from error

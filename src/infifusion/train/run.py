@@ -171,7 +171,8 @@ def _check_ids(job: Job, model: PreTrainedModel) -> None:
     if largest >= width:
         raise CheckpointError(
             f"{job.title}: the data holds the token id {largest}, but the model at {job.model} has "
-            f"{width} entries in its head: tokenizer and model do not belong together."
+            f"{width} entries in its head: tokenizer and model do not belong together. Remove "
+            "`tokenizer:` from the model, or give the one it was trained with."
         )
 
 

@@ -72,7 +72,10 @@ def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     try:
         return cast(PeftModel, get_peft_model(model, settings))
     except ValueError as error:
-        raise RecipeError(f"lora: {error}") from error
+        raise RecipeError(
+            f"lora: {error} Set lora.target_modules to all-linear, or to names of the "
+            "model's layers."
+        ) from error
 
 
 def merged(adapted: PeftModel, start: Start, *, quantization: str | None) -> PreTrainedModel:
