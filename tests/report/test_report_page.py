@@ -223,14 +223,21 @@ def test_a_long_output_says_how_much_of_it_is_left_out(run: Path, tmp_path: Path
     assert shown.count("x") == 1500
 
 
-def test_long_items_leave_the_page_small_and_every_pair_its_share(
-    run: Path, tmp_path: Path
+@pytest.mark.parametrize("word", ["long ", "漢<"])
+def test_long_texts_leave_the_page_small_and_every_pair_its_share(
+    run: Path, tmp_path: Path, word: str
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
+    weights = json.loads((folder / "fuse" / "unified" / "weights.json").read_text())
+    token = weights["examples"][0]["tokens"][1]
+    for sample in weights["examples"]:
+        sample["prompt"] = 2000 * word
+        sample["tokens"] = [{**token, "text": f"{word}{n}"} for n in range(400)]
+    write(folder / "fuse" / "unified" / "weights.json", weights)
     for path in (folder / "evaluate").glob("*/*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
-            line["prompt"] = line["output"] = "long " * 2000
+            line["prompt"] = line["output"] = 2000 * word
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = write_report(folder)
     assert page.stat().st_size < 5_000_000
