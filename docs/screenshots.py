@@ -39,6 +39,8 @@ def main(run_dir: Path) -> None:
             page.goto(f"{report}#{part}")
             if part == "taught":
                 show_a_token(page)
+            if part == "merge":
+                page.get_by_role("tab", name="skewness").click()
             path = IMAGES / f"{name}.png"
             page.screenshot(path=path)
             if path.stat().st_size > LARGEST:

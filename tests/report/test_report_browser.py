@@ -9,7 +9,7 @@ from run_folder_maker import ATTACK, make_run_folder
 
 from infifusion.report.compare import write_comparison
 from infifusion.report.page import write_report
-from infifusion.report.visible import visible
+from infifusion.report.visible import HIDDEN, visible
 
 TABS = ["better", "items", "taught", "training", "merge", "alignment", "cost", "use", "reproduce"]
 NARROW = {"width": 360, "height": 740}
@@ -73,9 +73,11 @@ def test_hostile_text_is_shown_and_does_nothing(report: Path, open_page) -> None
         page.get_by_label("Text").select_option(index=place)
     page.get_by_label("Text").select_option(index=0)
     page.locator("#token-1").hover()
-    assert "<script>alert('x')</script>" in page.locator("#token-told").inner_text().replace(
-        "␣", " "
-    )
+    told = page.locator("#token-told").inner_text()
+    assert "<script>alert('x')</script>" in told.replace("␣", " ") and not HIDDEN.search(told)
+    for name in TABS:
+        page.locator(f"#tab-{name}").click()
+        assert not HIDDEN.search(page.locator("main").inner_text()), name
     page.locator("#tab-alignment").click()
     assert "⟨U+202E⟩" in page.locator("#alignment").inner_text()
     assert (
