@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser_watch import chromium, watched_pages
 from run_folder_maker import ATTACK, make_run_folder
 
 from infifusion.report.compare import write_comparison
@@ -18,6 +20,18 @@ NARROW = {"width": 360, "height": 740}
 SHOWN = """() => [...document.querySelectorAll("main > section")]
     .filter((section) => section.offsetParent).map((section) => section.id)"""
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator:
+    with watched_pages(browser) as open_page:
+        yield open_page
 
 
 @pytest.fixture(scope="module")
