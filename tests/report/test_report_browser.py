@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from browser_watch import chromium, watched_pages
 from run_folder_maker import ATTACK, make_run_folder
 
 from infifusion.report.compare import write_comparison
+from infifusion.report.diff_page import diff_page
 from infifusion.report.page import write_report
-from infifusion.report.visible import visible
+from infifusion.report.sweep import page_of
+from infifusion.report.visible import HIDDEN, visible
 
 TABS = ["better", "items", "taught", "training", "merge", "alignment", "cost", "use", "reproduce"]
 NARROW = {"width": 360, "height": 740}
 SHOWN = """() => [...document.querySelectorAll("main > section")]
     .filter((section) => section.offsetParent).map((section) => section.id)"""
 CONTRAST = (Path(__file__).parent / "contrast.js").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with chromium() as running:
+        yield running
+
+
+@pytest.fixture
+def open_page(browser) -> Iterator:
+    with watched_pages(browser) as open_page:
+        yield open_page
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +89,11 @@ def test_hostile_text_is_shown_and_does_nothing(report: Path, open_page) -> None
         page.get_by_label("Text").select_option(index=place)
     page.get_by_label("Text").select_option(index=0)
     page.locator("#token-1").hover()
-    assert "<script>alert('x')</script>" in page.locator("#token-told").inner_text().replace(
-        "␣", " "
-    )
+    told = page.locator("#token-told").inner_text()
+    assert "<script>alert('x')</script>" in told.replace("␣", " ") and not HIDDEN.search(told)
+    for name in TABS:
+        page.locator(f"#tab-{name}").click()
+        assert not HIDDEN.search(page.locator("main").inner_text()), name
     page.locator("#tab-alignment").click()
     assert "⟨U+202E⟩" in page.locator("#alignment").inner_text()
     assert (
@@ -84,6 +102,16 @@ def test_hostile_text_is_shown_and_does_nothing(report: Path, open_page) -> None
         )
         == 0
     )
+
+
+def test_the_pages_script_shows_the_same_hidden_characters_as_its_templates(
+    report: Path, open_page
+) -> None:
+    page = open_page(report)
+    found = page.evaluate("""() => Array.from({ length: 0x110000 }, (_, code) => code)
+        .filter((code) => visible(String.fromCodePoint(code)) !== String.fromCodePoint(code))""")
+    assert found == [code for code in range(0x110000) if visible(chr(code)) != chr(code)]
+    assert page.evaluate("visible('\\u202e')") == visible("\u202e")
 
 
 def test_even_markup_that_got_into_the_page_could_not_run(report: Path, browser) -> None:
@@ -251,3 +279,22 @@ def test_a_comparison_opens_without_complaint(
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
     count, weak = page.evaluate(CONTRAST)
     assert count > 20 and weak == []
+
+
+def test_the_pages_of_a_sweep_and_of_a_diff_meet_their_policy_too(
+    open_page, tmp_path: Path
+) -> None:
+    tensors = [
+        {"name": "l.0.w", "numel": 4, "rms": [0.5]},
+        {"name": "l.1.w", "numel": 4, "rms": [1]},
+    ]
+    values = {"base": "a", "models": [ATTACK], "measures": {"rms": ATTACK}, "tensors": tensors}
+    row = {"setting": "", "arm": ATTACK, "seeds": [0], "accuracy": {}, "bits": {}, "against": {}}
+    results = {"name": ATTACK, "seeds": [0], "settings": [""], "tasks": [], "against": ["a"]}
+    results |= {"missing": [], "arms": [ATTACK], "rows": [{**row, "training_seconds": 1.0}]}
+    results["rows"][0]["against"] = {"a": {"difference": 3.0, "ci95": [1, 5], "bits": [0.1, None]}}
+    for name, text in (("diff", diff_page(values)), ("sweep", page_of(results))):
+        (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
+        page = open_page(tmp_path / f"{name}.html")
+        assert "<script>alert('x')</script>" in page.locator("h1").inner_text()
+        assert page.locator("td, th").count() > 2

@@ -2,75 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import itertools
 import json
 import re
 import shutil
 import subprocess
 import sys
-from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import pytest
+from page_reader import Page
 from run_folder_maker import ATTACK, DOMAINS, RIGHT, TASKS, make_run_folder, write
 
 from infifusion.errors import ArtifactError
-from infifusion.report.document import script_json
 from infifusion.report.page import write_report
 from infifusion.report.words import outcome, p_value, verdicts
-
-
-class Page(HTMLParser):
-    """Tags with their attributes, and the cells of every row; those of charts apart."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.rows: list[list[str]] = []
-        self.chart_rows: list[list[str]] = []
-        self._found = self.rows
-        self._of_chart = False
-        self.scripts: list[str] = []
-        self._cell = False
-        self.feed(text)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-        if tag == "details":
-            self._of_chart = dict(attrs).get("class") == "figures"
-        if tag == "tr":
-            self._found = self.chart_rows if self._of_chart else self.rows
-            self._found.append([])
-        if tag in ("td", "th"):
-            self._found[-1].append("")
-            self._cell = True
-        if tag == "script":
-            self.scripts.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag in ("td", "th"):
-            self._cell = False
-        if tag == "details":
-            self._of_chart = False
-
-    def handle_data(self, data: str) -> None:
-        if self._cell:
-            self._found[-1][-1] += data
-        if self.tags and self.tags[-1][0] == "script":
-            self.scripts[-1] += data
-
-    def data(self, name: str) -> Any:
-        """The JSON of the script element with this id."""
-        scripts = [attributes for tag, attributes in self.tags if tag == "script"]
-        places = [n for n, attributes in enumerate(scripts) if attributes.get("id") == name]
-        return json.loads(self.scripts[places[0]])
-
-    def row(self, *start: str) -> list[str]:
-        """The first row that begins with these cells."""
-        return next(row for row in self.rows if row[: len(start)] == list(start))
 
 
 @pytest.fixture(scope="module")
@@ -147,40 +93,6 @@ def test_what_was_left_out_is_counted_in_the_page(page: Page) -> None:
     assert page.row("positions that no source taught", "fuse/unified")[2] == "500"
 
 
-def test_a_script_in_data_or_output_is_text(text: str, page: Page) -> None:
-    assert "<script>alert" not in text
-    assert "&lt;script&gt;alert" in text, "a token that holds the tag should show it as text"
-    run = [attributes for name, attributes in page.tags if name == "script" and not attributes]
-    assert len(run) == 1, "our own script, once; the others are JSON"
-    types = {
-        attributes["type"] for name, attributes in page.tags if name == "script" and attributes
-    }
-    assert types == {"application/json"}
-    assert "img" not in [name for name, _ in page.tags]
-    assert not any(key.startswith("on") for _, attributes in page.tags for key in attributes)
-
-
-def test_characters_that_hide_are_shown(text: str) -> None:
-    assert "⟨U+202E⟩" in text and "⟨U+2028⟩" in text
-    shown = text.partition("<main")[2].partition("<script>")[0]
-    outside = re.sub(r"<script type.*?</script>", "", shown, flags=re.DOTALL)
-    assert not re.search("[\u2028\u2029\u202a-\u202e\u2066-\u2069]", outside)
-
-
-def test_the_policy_allows_the_pages_own_style_and_script_alone(text: str) -> None:
-    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', text)
-    assert found
-    allowed = dict(part.strip().split(" ", 1) for part in found[1].split(";"))
-    assert allowed["default-src"] == "'none'"
-    assert allowed["img-src"] == "data:"
-    for tag in ("style", "script"):
-        body = re.search(rf"<{tag}>(.*?)</{tag}>", text, re.DOTALL)
-        assert body
-        digest = base64.b64encode(hashlib.sha256(body[1].encode()).digest()).decode()
-        assert allowed[f"{tag}-src"] == f"'sha256-{digest}'"
-    assert " style=" not in text, "the policy forbids style attributes"
-
-
 def test_headings_tables_and_charts_can_be_read_aloud(text: str, page: Page) -> None:
     tags = [name for name, _ in page.tags]
     assert tags.count("h1") == 1 and tags.count("main") == 1 and tags.count("nav") == 1
@@ -223,14 +135,21 @@ def test_a_long_output_says_how_much_of_it_is_left_out(run: Path, tmp_path: Path
     assert shown.count("x") == 1500
 
 
-def test_long_items_leave_the_page_small_and_every_pair_its_share(
-    run: Path, tmp_path: Path
+@pytest.mark.parametrize("word", ["long ", "漢<"])
+def test_long_texts_leave_the_page_small_and_every_pair_its_share(
+    run: Path, tmp_path: Path, word: str
 ) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
+    weights = json.loads((folder / "fuse" / "unified" / "weights.json").read_text())
+    token = weights["examples"][0]["tokens"][1]
+    for sample in weights["examples"]:
+        sample["prompt"] = 2000 * word
+        sample["tokens"] = [{**token, "text": f"{word}{n}"} for n in range(400)]
+    write(folder / "fuse" / "unified" / "weights.json", weights)
     for path in (folder / "evaluate").glob("*/*.jsonl"):
         lines = [json.loads(line) for line in path.read_text().splitlines()]
         for line in lines:
-            line["prompt"] = line["output"] = "long " * 2000
+            line["prompt"] = line["output"] = 2000 * word
         path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     page = write_report(folder)
     assert page.stat().st_size < 5_000_000
@@ -239,26 +158,6 @@ def test_long_items_leave_the_page_small_and_every_pair_its_share(
     for pair in items["pairs"]:
         for kind, count in pair["counts"].items():
             assert bool(pair["shown"][kind]) == bool(count), (pair["a"], pair["b"], kind)
-
-
-def test_nothing_in_the_page_loads_from_the_network(text: str, page: Page) -> None:
-    for tag, attributes in page.tags:
-        for key in ("src", "href", "action", "data", "poster"):
-            value = attributes.get(key) or ""
-            assert value.startswith(("#", "data:,")) or not value, f"<{tag} {key}={value}>"
-    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL)
-    assert style and "url(" not in style[1] and "@import" not in style[1]
-    script = page.scripts[-1]
-    assert "fetch(" not in script and "innerHTML" not in script and "eval(" not in script
-    assert script.count("http") == script.count("http://www.w3.org/2000/svg") == 1
-
-
-def test_json_in_a_script_cannot_end_the_script() -> None:
-    value = {"text": "</script><!-- & \u2028 \ud800", "n": 1}
-    written = str(script_json(value))
-    assert "<" not in written and "&" not in written and "\u2028" not in written
-    assert written.encode("utf-8"), "half a surrogate pair can be written"
-    assert json.loads(written) == value
 
 
 def pair(difference: float, p: float, task: str = "sums") -> dict[str, object]:

@@ -22,6 +22,7 @@ from infifusion.report.words import duration
 STYLES = ("base.css", "charts.css", "parts.css")
 SCRIPTS = ("dom.js", "theme.js")
 ABSENT = "(absent)"
+WIDEST_LABELS = 170
 
 
 def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
@@ -64,7 +65,8 @@ def comparison_view(runs: dict[str, Run]) -> dict[str, Any]:
         "names": list(runs),
         "tasks": [_task(task, models, kinds, summaries) for task in tasks],
         "bits": [_bits(domain, models, kinds, summaries) for domain in domains],
-        "pairs": pairs,
+        "pairs": [pair for pair in pairs if pair["gained"] or pair["lost"]],
+        "alike": _alike(pairs),
         "charts": comparison_charts(pairs),
         "settings": _differing({name: _settings(run) for name, run in runs.items()}),
         "costs": [
@@ -75,10 +77,11 @@ def comparison_view(runs: dict[str, Run]) -> dict[str, Any]:
 
 
 def comparison_charts(pairs: list[dict[str, Any]]) -> dict[str, Chart]:
-    """Differences of each further run from the first, grouped by task."""
+    """Differences of each further run from the first, grouped by task, where there are any."""
     charts = {}
-    for one, other in dict.fromkeys((pair["first"], pair["second"]) for pair in pairs):
-        here = [pair for pair in pairs if (pair["first"], pair["second"]) == (one, other)]
+    different = [pair for pair in pairs if pair["gained"] or pair["lost"]]
+    for one, other in dict.fromkeys((pair["first"], pair["second"]) for pair in different):
+        here = [pair for pair in different if (pair["first"], pair["second"]) == (one, other)]
         tasks = dict.fromkeys(pair["task"] for pair in here)
         dots = [
             Dot(
@@ -94,9 +97,20 @@ def comparison_charts(pairs: list[dict[str, Any]]) -> dict[str, Chart]:
             if pair["task"] == task
         ]
         charts[f"{other}-minus-{one}"] = dot_chart(
-            f"{other} minus {one} in points, 95 % interval", dots, zero=True
+            f"{other} minus {one} in points, 95 % interval", dots, zero=True, most=WIDEST_LABELS
         )
     return charts
+
+
+def _alike(pairs: list[dict[str, Any]]) -> dict[str, list[str]]:
+    """Further run -> the models whose every shared item is right or wrong in both runs alike."""
+    differing = {(p["second"], p["model"]) for p in pairs if p["gained"] or p["lost"]}
+    named = dict.fromkeys((pair["second"], pair["model"]) for pair in pairs)
+    found: dict[str, list[str]] = {}
+    for second, model in named:
+        if (second, model) not in differing:
+            found.setdefault(second, []).append(model)
+    return found
 
 
 def _union(named: Callable[[Json], list[str]], summaries: dict[str, Json]) -> list[str]:

@@ -61,6 +61,11 @@ def script_json(value: object) -> Markup:
     return Markup(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
 
 
+def size_in_page(value: object) -> int:
+    """Bytes that a value takes as `script_json`."""
+    return len(script_json(value).encode("utf-8"))
+
+
 def shade(per_cent: float | None) -> str:
     """The class of a shaded cell. The policy forbids style attributes, so shades come in steps of
     five per cent."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from infifusion.artifacts import Json
+from infifusion.report.document import size_in_page
 from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run
 from infifusion.report.visible import cut
@@ -13,7 +14,7 @@ from infifusion.report.visible import cut
 PER_OUTCOME = {"gained": 150, "lost": 150, "both": 50, "neither": 75}
 """Items shown per pair, task and outcome: most of what differs."""
 BUDGET = 1_800_000
-"""Characters of prompts and outputs in the page, about."""
+"""Bytes of prompts and outputs in the page, about."""
 SHOWN = ("prompt", "gold")
 
 
@@ -48,9 +49,7 @@ def items_view(run: Run) -> dict[str, Any] | None:
             given = {a: _answer(left[name]), b: _answer(right[name])}
             item = texts.setdefault(task, {}).setdefault(name, {**question, "answers": {}})
             item["answers"] |= given
-            spent += sum(
-                len(str(text)) for part in (question, *given.values()) for text in part.values()
-            )
+            spent += size_in_page([question, given])
             shown[outcome].append(name)
         counts = {outcome: len(names) for outcome, names in found.items()}
         pairs.append({"a": a, "b": b, "task": task, "counts": counts, "shown": shown})

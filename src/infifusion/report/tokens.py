@@ -6,17 +6,17 @@ and is named by its place.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from infifusion.artifacts import Json
+from infifusion.report.document import size_in_page
 from infifusion.report.run_folder import Run
 from infifusion.report.teaching import taught_sources
 from infifusion.report.visible import cut
 
 SAMPLES_PER_TARGET = 12
 BUDGET = 1_500_000
-"""Characters of all texts together, about."""
+"""Bytes of all texts together, about; their words stand apart, once each."""
 
 
 def tokens_view(run: Run) -> dict[str, Any] | None:
@@ -37,7 +37,7 @@ def tokens_view(run: Run) -> dict[str, Any] | None:
             if spent > BUDGET:
                 break
             tokens = [_token(token, words) for token in sample["tokens"]]
-            spent += len(json.dumps(tokens))
+            spent += size_in_page(tokens)
             prompt = cut(sample["prompt"])
             samples.append(
                 {"id": sample["id"], "domain": sample["domain"], "prompt": prompt, "tokens": tokens}

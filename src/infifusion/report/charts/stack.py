@@ -65,7 +65,7 @@ def stacked_chart(
             grid_y(float(place(x_low, tick).split()[1]), LEFT, WIDTH - RIGHT, number(tick))
         )
     parts.append(axis_label(x_label, (WIDTH + LEFT) / 2, HEIGHT - 3))
-    rows = [[x, *share] for x, share in zip(xs, shares, strict=True)]
+    rows: list[list[object]] = [[x, *share] for x, share in zip(xs, shares, strict=True)]
     return Chart(
         title,
         drawing(title, parts, HEIGHT),

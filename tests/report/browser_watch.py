@@ -1,10 +1,11 @@
-"""One headless Chromium for a module's tests, and pages that notice whatever goes wrong in them."""
+"""A headless Chromium, and pages that notice whatever goes wrong in them."""
 
 from __future__ import annotations
 
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ document.addEventListener("securitypolicyviolation",
 """
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    """Chromium from $CHROMIUM or the path; the tests are skipped where there is none."""
+@contextmanager
+def chromium() -> Iterator:
+    """A headless Chromium from $CHROMIUM or the path; the test is skipped where there is none."""
     driver = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     found = os.environ.get("CHROMIUM") or next(
         filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -32,10 +33,10 @@ def browser() -> Iterator:
         running.close()
 
 
-@pytest.fixture
-def open_page(browser) -> Iterator[Callable]:
-    """open_page(file, **context) -> a page. At the end none may have said an error, opened a
-    dialog, asked for anything but files, or met the policy (but those in page.expected)."""
+@contextmanager
+def watched_pages(browser) -> Iterator[Callable]:
+    """open_page(file, **context) -> a page. AssertionError at the end where one of them said an
+    error, opened a dialog, asked for anything but files, or met its policy."""
     opened, wrong = [], []
 
     def make(file: Path, *, part: str = "", **context):
