@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: setup demo test parity bench evidence evidence-short check lock clean
+.PHONY: setup demo test parity faults bench evidence evidence-short check lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -35,6 +35,9 @@ test: $(VENV)/.tested  ## the whole test suite
 
 parity: $(VENV)/.tested  ## every merge case against mergekit
 	INFIFUSION_PARITY=all $(BIN)/python -m pytest -n 2 tests/parity
+
+faults: $(VENV)/.tested  ## kill, stop, fill, take away: every fault, and whether anything is lost
+	$(BIN)/python tests/faults/harness.py --faults 200 --seed 0 --json runs/faults.json
 
 bench: $(VENV)/.benched  ## every table of docs/performance.md; JSON in runs/bench
 	mkdir -p runs/bench

@@ -20,6 +20,8 @@ HANDS = {
     "evals",
     "report",
     "artifacts",
+    "disk",
+    "durable",
     "runtime",
     "lm_head",
     "lock",

@@ -15,22 +15,25 @@ so that another recipe cannot go on from it. The rules of opening a folder:
 
 Damage: at every start a finished folder's files must be there and as long as they were; a stage
 that reads files of another compares their SHA-256 first (`verify_files`), once per process.
+
+What a manifest vouches for is on the disk before the manifest is: files and their folders are
+synced, so that neither a killed process nor a loss of power leaves a signature without its files.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import tempfile
+import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from infifusion.errors import ArtifactError
+from infifusion.durable import atomic_write, sync, temporary_folder
+from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
 from infifusion.runtime import log, rank
 
@@ -41,6 +44,8 @@ EARLIER = {"fingerprint", "counts", "seconds", "files"}
 """The keys of records that were written before they were signed."""
 REDO = "Run again with --redo, which makes anew what is damaged and what follows from it."
 LOOK_EVERY = 0.2  # seconds
+SCRATCH = ("checkpoints", "done", "parts")
+"""Folders of a stage that hold work under way; they go once the stage is signed, not before."""
 Json = dict[str, Any]
 
 
@@ -65,8 +70,8 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
             time.sleep(LOOK_EVERY)
         elif reason.damaged is None:
             log.info("redo: %s was made with other settings (%s)", folder, reason.text)
-            with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as gone:
-                folder.replace(Path(gone) / "stale")  # at once, so that no process sees half of it
+            with temporary_folder(folder) as gone:
+                folder.replace(gone / "stale")  # at once, so that no process sees half of it
         else:
             log.info("redo: %s", reason.text)
             _open_again(folder, fingerprint, reason.damaged)
@@ -79,6 +84,8 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
         )
     if (folder / MANIFEST).exists():
         _require_whole(folder, read_record(folder / MANIFEST))
+        if rank() == 0:
+            _tidy(folder)
         return State.DONE
     if (folder / STARTED).exists():
         return State.RESUME
@@ -155,7 +162,17 @@ def _differences(folder: Path, fingerprint: Json) -> list[str]:
 def close_stage(
     folder: Path, fingerprint: Json, *, counts: Json, seconds: float, files: list[Path]
 ) -> None:
-    """Sign the folder: write the manifest, last, with hash and size of every file in `files`."""
+    """Sign the folder: write the manifest, last, with hash and size of every file in `files`.
+
+    Raises RunError where the folder is not the one that `open_stage` made ready: it was deleted, or
+    its disk is not mounted any more, and what lies there now is the half written since.
+    """
+    if not any((folder / name).exists() for name in (STARTED, MANIFEST)):
+        raise RunError(
+            f"{folder} vanished while the stage was under way (deleted, moved, or its disk is not "
+            "mounted any more). Bring it back, or delete what is left of it, and run again."
+        )
+    sync(*files)
     named = {str(path.relative_to(folder)): path for path in sorted(files)}
     write_record(
         folder / MANIFEST,
@@ -167,7 +184,14 @@ def close_stage(
             "bytes": {name: path.stat().st_size for name, path in named.items()},
         },
     )
+    _tidy(folder)
+
+
+def _tidy(folder: Path) -> None:
+    """Remove what a signed stage needs no more."""
     (folder / STARTED).unlink(missing_ok=True)
+    for name in SCRATCH:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def read_manifest(folder: Path, *, made_by: str) -> Json:
@@ -290,40 +314,3 @@ def _as_text(value: Json) -> str:
 
 def _damaged(path: Path, why: str) -> ArtifactError:
     return ArtifactError(f"{path} is damaged ({why}). Delete it, or add --redo, and run again.")
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it (after fsync) only if the block succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(descriptor)
-    temporary = Path(name)
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`, renamed onto it only if the block succeeds.
-
-    Raises ArtifactError when `path` exists and is not empty: nothing is overwritten.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ArtifactError(f"{path} exists already. Give another folder, or delete this one.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(
-        dir=path.parent, prefix=f".{path.name}.", ignore_cleanup_errors=True
-    ) as name:
-        temporary = Path(name) / "new"
-        temporary.mkdir()
-        yield temporary
-        if path.exists():
-            path.rmdir()
-        temporary.replace(path)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import re
 import shutil
 import signal
 import sys
@@ -17,6 +15,7 @@ from typing import Annotated, Any
 import typer
 
 from infifusion import __version__
+from infifusion.disk import FULL, errno_of
 from infifusion.errors import InfiFusionError
 
 app = typer.Typer(
@@ -34,10 +33,6 @@ Assignments = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-
-
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-"""What the system says when nothing more can be written."""
 
 
 class Stopped(BaseException):
@@ -75,18 +70,10 @@ def _exit_statuses() -> Iterator[None]:
         )
         sys.exit(stopped.exit_status)
     except Exception as error:
-        if _errno_of(error) not in FULL:
+        if errno_of(error) not in FULL:
             raise
         typer.echo(f"Error: {_of_disk(error)}", err=True)
         sys.exit(1)
-
-
-def _errno_of(error: Exception) -> int | None:
-    """The system's error number; safetensors' errors have it in their words alone."""
-    if isinstance(error, OSError):
-        return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return int(found.group(1)) if found else None
 
 
 def _of_disk(error: Exception) -> str:
@@ -96,7 +83,7 @@ def _of_disk(error: Exception) -> str:
         place = place.parent
     free = shutil.disk_usage(place).free
     return (
-        f"{os.strerror(_errno_of(error) or 0)}: {name or 'a file could not be written'}; {free:,} "
+        f"{os.strerror(errno_of(error) or 0)}: {name or 'a file could not be written'}; {free:,} "
         f"bytes are free on the disk of {place}. Make space (infifusion plan says how much a "
         "recipe needs), or give another --run-dir; then run the same command again: it goes on "
         "where it was."

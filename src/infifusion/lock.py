@@ -1,4 +1,9 @@
-"""One process at a time in a folder; the lock dies with its owner."""
+"""One run at a time in a folder; the locks die with their owners.
+
+Each process of a run holds a lock file of its own, `.lock` the first and `.lock-N` the others, so
+that any of them can see whether another has died: the kernel lets go of a lock when its owner ends,
+however it ends, so none is ever stale, and no clock is asked.
+"""
 
 from __future__ import annotations
 
@@ -10,42 +15,102 @@ import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
-from infifusion.errors import ArtifactError
-from infifusion.runtime import log, rank
+from infifusion.durable import remove_leftovers
+from infifusion.errors import ArtifactError, InfiFusionError, RunError
+from infifusion.runtime import log, rank, world_size
 
 LOCK = ".lock"
+TRIES, PAUSE = 10, 0.2  # seconds; another process may look at a lock just now
+_held: Path | None = None
+"""The folder that this process works in."""
 
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Hold folder/.lock while the block runs. Under torchrun the first process holds it for all.
+    """Hold this process's lock in the folder while the block runs.
 
-    The kernel lets go of it when its owner ends, however it ends, so none is ever stale. Raises
-    ArtifactError naming the owner and its age where another process holds it. On a file system
-    without locks it says so and goes on.
+    What killed owners left half written is removed first. Raises ArtifactError naming the owner and
+    its age where another run holds the lock, and RunError where the block failed because another
+    process of this run has died. On a file system without locks it says so and goes on.
     """
-    if rank() != 0:
-        yield
-        return
+    global _held
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / LOCK
+    _remove_free_locks(folder)
+    path = _lock_of(folder, rank())
     file = _locked(path)
+    owner: dict[str, Any] = {"pid": os.getpid(), "machine": socket.gethostname()}
     with file:
+        _write(file, {**owner, "since": time.time()})
+        _held = folder
+        try:
+            if rank() == 0:
+                remove_leftovers(folder)
+            yield
+        except BaseException as error:
+            if world_size() == 1:
+                path.unlink(missing_ok=True)
+                raise
+            # The file stays, and says why this process is gone.
+            died = None if isinstance(error, InfiFusionError) else dead_peer()
+            _write(file, {**owner, "reason": died or f"{type(error).__name__}: {error}"})
+            if died is not None and isinstance(error, Exception):
+                raise RunError(died) from error
+            if died is not None:
+                log.error("%s", died)
+            raise
+        else:
+            path.unlink(missing_ok=True)
+        finally:
+            _held = None
+
+
+def dead_peer() -> str | None:
+    """What to say where another process of this run has died: nothing that it owes will come.
+    None where all live, have not begun, or are done."""
+    if _held is None or world_size() == 1:
+        return None
+    for number in range(world_size()):
+        path = _lock_of(_held, number)
+        if number == rank() or not path.exists():
+            continue
+        with contextlib.suppress(OSError), path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            with contextlib.suppress(ValueError):  # it has just begun
+                owner = json.load(file)
+                why = owner.get("reason", "it was killed, or its machine is gone")
+                return (
+                    f"Process {number} of {world_size()} (pid {owner['pid']} on "
+                    f"{owner['machine']}) has ended: {why}. This process stops, too. What was "
+                    "finished is kept. Run the same command again: it goes on where it was."
+                )
+    return None
+
+
+def _lock_of(folder: Path, number: int) -> Path:
+    return folder / (f"{LOCK}-{number}" if number else LOCK)
+
+
+def _remove_free_locks(folder: Path) -> None:
+    """Remove the lock files whose owners are dead."""
+    for path in folder.glob(f"{LOCK}*"):
+        with contextlib.suppress(OSError), path.open(encoding="utf-8") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            path.unlink()
+
+
+def _write(file: IO[str], owner: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError):  # the disk is full, or gone
         file.seek(0)
         file.truncate()
-        owner = {"pid": os.getpid(), "machine": socket.gethostname(), "since": time.time()}
         file.write(json.dumps(owner))
         file.flush()
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
 
 
 def _locked(path: Path) -> IO[str]:
     """The open lock file. One that its last owner removed in between is not the lock any more."""
+    tries = 0
     while True:
         file = path.open("a+", encoding="utf-8")
         try:
@@ -54,6 +119,10 @@ def _locked(path: Path) -> IO[str]:
             file.seek(0)
             owner = file.read()
             file.close()
+            tries += 1
+            if tries < TRIES:
+                time.sleep(PAUSE)
+                continue
             raise ArtifactError(
                 f"{path.parent} is in use by {_in_words(owner)}. Wait until it is done, stop it, "
                 "or give another --run-dir."

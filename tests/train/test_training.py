@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -213,10 +214,11 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_undisturbed_one_does(
         run(start, tmp_path / "cut", training=settings, loss=stops)
     left = tmp_path / "cut" / "checkpoints"
     assert [p.name for p in left.iterdir()] == ["checkpoint-2"]
-    # A checkpoint that was being written when the power went has no trainer_state.json.
+    # A checkpoint that was being written when the power went has no whole.json.
     (left / "checkpoint-4").mkdir()
     history, found = run(start, tmp_path / "cut", training=settings)
-    assert history["steps"] == 6 and not left.exists()
+    assert history["steps"] == 6
+    assert [p.name for p in left.iterdir()] == ["checkpoint-6"]  # until the stage is signed
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-6, atol=1e-7)
 
@@ -312,3 +314,32 @@ def test_training_on_chosen_examples_is_training_on_data_that_holds_no_others(
     assert [line["loss"] for line in history["log"]] == [line["loss"] for line in expected["log"]]
     for name, tensor in expected_weights.items():
         assert torch.equal(weights[name], tensor), name
+
+
+def test_a_run_that_was_cut_after_its_last_checkpoint_takes_no_step_more(
+    start: Path, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 3, "save_steps": 1, "lr_scheduler_type": "constant"}
+    expected, weights = run(start, tmp_path / "out", training=settings)
+    history, found = run(start, tmp_path / "out", training=settings)  # it was not signed
+    assert history["steps"] == expected["steps"] == 3 and history["log"] == expected["log"]
+    for name, tensor in weights.items():
+        assert torch.equal(found[name], tensor)
+
+
+def test_the_newest_checkpoint_is_kept_when_the_clock_is_set_back(
+    start: Path, tmp_path: Path
+) -> None:
+    settings = {"max_steps": 4, "save_steps": 2}
+    calls = 0
+
+    def stops(*arguments):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            for path in (tmp_path / "out" / "checkpoints").iterdir():
+                os.utime(path, (4e9, 4e9))  # in the year 2096
+        return kl(*arguments)
+
+    run(start, tmp_path / "out", training=settings, loss=stops)
+    assert [path.name for path in (tmp_path / "out" / "checkpoints").iterdir()] == ["checkpoint-4"]

@@ -7,14 +7,13 @@ import pytest
 
 from infifusion.artifacts import (
     State,
-    atomic_folder,
-    atomic_write,
     close_stage,
     open_stage,
     read_json,
     read_manifest,
     verify_files,
 )
+from infifusion.durable import atomic_folder, atomic_write
 from infifusion.errors import ArtifactError
 
 PRINT = {"top_k": 10, "model": {"hash": "a"}}

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.errors import ArtifactError
-from infifusion.lock import LOCK, hold
+from infifusion.errors import ArtifactError, RunError
+from infifusion.lock import LOCK, dead_peer, hold
+from infifusion.stages.spread import wait_for
 
 HOLDER = """
 import sys, time
@@ -61,9 +62,55 @@ def test_an_error_inside_lets_go(tmp_path: Path) -> None:
         pass
 
 
-def test_other_ranks_do_not_take_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_process_of_a_run_holds_a_lock_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with hold(tmp_path):
         monkeypatch.setenv("RANK", "1")
         with hold(tmp_path):
-            pass
-    assert not (tmp_path / LOCK).exists()
+            assert sorted(path.name for path in tmp_path.iterdir()) == [LOCK, f"{LOCK}-1"]
+        monkeypatch.setenv("RANK", "0")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_file_of_another_machine_that_nobody_holds_stops_no_one(tmp_path: Path) -> None:
+    owner = {"pid": 1, "machine": "elsewhere", "since": 0.0}
+    (tmp_path / LOCK).write_text(json.dumps(owner))
+    with hold(tmp_path):
+        assert json.loads((tmp_path / LOCK).read_text())["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("how", ["killed", "failed"])
+def test_the_death_of_another_process_ends_the_wait_for_its_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    process = start_holder(tmp_path)
+    monkeypatch.setenv("RANK", "0")
+    with pytest.raises(RunError, match=rf"Process 1 of 2 \(pid {process.pid}") as caught:  # noqa: SIM117
+        with hold(tmp_path):
+            process.send_signal(signal.SIGKILL if how == "killed" else signal.SIGINT)
+            process.wait()
+            wait_for([tmp_path / "its work"], "test")
+    reason = "it was killed" if how == "killed" else "KeyboardInterrupt"
+    assert reason in str(caught.value) and "Run the same command again" in str(caught.value)
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with hold(tmp_path):  # what the two left stops no one
+        assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_process_that_has_not_begun_or_is_done_is_not_taken_for_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with hold(tmp_path):
+        assert dead_peer() is None
+        monkeypatch.setenv("RANK", "1")
+        process = start_holder(tmp_path)
+        monkeypatch.setenv("RANK", "0")
+        assert dead_peer() is None
+        process.kill()
+        process.wait()
+        assert "Process 1 of 2" in str(dead_peer())

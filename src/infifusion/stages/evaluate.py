@@ -105,7 +105,6 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
     files = [out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)]
     counts = {"held_out": len(held_out), "tasks": tasks}
     close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
-    shutil.rmtree(out / PARTS, ignore_errors=True)
     log.info("evaluate %s: %s", name, _in_words(result))
 
 

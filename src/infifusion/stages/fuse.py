@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 import time
 from dataclasses import dataclass, fields
 from io import BytesIO
@@ -147,7 +147,6 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         seconds=time.monotonic() - started,
         files=[*(out / f"{name}.npy" for name in ARRAYS), out / "weights.json"],
     )
-    shutil.rmtree(out / DONE, ignore_errors=True)
     log.info("fuse %s: %s", target.name, in_words(counts))
 
 
@@ -234,6 +233,7 @@ def _open_arrays(
         if rank() == 0 and not paths[name].exists():
             with atomic_write(paths[name]) as temporary:
                 np.lib.format.open_memmap(temporary, mode="w+", dtype=dtype, shape=shape).flush()
+                _allocate(temporary)
     wait_for(paths.values(), "fuse")
     return {name: _open_array(paths[name], *shapes[name]) for name in shapes}
 
@@ -253,3 +253,11 @@ def _open_array(path: Path, shape: tuple[int, int], dtype: type) -> np.memmap:
             f"{size:,} bytes. It was damaged or cut short. Delete it and run again."
         )
     return np.lib.format.open_memmap(path, mode="r+")
+
+
+def _allocate(path: Path) -> None:
+    """Take the file's space now. It is all holes, and a write to a mapped hole that finds the disk
+    full is no error but a signal that kills the process (SIGBUS)."""
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)

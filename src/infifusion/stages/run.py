@@ -23,6 +23,7 @@ from infifusion.runtime import console, log, quiet_libraries, rank, set_up_loggi
 from infifusion.stages.cards import write_cards
 from infifusion.stages.check import check_recipe
 from infifusion.stages.choose import choose
+from infifusion.stages.disk import bytes_to_come, disk_errors
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import compare_models, evaluate
 from infifusion.stages.folders import RunFolder
@@ -72,7 +73,7 @@ def run_recipe(
     if rank() == 0:
         check_recipe(recipe)
     folder = RunFolder(run_dir.resolve(), redo)
-    with hold(folder.root):
+    with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
         return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
 
 
@@ -125,14 +126,7 @@ def require_disk(recipe: Recipe, folder: RunFolder) -> None:
         )
     except InfiFusionError:
         return
-    steps = steps_of(recipe, folder)
-    done = {step.key for step in steps if (step.place / MANIFEST).exists()}
-    rows = [
-        row for row in planned["rows"] if f"{row['stage']}/{row['name']}".strip("/") not in done
-    ]
-    # A training run's own checkpoints go when it is done: only the largest counts.
-    scratch = max((row["scratch"] for row in rows), default=0)
-    needed = int(sum(row["bytes"] for row in rows) + scratch)
+    needed = bytes_to_come(planned["rows"], _done(recipe, folder))
     free = shutil.disk_usage(folder.root).free
     if needed > free:
         raise RunError(
@@ -142,6 +136,11 @@ def require_disk(recipe: Recipe, folder: RunFolder) -> None:
             "the space; training.save_total_limit, teach.top_k and lora make it less); then run "
             "the same command again."
         )
+
+
+def _done(recipe: Recipe, folder: RunFolder) -> set[str]:
+    """Names of the steps that are finished."""
+    return {s.key for s in steps_of(recipe, folder) if (s.place / MANIFEST).exists()}
 
 
 @dataclass(frozen=True)

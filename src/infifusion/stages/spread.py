@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from infifusion.artifacts import LOOK_EVERY
+from infifusion.errors import RunError
+from infifusion.lock import dead_peer
 from infifusion.runtime import log, rank, world_size
 
 Item = TypeVar("Item")
@@ -31,13 +33,16 @@ def wait_for(
 ) -> None:
     """Return when all files are `there`; says every minute what is waited for.
 
-    Where another process fails, torchrun ends this one.
+    Raises RunError, within a second, where another process of the run has died.
     """
     said = time.monotonic()
     missing = [path for path in paths if not there(path)]
     while missing:
         time.sleep(LOOK_EVERY)
+        died = dead_peer()  # before the files are looked at: it may have been done
         missing = [path for path in missing if not there(path)]
+        if missing and died:
+            raise RunError(died)
         if missing and time.monotonic() - said > SAY_EVERY:
             said = time.monotonic()
             log.info("%s: waiting for %s and %d more", what, missing[0], len(missing) - 1)

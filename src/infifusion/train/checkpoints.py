@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from infifusion.durable import sync
 from infifusion.receipts import Hashes, hashes_of, is_whole, must_be_made, sign
 from infifusion.runtime import rank
 
@@ -35,7 +36,10 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         path = self._folder / f"checkpoint-{state.global_step}"
+        # On the disk before it is signed, so that a loss of power leaves no signature without it.
+        sync(*(file for file in path.rglob("*") if file.is_file()))
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
+        sync(path)
         if self._keep:
             for old in self._found()[: -self._keep]:
                 shutil.rmtree(old, ignore_errors=True)

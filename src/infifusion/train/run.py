@@ -16,7 +16,7 @@ from peft import PeftModel
 from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
 
-from infifusion.artifacts import atomic_folder
+from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
 from infifusion.receipts import mark_of
 from infifusion.recipe import Lora
@@ -89,7 +89,9 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
 
     Weights are float32 while they train, under bf16 autocast on a GPU, and are saved in the dtype
     of the checkpoint they came from. Checkpoints of an interrupted run lie in out/checkpoints and
-    are gone on from. name_of gives an example's id by its number, for errors.
+    are gone on from; they stay until the caller has signed for the model. name_of gives an
+    example's id by its number, for errors.
+
 
     Raises CheckpointError where the start holds NaN or Inf, NumericsError where a loss, a gradient
     or a weight becomes one, RunError where the loss goes away or memory runs out. The last good
@@ -137,8 +139,6 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         with explained(job, arguments, checkpoints.last_whole):
             trainer.train(resume_from_checkpoint=checkpoints.last_whole(clean=True))
             _save(trainer, job, dtype, out / "model")
-    if rank() == 0:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
     log = [
         {key: line[key] for key in KEPT_IN_HISTORY if key in line}
         for line in trainer.state.log_history

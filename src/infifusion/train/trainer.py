@@ -113,6 +113,14 @@ class FusionTrainer(Trainer):
     def _names(self, inputs: dict[str, Any]) -> str:
         return ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
 
+    def _run_epoch(self, **keywords: Any) -> None:
+        """transformers' own; but where the checkpoint is that of the last step, it would take one
+        step more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+            return
+        super()._run_epoch(**keywords)
+
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the mean cross-entropy and divergence since the last line, of this process."""
         if "loss" in logs:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.artifacts import read_record, signature_of, write_record
+from infifusion.durable import sync
 from infifusion.errors import ArtifactError
 from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
 from infifusion.runtime import progress_bar
@@ -76,9 +77,11 @@ def carry_out(
             raise
         shutil.rmtree(place / RECEIPTS)
         (place / PLAN).unlink()
+        sync(*(path for path in place.rglob("*") if path.is_file()))
         if out.exists():
             out.rmdir()
         place.replace(out)
+        sync(out)
 
 
 def unfinished(out: Path) -> Path:
