@@ -102,10 +102,8 @@ def _remove_free_locks(folder: Path) -> None:
 
 def _write(file: IO[str], owner: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # the disk is full, or gone
-        file.seek(0)
-        file.truncate()
-        file.write(json.dumps(owner))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.pwrite(file.fileno(), json.dumps(owner).encode(), 0)
 
 
 def _locked(path: Path) -> IO[str]:

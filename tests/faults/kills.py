@@ -22,10 +22,13 @@ KEPT = "Run the same command again"
 Budget = Callable[[], bool]
 
 
-def every_point(world: World, kind: str, *, power: bool, coarse: bool, enough: Budget) -> Count:
+def every_point(
+    world: World, kind: str, *, power: bool, coarse: bool, begin: str, enough: Budget
+) -> Count:
     """Crawl: each process ends at the first point at which none has ended yet, the next goes on
-    from what is left, until one comes through."""
+    from what is left, until one comes through. The stages before `begin` are done beforehand."""
     count = Count(kind)
+    world.prepare_until(begin)
     told: set[str] = set()
     while not enough():
         reads, writes = os.pipe()

@@ -15,6 +15,8 @@ from launcher import Child
 from small_run import write_small_run
 from trees import differences
 
+STAGES = ("prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
+
 
 @dataclass
 class Count:
@@ -77,6 +79,15 @@ class World:
     def clear(self) -> None:
         """Remove the disturbed run."""
         shutil.rmtree(self.run, ignore_errors=True)
+
+    def prepare_until(self, stage: str) -> None:
+        """Put there what an undisturbed run has when it begins a stage."""
+        if stage == STAGES[0]:
+            return
+        shutil.copytree(self.expected, self.run)
+        for later in STAGES[STAGES.index(stage) :]:
+            shutil.rmtree(self.run / later)
+        (self.run / "summary.json").unlink()
 
     def finish(self, *, keep: bool = False) -> list[str]:
         """Let the run end in peace; what differs from the undisturbed one. Clears it, or keeps."""

@@ -101,7 +101,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     sources = [open_source(recipe, folder, name, pivot, target.alignment) for name in names]
     open_SN = _gate(recipe, folder, target, sources, examples, pivot)
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
-    arrays = _open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
+    arrays = open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))
     mark = mark_of(out)
 
@@ -218,7 +218,7 @@ def _bits(source: Source, examples: int) -> NDArray[np.float32]:
     return np.concatenate(found)
 
 
-def _open_arrays(
+def open_arrays(
     out: Path, positions: int, sources: int, keep: int, top_k: int
 ) -> dict[str, np.memmap]:
     """The target's arrays, memory-mapped; the first process makes the files, whole."""
