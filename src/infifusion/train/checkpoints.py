@@ -36,8 +36,10 @@ class Checkpoints(TrainerCallback):
         if not state.is_world_process_zero:
             return
         path = self._folder / f"checkpoint-{state.global_step}"
-        sync(*(p for p in path.rglob("*") if p.is_file()))
+        # On the disk before it is signed, so that a loss of power leaves no signature without it.
+        sync(*(file for file in path.rglob("*") if file.is_file()))
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
+        sync(path)
         if self._keep:
             for old in self._found()[: -self._keep]:
                 shutil.rmtree(old, ignore_errors=True)
