@@ -84,7 +84,7 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
             "makes them anew."
         )
     if (folder / MANIFEST).exists():
-        _require_whole(folder, read_record(folder / MANIFEST))
+        _require_whole(folder, read_manifest(folder, made_by=folder.name))
         if rank() == 0:
             _tidy(folder)
         return State.DONE
@@ -116,7 +116,7 @@ def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
             return _Unfit(differences[0], None)
         if not (folder / MANIFEST).exists():
             return None
-        manifest = read_record(folder / MANIFEST)
+        manifest = read_manifest(folder, made_by=folder.name)
     except ArtifactError as error:
         return _Unfit(str(error), [])
     bad = [name for name in manifest["files"] if damage(folder, manifest, name)]
@@ -203,7 +203,10 @@ def read_manifest(folder: Path, *, made_by: str) -> Json:
             f"{folder} holds no {MANIFEST}: the stage '{made_by}' is not finished there. Run "
             "`infifusion run` on the recipe again; it goes on where it stopped."
         )
-    return read_record(path)
+    manifest = read_record(path)
+    if not manifest.keys() >= EARLIER:
+        raise _damaged(path, f"it lacks {', '.join(sorted(EARLIER - manifest.keys()))}")
+    return manifest
 
 
 def verify_files(folder: Path, manifest: Json, *, only: Iterable[Path] | None = None) -> None:

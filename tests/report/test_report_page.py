@@ -265,3 +265,12 @@ def test_the_report_imports_neither_torch_nor_numpy() -> None:
 
 def test_the_same_run_gives_the_same_bytes(run: Path, text: str) -> None:
     assert write_report(run).read_text(encoding="utf-8") == text
+
+
+def test_code_of_models_that_was_run_is_named(run: Path, tmp_path: Path, text: str) -> None:
+    assert "trust_remote_code" not in text
+    folder = shutil.copytree(run, tmp_path / "run")
+    resolved = json.loads((folder / "resolved.json").read_text())
+    write(folder / "resolved.json", {**resolved, "trust_remote_code": ["source:code"]})
+    page = write_report(folder).read_text(encoding="utf-8")
+    assert "Code that came with source:code was run" in page

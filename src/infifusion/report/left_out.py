@@ -10,7 +10,8 @@ LEFT_OUT = {
     "duplicate": "training examples that repeat another",
     "contaminated": "training examples that overlap with an evaluation set",
     "empty_response": "examples with an empty response",
-    "too_long": "examples longer than max_length",
+    "too_long": "examples longer than max_length or than a model's window",
+    "control_tokens": "examples with special tokens in the response",
 }
 WRITTEN = {
     "unfinished": "answers of {source} that ran out of room before they ended",

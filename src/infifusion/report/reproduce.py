@@ -18,6 +18,7 @@ def settings_view(run: Run) -> dict[str, Any]:
         "recipe": _as_yaml(run.resolved.get("recipe")),
         "plan": _as_yaml(run.resolved.get("plan")),
         "given": given.read_text(encoding="utf-8", errors="replace") if given.exists() else None,
+        "trusted": run.resolved.get("trust_remote_code", []),
         "versions": run.resolved.get("versions", {}),
         "commands": [
             *([run.resolved["command"]] if run.resolved.get("command") else []),
