@@ -6,6 +6,8 @@ import hashlib
 from itertools import zip_longest
 from pathlib import Path
 
+DIARY = ("log.txt", "progress.json")
+"""What a run says of itself as it goes: every start adds to them."""
 TEXT = (".json", ".jsonl", ".html", ".md", ".yaml")
 
 
@@ -13,6 +15,8 @@ def contents(folder: Path) -> dict[str, str]:
     """Path -> SHA-256 of a file, `folder` for a folder, `-> target` for a link."""
     found = {}
     for path in sorted(folder.rglob("*")):
+        if path.name in DIARY:
+            continue
         name = str(path.relative_to(folder))
         if path.is_symlink():
             found[name] = f"-> {path.readlink()}"
