@@ -25,10 +25,6 @@ $(VENV)/.worked: $(VENV)/.installed  ## what tests, benchmarks and checks need b
 	$(LOCKED) --requirement requirements/work.lock
 	touch $@
 
-$(VENV)/.documented: $(VENV)/.worked
-	$(LOCKED) --requirement requirements/docs.lock
-	touch $@
-
 demo: setup  ## three tiny specialists fused into one pivot, offline, in minutes
 	$(BIN)/infifusion demo --run-dir runs/demo
 
@@ -70,7 +66,7 @@ check: $(VENV)/.worked audit  ## format, lint, types, known vulnerabilities, fas
 audit: $(VENV)/.worked  ## pip-audit over the locks; says so where no advisory service answers
 	$(BIN)/python requirements/audit.py
 
-docs: $(VENV)/.documented  ## the site, in build/site; warnings are errors
+docs: $(VENV)/.worked  ## the site, in build/site; warnings are errors
 	$(BIN)/python docs/make/recipe_fields.py
 	$(BIN)/python docs/make/figures.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 HERE = Path(__file__).parent
-LOCKS = ("build", "torch", "work", "docs")
+LOCKS = ("build", "torch", "work")
 LIMIT = 300  # seconds for one service
 # Nobody answered: no name, no route, no such page, no time. Anything else is a finding or a fault.
 UNREACHABLE = ("Failed to resolve", "ConnectionError", "Connection refused", "Max retries", "404")

@@ -4,8 +4,7 @@
     torch-cpu.lock   torch without CUDA, as pytorch.org builds it: where a registry offers it
     torch.lock       torch as PyPI has it, with the CUDA libraries that it needs on Linux
     run.lock         everything else that InfiFusion runs with
-    work.lock        the same, and what tests, benchmarks and checks need
-    docs.lock        the same as run.lock, and what the documentation site needs
+    work.lock        the same, and what tests, benchmarks, checks and the documentation site need
 
 One resolution for Python 3.11 to 3.13 on every system (`uv pip compile --universal`). Versions stay
 as they are in the locks that are there; delete a lock, or give `--upgrade`, for newer ones. The
@@ -25,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BUILD = "setuptools>=77\n"
 PYTHON = "3.11"  # the oldest; markers cover the others
-EXTRAS = {"run": (), "work": ("test", "bench", "check"), "docs": ("docs",)}
+EXTRAS = {"run": (), "work": ("test", "bench", "check", "docs")}
 
 
 def main() -> None:
