@@ -240,6 +240,25 @@ def test_a_damaged_file_is_an_error_and_leaves_the_old_page(
     assert (folder / "report" / "index.html").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("file", "key"),
+    [
+        ("fuse/unified/weights.json", "over_examples"),
+        ("merge/pairwise/deltas.json", "models"),
+        ("evaluate/pivot/scores.json", "bits_per_byte"),
+    ],
+)
+def test_a_file_without_what_a_run_writes_is_an_error_of_the_run(
+    run: Path, tmp_path: Path, file: str, key: str
+) -> None:
+    folder = shutil.copytree(run, tmp_path / "run")
+    values = json.loads((folder / file).read_text())
+    del values[key]
+    write(folder / file, values)
+    with pytest.raises(ArtifactError, match="does not hold what a run writes"):
+        write_report(folder)
+
+
 def test_a_damaged_line_of_items_is_named_by_number(run: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(run, tmp_path / "run")
     with (folder / "evaluate" / "sft" / "demo_sums.jsonl").open("a") as file:

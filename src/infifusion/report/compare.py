@@ -12,6 +12,7 @@ from infifusion.errors import ArtifactError
 from infifusion.evals.statistics import compare
 from infifusion.report.charts.chart import Chart
 from infifusion.report.charts.dots import Dot, dot_chart
+from infifusion.report.damaged import run_as_written
 from infifusion.report.document import document
 from infifusion.report.kinds import KINDS, kind_of
 from infifusion.report.run_folder import Run, read_run
@@ -31,8 +32,9 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     The first run is what the others are compared with. Raises ArtifactError when a folder is no
     run folder, a file in it is damaged, or a folder is named twice.
     """
-    view = comparison_view(read_runs(run_dirs))
-    text = document("compare.html", styles=STYLES, scripts=SCRIPTS, kinds=KINDS, **view)
+    with run_as_written(", ".join(map(str, run_dirs))):
+        view = comparison_view(read_runs(run_dirs))
+        text = document("compare.html", styles=STYLES, scripts=SCRIPTS, kinds=KINDS, **view)
     with atomic_write(out) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return out

@@ -12,6 +12,7 @@ from infifusion.report.charts.chart import Chart, as_csv, standalone
 from infifusion.report.charts.heat import heat_chart
 from infifusion.report.compare import comparison_view, read_runs
 from infifusion.report.cost import cost_view
+from infifusion.report.damaged import run_as_written
 from infifusion.report.merges import merge_view
 from infifusion.report.responses import responses_view
 from infifusion.report.run_folder import Run, read_run
@@ -28,11 +29,12 @@ def export_figures(run_dirs: Sequence[Path], folder: Path) -> list[Path]:
 
     Raises ArtifactError as the report does.
     """
-    if len(run_dirs) == 1:
-        run = read_run(run_dirs[0])
-        charts = figures_of(run, summary_of(run))
-    else:
-        charts = comparison_view(read_runs(run_dirs))["charts"]
+    with run_as_written(", ".join(map(str, run_dirs))):
+        if len(run_dirs) == 1:
+            run = read_run(run_dirs[0])
+            charts = figures_of(run, summary_of(run))
+        else:
+            charts = comparison_view(read_runs(run_dirs))["charts"]
     written = []
     for name, chart in charts.items():
         word = file_word(name).strip("-")

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
-
 from infifusion.artifacts import Json, atomic_write, write_json
-from infifusion.errors import ArtifactError
 from infifusion.report.alignment import coverage_view, teachers_view, worst_tokens_view
 from infifusion.report.bits import bits_view
 from infifusion.report.cost import cost_view
+from infifusion.report.damaged import run_as_written
 from infifusion.report.document import document
 from infifusion.report.items import items_view
 from infifusion.report.kinds import KINDS
@@ -36,17 +34,10 @@ def write_report(run_dir: Path) -> Path:
     Returns the page's path. Reads JSON only; a part that the run does not have is said to be
     missing. Raises ArtifactError when `run_dir` is no run folder or a file in it is damaged.
     """
-    try:
+    with run_as_written(str(run_dir)):
         run = read_run(run_dir)
         summary = summary_of(run)
         text = render_page(run, summary)
-    except (LookupError, TypeError, ValueError, AttributeError, jinja2.TemplateError) as error:
-        if isinstance(error, ArtifactError):
-            raise
-        raise ArtifactError(
-            f"{run_dir}: a file of the run does not hold what a run writes ({error!r:.200}): it is "
-            "damaged, or of another version. Run the recipe again with --redo."
-        ) from error
     write_json(run_dir / "summary.json", summary)
     page = run_dir / "report" / "index.html"
     with atomic_write(page) as temporary:
