@@ -101,6 +101,8 @@ def _nearly(record: Record) -> str:
     for one in FORMATS.values():
         lacking = [name for name in one.columns if record.get(name) is None]
         if len(lacking) < len(one.columns) and lacking:
+            if lacking[0] in record:
+                return f" For {one.name} '{lacking[0]}' is null."
             hint = nearest(lacking[0], map(str, record))
             return f" For {one.name} there is no '{lacking[0]}'.{hint}"
     return ""
