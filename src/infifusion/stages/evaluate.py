@@ -131,7 +131,7 @@ def _score_part(
 ) -> None:
     """This process's share of the items and of the held-out examples."""
     part, mark = _part(out, rank()), mark_of(out)
-    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark):
+    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark, stage=out):
         return
     if tasks:
         evaluate_model(

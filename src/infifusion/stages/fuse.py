@@ -116,7 +116,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     mine = [
         chunk
         for chunk in my_part(chunks)
-        if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark)
+        if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark, stage=out)
     ]
     for chunk in track(mine, f"fuse {target.name}", len(mine), "chunks"):
         begin = chunk * CHUNK_EXAMPLES

@@ -51,7 +51,9 @@ class Checkpoints(TrainerCallback):
             if is_whole(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark):
                 return str(path)
             if clean and rank() == 0:
-                must_be_made(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark)
+                must_be_made(
+                    path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark, stage=None
+                )
                 shutil.rmtree(path, ignore_errors=True)
         return None
 

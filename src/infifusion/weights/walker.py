@@ -144,7 +144,7 @@ def _write_all(
         mark = signature_of(place / PLAN)
         for file, names in shards.items():
             receipt, path = receipt_of(place, file), place / file
-            if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark):
+            if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark, stage=None):
                 shard = {name: tasks[name] for name in names}
                 found = _write_shard(path, shard, tensors, blocks, advance)
                 sign(receipt, hashes_of([path], place), mark=mark, more={"tensors": found})
