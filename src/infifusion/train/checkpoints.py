@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from infifusion.durable import sync
+from infifusion.durable import files_in, sync
 from infifusion.receipts import Hashes, hashes_of, is_whole, must_be_made, sign
 from infifusion.runtime import rank
 
@@ -37,7 +37,7 @@ class Checkpoints(TrainerCallback):
             return
         path = self._folder / f"checkpoint-{state.global_step}"
         # On the disk before it is signed, so that a loss of power leaves no signature without it.
-        sync(*(file for file in path.rglob("*") if file.is_file()))
+        sync(*files_in(path))
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
         sync(path)
         if self._keep:
@@ -63,5 +63,4 @@ class Checkpoints(TrainerCallback):
         return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
     def _hashes(self, path: Path) -> Hashes:
-        files = (p for p in path.rglob("*") if p.is_file() and p.name != WHOLE)
-        return hashes_of(sorted(files), self._folder)
+        return hashes_of((p for p in files_in(path) if p.name != WHOLE), self._folder)

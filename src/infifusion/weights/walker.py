@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.artifacts import plain, read_record, signature_of, write_record
-from infifusion.durable import sync
+from infifusion.durable import files_in, sync
 from infifusion.errors import ArtifactError
 from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
 from infifusion.runtime import progress_bar
@@ -76,7 +76,7 @@ def carry_out(
             raise
         shutil.rmtree(place / RECEIPTS)
         (place / PLAN).unlink()
-        sync(*(path for path in place.rglob("*") if path.is_file()))
+        sync(*files_in(place))
         if out.exists():
             out.rmdir()
         place.replace(out)
