@@ -45,17 +45,25 @@ class Checkpoints(TrainerCallback):
                 shutil.rmtree(old, ignore_errors=True)
 
     def last_whole(self, *, clean: bool = False) -> str | None:
-        """The newest checkpoint that is as it was written. With `clean` the first process deletes
-        newer ones that are not, and says so."""
+        """The newest checkpoint that is as it was written. With `clean` newer ones that are not are
+        deleted, and that is said."""
         for path in reversed(self._found()):
             if is_whole(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark):
                 return str(path)
-            if clean and rank() == 0:
+            if clean:
                 must_be_made(
                     path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark, stage=None
                 )
                 shutil.rmtree(path, ignore_errors=True)
         return None
+
+    def to_go_on_from(self) -> str | None:
+        """The same for all processes, which call it together: the first one looks and deletes, so
+        that all go on from one checkpoint and it is read once."""
+        found = [self.last_whole(clean=True) if rank() == 0 else None]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast_object_list(found, src=0)
+        return found[0]
 
     def _found(self) -> list[Path]:
         """Checkpoints by their step."""
