@@ -218,12 +218,13 @@ def _tidy(folder: Path) -> None:
 def read_manifest(folder: Path, *, made_by: str) -> Json:
     """The manifest of a finished stage; ArtifactError when the stage is not finished."""
     path = folder / MANIFEST
-    if not path.exists():
+    try:
+        manifest = read_record(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} holds no {MANIFEST}: the stage '{made_by}' is not finished there. Run "
             "`infifusion run` on the recipe again; it goes on where it stopped."
-        )
-    manifest = read_record(path)
+        ) from None
     if not manifest.keys() >= EARLIER:
         raise _damaged(path, f"it lacks {', '.join(sorted(EARLIER - manifest.keys()))}")
     return manifest
