@@ -142,13 +142,14 @@ class Data(Strict):
 
 
 class PromptSource(DataFile):
-    """Prompts without answers."""
+    """Prompts without answers. Where neither prompt nor messages is given, the columns say the
+    format: prompt-only, conversational, sharegpt, alpaca without its output."""
 
-    prompt: str = "prompt"
+    prompt: str | None = None
     """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'."""
     messages: str | None = None
-    """Field that holds a list of {role, content} that ends where the assistant is to answer. In
-    place of prompt."""
+    """Field that holds a list of {role, content} or of ShareGPT's {from, value} that ends where the
+    assistant is to answer. In place of prompt."""
     tests: str | None = None
     """Field, or template, with Python code that raises unless an answer is right; for the chooser
     unit_tests."""
@@ -159,6 +160,12 @@ class PromptSource(DataFile):
     """A chooser for these prompts in place of write_responses.choose."""
     params: dict[str, Any] = {}
     """Its own parameters, where `choose` is given here."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        if self.messages is not None and self.prompt is not None:
+            raise ValueError("give messages or prompt, not both")
+        return self
 
 
 class WriteResponses(Strict):
