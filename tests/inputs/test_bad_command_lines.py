@@ -207,6 +207,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "no task": (["evaluate", "PIVOT", "--tasks", " , ", "--data", "HERE"], "--tasks"),
     "no data": (["evaluate", "PIVOT", "--tasks", "bits_per_byte"], "give their folder by --data"),
+    "no table of tasks": (
+        ["evaluate", "PIVOT", "--tasks", "x", "--tasks-from", "math:pi", "--data", "HERE"],
+        "--tasks-from: math:pi is no dict",
+    ),
     "data gone": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--data", "GONE"], "gone"),
     "empty data": (
         ["evaluate", "PIVOT", "--tasks", "bits_per_byte", "--data", "HERE"],

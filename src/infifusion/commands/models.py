@@ -105,6 +105,10 @@ def align(
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or hub names.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
+    tasks_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:TABLE", help="Further tasks, as evaluate.tasks_from."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
     ] = None,
@@ -132,6 +136,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         unsafe_code=unsafe_code,
+        tasks_from=tasks_from,
     )
     if as_json:
         typer.echo(json.dumps(result))
