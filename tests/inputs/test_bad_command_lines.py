@@ -207,6 +207,14 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "no task": (["evaluate", "PIVOT", "--tasks", " , ", "--data", "HERE"], "--tasks"),
     "no data": (["evaluate", "PIVOT", "--tasks", "bits_per_byte"], "give their folder by --data"),
+    "a push of half a run": (
+        ["run", "RECIPE", "--until", "teach", "--push-to-hub", "org/name"],
+        "leave out --until",
+    ),
+    "a push of a planned merge": (
+        ["merge", "TEXT", "out", "--plan", "--push-to-hub", "org/name"],
+        "leave out --plan",
+    ),
     "no table of tasks": (
         ["evaluate", "PIVOT", "--tasks", "x", "--tasks-from", "math:pi", "--data", "HERE"],
         "--tasks-from: math:pi is no dict",

@@ -103,6 +103,8 @@ def run(
 
     loaded = load_recipe(recipe, assignments or [])
     last = require_stage(until) if until else "report"
+    if push_to_hub and last != "report":
+        raise typer.BadParameter("--push-to-hub uploads what a whole run made: leave out --until.")
     wanted = ready_to_push(push_to_hub, loaded)
     from infifusion.stages.run import run_recipe
 
