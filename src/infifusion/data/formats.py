@@ -133,6 +133,8 @@ def _nearly(record: Record, formats: Mapping[str, Format]) -> str:
         if not lacking:
             kinds = (f"'{name}' holds a {type(record[name]).__name__}" for name in one.columns)
             return f" It is not {one.name}: {', '.join(kinds)}."
+        if lacking[0] in record:
+            return f" For {one.name} '{lacking[0]}' is null."
         hint = nearest(lacking[0], map(str, record))
         if len(lacking) < len(one.columns) or (hint and len(one.columns) == 1):
             return f" For {one.name} there is no '{lacking[0]}'.{hint}"

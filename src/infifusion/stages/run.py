@@ -15,9 +15,10 @@ import infifusion
 from infifusion.artifacts import MANIFEST, STARTED, write_record
 from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
-from infifusion.lock import hold
+from infifusion.lock import LOCK, hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.progress.follow import FollowedRun, follow
+from infifusion.progress.state import LOG, PROGRESS
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
 from infifusion.redact import redact_text
 from infifusion.report.page import write_report
@@ -69,7 +70,13 @@ def run_recipe(
         check_recipe(recipe, ask_hub=False)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
-        return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
+        try:
+            return _run_stages(
+                recipe, folder, until=until, recipe_file=recipe_file, command=command
+            )
+        except InfiFusionError:
+            _forget_if_nothing_was_made(folder.root)
+            raise
 
 
 def _run_stages(
@@ -115,6 +122,14 @@ def _leave_nothing(place: Path) -> None:
         return
     if [path.name for path in place.iterdir()] == [STARTED]:
         shutil.rmtree(place)
+
+
+def _forget_if_nothing_was_made(root: Path) -> None:
+    """Remove the diary of a run that was refused before its first stage was done."""
+    files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(LOCK)]
+    if rank() == 0 and {path.name for path in files} <= {LOG, PROGRESS}:
+        for path in files:
+            path.unlink(missing_ok=True)
 
 
 def _say_plan(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
