@@ -102,7 +102,7 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "prompts gone": (
         {"write_responses": {"prompts": [{"path": "./gone.jsonl", "domain": "d"}]}},
-        "write_responses.prompts.0: there is no file .*gone.jsonl",
+        "write_responses.prompts.0: There is no data file .*gone.jsonl",
     ),
 }
 

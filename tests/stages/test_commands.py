@@ -199,6 +199,16 @@ def test_bad_input_exits_2_with_a_paragraph_and_no_traceback(
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+def test_check_and_plan_name_the_run_with_the_same_settings(recipe) -> None:
+    path, words = recipe(), ["--set", "training.run_name=a b", "--set", "seed=3"]
+    found = infifusion("check", path, *words)
+    assert found.stdout.endswith(
+        f"Next: infifusion run {path} --set 'training.run_name=a b' --set seed=3\n"
+    )
+    found = infifusion("plan", path, *words[2:], "--run-dir", "elsewhere")
+    assert found.stdout.endswith(f"Next: infifusion run {path} --run-dir elsewhere --set seed=3\n")
+
+
 def test_evaluate_refuses_an_unknown_task_and_a_missing_model(suite: Path, tmp_path: Path) -> None:
     found = infifusion("evaluate", suite / "pivot", "--tasks", "gsm9k", "--data", tmp_path)
     assert found.returncode == 2 and "Did you mean 'gsm8k'" in found.stderr

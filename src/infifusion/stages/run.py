@@ -110,8 +110,7 @@ def _run_stages(
             console.print(console_table(summarise(folder.root)))
             log.info("Report: %s", page)
         elif rank() == 0:
-            file = recipe_file or folder.root / "recipe.yaml"
-            log.info("Stopped after %s. Go on with: infifusion run %s", until, file)
+            log.info("Stopped after %s. The same command without --until goes on.", until)
     return page
 
 
