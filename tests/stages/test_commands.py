@@ -209,6 +209,14 @@ def test_check_and_plan_name_the_run_with_the_same_settings(recipe) -> None:
     assert found.stdout.endswith(f"Next: infifusion run {path} --run-dir elsewhere --set seed=3\n")
 
 
+def test_a_run_shorter_than_logging_steps_says_no_loss(recipe, tmp_path: Path) -> None:
+    path = recipe(distill={"sft": {}}, fuse={}, merge={}, training={"max_steps": 2})
+    found = infifusion("run", path, "--run-dir", tmp_path / "out", "--until", "distill")
+    assert found.returncode == 0, found.stderr
+    assert "distill sft: 2 steps\n" in found.stderr and "nan" not in found.stderr
+    assert "Stopped after distill. The same command without --until goes on." in found.stderr
+
+
 def test_evaluate_refuses_an_unknown_task_and_a_missing_model(suite: Path, tmp_path: Path) -> None:
     found = infifusion("evaluate", suite / "pivot", "--tasks", "gsm9k", "--data", tmp_path)
     assert found.returncode == 2 and "Did you mean 'gsm8k'" in found.stderr
