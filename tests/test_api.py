@@ -114,7 +114,11 @@ def test_min_ce_follows_the_source_that_predicts_the_gold_of_each_text() -> None
         ([[LEFT], [[0.5, 0.5]]], {}, r"vocabularies of \[2, 4\] tokens"),
         ([[[1.0, 2.0, 3.0]]], {}, "row 0 is no distribution"),
         ([[LEFT, [1.5, -0.5, 0, 0]]], {}, "row 1 is no distribution"),
-        ([[LEFT]], {"lengths": [2]}, "lengths sum to 2"),
+        ([[LEFT]], {"lengths": [2]}, r"lengths are \[2\]; .* sum is the 1 rows"),
+        ([[]], {}, r"with a row or more; found the shape \[0\]"),
+        ([0.5], {}, r"found the shape \[\]"),
+        ([[LEFT]], {"top_k": 0}, "top_k is 0"),
+        ([[LEFT]], {"gold": [4], "function": "bayes"}, "go from 4 to 4, but the rows have 4"),
         ([[LEFT]], {"gold": [1, 2], "function": "bayes"}, "expected 1 gold tokens"),
     ],
 )

@@ -189,3 +189,20 @@ def test_a_card_without_scores_says_so(tmp_path: Path) -> None:
     front, text = card(tmp_path, "pairwise", "ties", None)
     assert "model-index" not in front
     assert "was not scored" in text
+
+
+def test_the_card_of_a_model_without_a_chat_template_says_how_prompts_were_written(
+    tmp_path: Path,
+) -> None:
+    recipe = {"data": {"plain_template": "Q: {prompt}\nA: {response}"}}
+    card = written_card(tmp_path, recipe)
+    assert r"`'Q: {prompt}\nA: {response}'`" in card and "no chat template" in card
+    (tmp_path / "chat_template.jinja").write_text("{{ messages }}", encoding="utf-8")
+    assert "no chat template" not in written_card(tmp_path, recipe)
+
+
+def written_card(folder: Path, recipe: dict) -> str:
+    write_model_card(
+        folder, name="m", recipe=recipe, summary=None, base_model="org/p", sources={}, method="sft"
+    )
+    return (folder / "README.md").read_text(encoding="utf-8")

@@ -41,3 +41,17 @@ def test_a_hub_data_set_out_of_reach_is_said_and_no_error(suite: Path, make_reci
     recipe = make_recipe(suite, data={"train": [{"path": "no-such-org/no-data", "domain": "d"}]})
     said = check_recipe(Recipe(**recipe))
     assert "d: no-such-org/no-data, not looked at" in said
+
+
+def test_check_shows_the_first_prompt_that_waits_for_an_answer(
+    suite: Path, make_recipe, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "q.jsonl", [{"instruction": "Add.", "input": "2 and 3"}])
+    prompts = [{"path": str(tmp_path / "q.jsonl"), "domain": "asked"}]
+    recipe = make_recipe(suite)
+    said = check_recipe(Recipe(**recipe, write_responses={"prompts": prompts}))
+    assert "asked: " in said and "q.jsonl, alpaca (instruction, input)" in said
+    assert "'user: Add.\\n\\n2 and 3'" in said
+    write_jsonl(tmp_path / "q.jsonl", [{"id": 1}])
+    with pytest.raises(RecipeError, match=r"write_responses.prompts.0: .*fit no known format"):
+        check_recipe(Recipe(**recipe, write_responses={"prompts": prompts}))

@@ -16,6 +16,7 @@ from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
 from infifusion.redact import redact, redact_text
 from infifusion.report.table import CAPTION, markdown_table
+from infifusion.report.use import has_chat_template
 
 RECIPE = "infifusion_recipe.yaml"
 PAPER = "2501.02795"
@@ -87,7 +88,8 @@ def write_model_card(
 {HOW_MADE.get(method) or MERGED.format(method=method)}
 
 {OURS}"""
-    _write(model_dir, front, name, made, recipe, scores=_scores(name, summary))
+    plain = "" if has_chat_template(model_dir) else _plain_prompts(recipe)
+    _write(model_dir, front, name, made, recipe, scores=_scores(name, summary), prompts=plain)
 
 
 def write_merge_card(
@@ -152,8 +154,24 @@ def _front_matter(
     )
 
 
+def _plain_prompts(recipe: Json) -> str:
+    """How a prompt is to be written for a model without a chat template."""
+    template = recipe.get("data", {}).get("plain_template", "{prompt}{response}")
+    return (
+        "\nIts tokenizer has no chat template. In training, prompt and response were written as\n"
+        f"`{template!r}` (a Python string), and the end-of-text token after them.\n"
+    )
+
+
 def _write(
-    model_dir: Path, front: ModelCardData, name: str, made: str, recipe: Json, *, scores: str
+    model_dir: Path,
+    front: ModelCardData,
+    name: str,
+    made: str,
+    recipe: Json,
+    *,
+    scores: str,
+    prompts: str = "",
 ) -> None:
     text = yaml.safe_dump(public_values(redact(recipe)), sort_keys=False, allow_unicode=True)
     card = f"""---
@@ -172,7 +190,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 model = AutoModelForCausalLM.from_pretrained("path/to/{name}")
 tokenizer = AutoTokenizer.from_pretrained("path/to/{name}")
 ```
-
+{prompts}
 ## Scores
 
 {scores}

@@ -152,6 +152,9 @@ def fuse_arrays(
     """`infifusion.fuse`."""
     if not len(sources):
         raise RecipeError("fuse: give at least one source.")
+    for name, value in (("top_k", top_k), ("keep", keep)):
+        if value is not None and value < 1:
+            raise RecipeError(f"fuse: {name} is {value}; expected a whole number from 1 on.")
     carried = [one for one in sources if isinstance(one, Carried)]
     if carried and (gold is not None or lengths is not None):
         raise RecipeError("fuse: an alignment says gold and lengths; leave them out.")
@@ -160,16 +163,20 @@ def fuse_arrays(
             f"fuse: {function} weighs sources by how well they predict the text: give gold, the "
             "token that is there at each position."
         )
-    first = sources[0]
-    pivot = (
-        carried[0].pivot if carried else _plain_positions(len(np.asarray(first)), gold, lengths)  # type: ignore[arg-type]
-    )
-    plain = {np.asarray(one).shape[-1] for one in sources if not isinstance(one, Carried)}
-    if len(plain) > 1:
+    shapes = [np.shape(one) for one in sources if not isinstance(one, Carried)]
+    for shape in shapes:
+        if len(shape) != 2 or 0 in shape:
+            raise DataError(
+                "fuse: expected arrays [positions, vocabulary] with a row or more; found the shape "
+                f"{list(shape)}."
+            )
+    if len({shape[1] for shape in shapes}) > 1:
         raise DataError(
-            f"fuse: arrays over vocabularies of {sorted(plain)} tokens. Plain arrays must be in "
-            "the pivot's; infifusion.align(source, pivot, texts).carry(array) brings them there."
+            f"fuse: arrays over vocabularies of {sorted({shape[1] for shape in shapes})} tokens. "
+            "Plain arrays must be in the pivot's; infifusion.align(source, pivot, "
+            "texts).carry(array) brings them there."
         )
+    pivot = carried[0].pivot if carried else _plain_positions(shapes[0][0], gold, lengths)
     parts = [_part(one, pivot, top_k, number) for number, one in enumerate(sources)]
     width = max(len(beliefs.ids_UK[0]) for _, beliefs, _, _ in parts)
     whole = [(here, _padded(some, width), mapping, pair) for here, some, mapping, pair in parts]
@@ -197,7 +204,12 @@ def _part(one: ArrayLike | Carried, pivot: Positions, top_k: int, number: int) -
         return one.believed
     prob_TV, known_T = _checked(one, len(pivot.start_R), f"fuse, source {number}")
     size = prob_TV.shape[1]
-    beliefs = _beliefs(prob_TV, np.minimum(pivot.gold_R, size - 1), top_k)
+    if not 0 <= pivot.gold_R.min() <= pivot.gold_R.max() < size:
+        raise DataError(
+            f"fuse, source {number}: the tokens that are there (gold) go from {pivot.gold_R.min()} "
+            f"to {pivot.gold_R.max()}, but the rows have {size} entries, from 0 on."
+        )
+    beliefs = _beliefs(prob_TV, pivot.gold_R, top_k)
     return pivot, beliefs, identity_map(size, known=size), _where(known_T, by_bytes)
 
 
@@ -290,7 +302,10 @@ def _plain_positions(rows: int, gold: ArrayLike | None, lengths: Sequence[int] |
     """Positions of which nothing is known but their order: a token counts as one byte."""
     lengths = [rows] if lengths is None else list(lengths)
     if sum(lengths) != rows or min(lengths) < 1:
-        raise DataError(f"fuse: lengths sum to {sum(lengths)}, but the sources have {rows} rows.")
+        raise DataError(
+            f"fuse: lengths are {lengths}; expected whole numbers from 1 on whose sum is the "
+            f"{rows} rows of the sources."
+        )
     gold_R = np.zeros(rows, np.int32) if gold is None else np.asarray(gold, np.int32)
     if gold_R.shape != (rows,):
         raise DataError(f"fuse: expected {rows} gold tokens; found the shape {list(gold_R.shape)}.")

@@ -185,18 +185,23 @@ def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
 
 def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
-    table = dict(TASKS)
-    if recipe.evaluate.tasks_from:
-        more = look_up({}, recipe.evaluate.tasks_from, kind="table of tasks")
-        if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
-            raise RecipeError(
-                f"evaluate.tasks_from: {recipe.evaluate.tasks_from} is no dict of infifusion.evals."
-                "tasks.Task by name. See infifusion.demo.tasks:TASKS for one."
-            )
-        table |= more
+    table = tasks_with(recipe.evaluate.tasks_from, where="evaluate.tasks_from")
     for task in recipe.evaluate.tasks:
         require_task(task, table)
     return table
+
+
+def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
+    """Our tasks, and those of the table module:TABLE; `where` names the setting in errors."""
+    if tasks_from is None:
+        return dict(TASKS)
+    more = look_up({}, tasks_from, kind="table of tasks")
+    if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
+        raise RecipeError(
+            f"{where}: {tasks_from} is no dict of infifusion.evals.tasks.Task by name. See "
+            "infifusion.demo.tasks:TASKS for one."
+        )
+    return TASKS | more
 
 
 def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:

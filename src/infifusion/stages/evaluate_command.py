@@ -14,10 +14,10 @@ from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, read_items
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import TASKS
+from infifusion.evals.tasks import TASKS, Task
 from infifusion.recipe import DataSource, Model
 from infifusion.stages.bits import bits_per_byte_by_domain
-from infifusion.stages.evaluate import BITS, require_task
+from infifusion.stages.evaluate import BITS, require_task, tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.types import Example
 
@@ -32,14 +32,16 @@ def evaluate_models(
     batch_size: int,
     max_new_tokens: int | None,
     unsafe_code: bool,
+    tasks_from: str | None = None,
 ) -> dict[str, Any]:
     """Scores of each model, and the first compared with each other one."""
+    table = tasks_with(tasks_from, where="--tasks-from")
     if not tasks:
-        known = ", ".join([*sorted(TASKS), BITS])
+        known = ", ".join([*sorted(table), BITS])
         raise RecipeError(f"--tasks names no task. Known: {known}.")
     generated = [task for task in tasks if task != BITS]
     for task in generated:
-        require_task(task, TASKS)
+        require_task(task, table)
     names = _distinct_names(models)
     result: dict[str, Any] = {"models": {}, "comparisons": []}
     folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))
@@ -56,12 +58,13 @@ def evaluate_models(
                     limit=limit,
                     batch_size=batch_size,
                     max_new_tokens=max_new_tokens,
+                    extra_tasks={task: table[task] for task in generated if task not in TASKS},
                     unsafe_code=unsafe_code,
                 )
                 if generated
                 else {}
             )
-            bits = _bits_of_tasks(Model(model=path), data, limit) if BITS in tasks else {}
+            bits = _bits_of_tasks(Model(model=path), table, data, limit) if BITS in tasks else {}
             result["models"][name] = {"path": path, "scores": scores, BITS: bits}
             write_json(place / "scores.json", result["models"][name])
         first, *others = names
@@ -77,7 +80,9 @@ def evaluate_models(
     return result
 
 
-def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[str, float]:
+def _bits_of_tasks(
+    model: Model, table: dict[str, Task], data: Path | None, limit: int | None
+) -> dict[str, float]:
     """Bits per byte of the reference responses of every task whose file is in `data`."""
     if data is None:
         raise RecipeError("bits_per_byte reads the tasks' own files: give their folder by --data.")
@@ -89,11 +94,11 @@ def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[s
             response=task.response_field,
             limit=limit,
         )
-        for name, task in TASKS.items()
+        for name, task in table.items()
         if task.response_field and (data / task.file).exists()
     ]
     if not sources:
-        expected = ", ".join(t.file for t in TASKS.values() if t.response_field)
+        expected = ", ".join(t.file for t in table.values() if t.response_field)
         raise RecipeError(f"bits_per_byte: {data} holds none of {expected}.")
     examples: list[Example] = []
     for source in sources:
