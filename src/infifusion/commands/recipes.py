@@ -14,7 +14,7 @@ from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
 def check(recipe: RecipePath, assignments: Assignments = None) -> None:
-    """Say what a recipe would do, and everything that is wrong with it, without running it."""
+    """Say what a recipe would do and what is wrong with it. Nothing is run."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
@@ -57,7 +57,7 @@ def plan(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tokens, FLOPs, bytes, memory and hours of every stage, before anything is loaded."""
+    """Estimate tokens, memory, disk and hours of every stage. No weights are loaded."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
@@ -98,7 +98,7 @@ def run(
     push_to_hub: PushModels = None,
     assignments: Assignments = None,
 ) -> None:
-    """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
+    """Run a recipe, or go on with it. Finished stages are skipped."""
     from infifusion.recipe import load_recipe, require_stage
 
     loaded = load_recipe(recipe, assignments or [])
@@ -136,7 +136,7 @@ def sweep(
     ] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Compare arms over settings and seeds: one recipe with lists in place of values."""
+    """Compare arms over settings and seeds. A recipe with lists in place of values."""
     from infifusion.sweep import load_sweep
 
     loaded, worlds = load_sweep(sweep_file, assignments or [])
@@ -163,7 +163,7 @@ def demo(
     run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
 ) -> None:
-    """Train three tiny specialists and a weak pivot, fuse them, evaluate, report. Offline."""
+    """Make four tiny models, fuse them, report; offline. Takes about ten minutes on two cores."""
     from infifusion.demo import make_suite
     from infifusion.recipe import load_recipe
     from infifusion.stages.run import run_recipe
