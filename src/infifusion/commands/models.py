@@ -71,7 +71,7 @@ def merge(
 
 def diff(
     models: Annotated[
-        list[str], typer.Argument(metavar="A B [C ...]", help="The base, then changed models.")
+        list[str], typer.Argument(metavar="BASE MODEL", help="The base, then changed models.")
     ],
     html: Annotated[Path | None, typer.Option(help="Write a page with heat maps here.")] = None,
     as_json: AsJson = False,
