@@ -43,6 +43,10 @@ class Format:
     optional: tuple[str, ...] = ()
     messages: bool = False
 
+    def accepts(self, record: Record) -> bool:
+        """Whether a record is of this form."""
+        return all(record.get(name) is not None for name in self.columns) and self.fits(record)
+
     def present(self, record: Record) -> list[str]:
         """The columns that are read."""
         return [name for name in (*self.columns, *self.optional) if record.get(name) is not None]
@@ -63,7 +67,7 @@ class Format:
 def recognise(record: Record, where: str) -> Format:
     """The one format that fits a record. DataError, with the columns and the keys to write, where
     none does or several do."""
-    found = [one for one in FORMATS.values() if _has(one, record)]
+    found = [one for one in FORMATS.values() if one.accepts(record)]
     if len(found) == 1:
         return found[0]
     columns = ", ".join(map(str, record)) or "none"
@@ -104,10 +108,6 @@ def _nearly(record: Record) -> str:
             hint = nearest(lacking[0], map(str, record))
             return f" For {one.name} there is no '{lacking[0]}'.{hint}"
     return ""
-
-
-def _has(one: Format, record: Record) -> bool:
-    return all(record.get(name) is not None for name in one.columns) and one.fits(record)
 
 
 def _turns(value: Any, *keys: str) -> bool:

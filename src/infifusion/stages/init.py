@@ -125,8 +125,8 @@ def _entry(domain: str, path: str, out: Path) -> str:
     if not local.exists() and path.startswith((".", "/", "~")):
         raise DataError(f"There is no data file {path}. Give the path of a .jsonl or .parquet.")
     columns = columns_of_file(str(local) if local.exists() else path)
-    known = columns or {"prompt": "prompt", "response": "response"}
-    asked = "" if columns else "   # CHECK the fields: the hub could not be asked"
+    known = {"prompt": "prompt", "response": "response"} if columns is None else columns
+    asked = "   # CHECK the fields: the hub could not be asked" if columns is None else ""
     return f"    - {_flow({'path': _place(path, out), 'domain': domain, **known})}{asked}"
 
 

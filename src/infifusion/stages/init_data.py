@@ -6,16 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.data.examples import LOCAL_SUFFIXES, read_records
+from infifusion.data.formats import FORMATS
 from infifusion.errors import DataError
 from infifusion.recipe import DataFile
 
 PROMPTS = ("prompt", "question", "query", "problem", "instruction", "input", "text")
 RESPONSES = ("response", "answer", "completion", "output", "solution", "canonical_solution", "code")
 CHATS = ("messages", "conversation", "conversations")
+WHOLE = ("alpaca", "sharegpt", "conversational prompt-completion")
+"""Formats that no key names: `run` and `check` recognise them where an entry names no columns."""
 
 
 def columns_of(record: dict[str, Any], where: str) -> dict[str, str]:
-    """The keys of a data entry: messages, or prompt and response.
+    """The keys of a data entry: messages, or prompt and response; none where the format says all.
 
     Raises DataError with the columns there are where their names say nothing.
     """
@@ -23,6 +26,8 @@ def columns_of(record: dict[str, Any], where: str) -> dict[str, str]:
         turns = record.get(name)
         if isinstance(turns, list) and turns and {"role", "content"} <= set(turns[0]):
             return {"messages": name}
+    if any(FORMATS[name].accepts(record) for name in WHOLE):
+        return {}
     prompt = next((name for name in PROMPTS if isinstance(record.get(name), str)), None)
     named = [name for name in RESPONSES if isinstance(record.get(name), str) and name != prompt]
     if prompt is None or not named:
@@ -32,8 +37,6 @@ def columns_of(record: dict[str, Any], where: str) -> dict[str, str]:
             "of role and content. Rename the columns, or write the recipe by hand: infifusion init "
             "--template laptop."
         )
-    if prompt == "instruction" and isinstance(record.get("input"), str):
-        prompt = "{instruction}\n{input}"
     return {"prompt": prompt, "response": named[0]}
 
 
