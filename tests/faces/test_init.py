@@ -255,3 +255,10 @@ def test_messages_data_is_taken_as_it_is(suite: Path, tmp_path: Path) -> None:
                     train=(("chat", str(tmp_path / "chat.jsonl")),))  # fmt: skip
     write_recipe(wishes, tmp_path / "r.yaml", force=False)
     assert load_recipe(tmp_path / "r.yaml").data.train[0].messages == "messages"
+
+
+def test_a_file_name_that_is_no_name_of_a_run_still_gives_one(suite: Path, tmp_path: Path) -> None:
+    wishes = Wishes(pivot=str(suite / "pivot"), sources={"a": str(suite / "a")},
+                    train=(("sums", str(suite / "train.jsonl")),))  # fmt: skip
+    write_recipe(wishes, tmp_path / "two roads.yaml", force=False)
+    assert load_recipe(tmp_path / "two roads.yaml").name == "two-roads"

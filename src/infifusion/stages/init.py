@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -72,7 +73,8 @@ def _sections(wishes: Wishes, out: Path) -> dict[str, str]:
     """The parts of a recipe that were asked for, as YAML."""
     found: dict[str, str] = {}
     if wishes.template is None:
-        found["name"] = f"name: {out.stem if out.stem != 'recipe' else 'fused'}"
+        stem = "fused" if out.stem == "recipe" else out.stem
+        found["name"] = f"name: {re.sub(r'[^A-Za-z0-9._-]+', '-', stem).lstrip('-._') or 'fused'}"
     if wishes.pivot is not None:
         found["pivot"] = f"pivot: {_flow({'model': _model(wishes.pivot, out)})}"
     if wishes.sources:
