@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -21,7 +22,8 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
     from infifusion.stages.check import check_recipe
 
     typer.echo(check_recipe(loaded))
-    typer.echo(f"Nothing is wrong. Next: infifusion run {recipe}")
+    shown = shlex.quote(str(recipe))
+    typer.echo(f"Nothing is wrong. Next: infifusion plan {shown}, infifusion run {shown}")
 
 
 def plan(
@@ -83,7 +85,9 @@ def plan(
         typer.echo(json.dumps(found))
     else:
         show(plan_table(found))
-        typer.echo("\n".join([*plan_lines(found), f"Next: infifusion run {recipe}"]))
+        typer.echo(
+            "\n".join([*plan_lines(found), f"Next: infifusion run {shlex.quote(str(recipe))}"])
+        )
 
 
 def run(
@@ -144,7 +148,7 @@ def sweep(
         for world in worlds:
             typer.echo(f"{world.folder}: {', '.join(world.arms)}")
         typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
-        typer.echo(f"Next: infifusion sweep {sweep_file}")
+        typer.echo(f"Next: infifusion sweep {shlex.quote(str(sweep_file))}")
         return
     from infifusion.stages.sweep import run_sweep
 
