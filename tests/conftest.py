@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+
+# Before the imports below: huggingface_hub and tokenizers read these once.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +23,6 @@ from transformers import (
     Qwen2Config,
 )
 
-os.environ["TOKENIZERS_PARALLELISM"] = "false"
-os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 SHARED = Path(__file__).parents[2] / "shared"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from infifusion.api import align, evaluate, fuse, merge, push, run
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 __all__ = ["align", "evaluate", "fuse", "merge", "push", "run"]
 
 _PACKAGES = ("align", "fuse", "merge")  # which are called themselves (callable_package.py)

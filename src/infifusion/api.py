@@ -164,6 +164,7 @@ def evaluate(
     models: str | Path | Sequence[str | Path],
     tasks: str | Sequence[str],
     *,
+    tasks_from: str | None = None,
     data: str | Path | None = None,
     limit: int | None = None,
     out: str | Path | None = None,
@@ -173,7 +174,8 @@ def evaluate(
     """Score models on tasks (`infifusion list`, bits_per_byte), and compare the first with each of
     the others item by item.
 
-    data: folder with the tasks' files; the hub by default. limit: items per task. out: folder for
+    tasks_from: module:TABLE with further tasks, as infifusion.demo.tasks:TASKS. data: folder with
+    the tasks' files; the hub by default. limit: items per task. out: folder for
     the per-item results. Generated code runs in the sandbox or not at all. Returns
     {models: {NAME: {path, scores, bits_per_byte}}, comparisons: [...]}.
     """
@@ -188,6 +190,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         unsafe_code=False,
+        tasks_from=tasks_from,
     )
 
 

@@ -113,6 +113,7 @@ def test_an_unknown_format_lists_the_columns_and_the_keys_to_write() -> None:
     said = str(caught.value)
     assert "Columns: question, answer" in said and "`prompt: COLUMN, response: COLUMN`" in said
     assert "alpaca: instruction, output" in said
+    assert "Here perhaps `prompt: question, response: answer`" in said
 
 
 def test_an_ambiguous_record_names_the_formats_it_could_be() -> None:

@@ -58,8 +58,11 @@ def test_a_conversation_that_waits_for_its_answer_is_a_prompt(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("record", "more", "message"),
     [
-        ({"promt": "p"}, {}, "no field 'prompt'. Did you mean 'promt'"),
-        ({"prompt": 3}, {}, "holds a int; expected text"),
+        ({"promt": "p"}, {}, "there is no 'prompt'. Did you mean 'promt'"),
+        ({"prompt": 3}, {}, "It is not prompt-only: 'prompt' holds a int"),
+        ({"prompt": 3}, {"prompt": "prompt"}, "holds a int; expected text"),
+        ({"question": "p"}, {}, "`prompt: COLUMN` .* Here perhaps `prompt: question`"),
+        ({"prompt": "p", "messages": [{"role": "user", "content": "u"}]}, {}, "more than one"),
         ({"prompt": "p", "tests": " "}, {"tests": "tests"}, "tests .tests. are empty"),
         ({"prompt": "p"}, {"tests": "test"}, "no field 'test'"),
         ({"prompt": "p"}, {"messages": "prompt"}, "a list of 1 or more messages"),
@@ -71,3 +74,24 @@ def test_what_does_not_fit_is_named(tmp_path: Path, record: dict, more: dict, me
     write_jsonl(path, [record])
     with pytest.raises(DataError, match=message):
         read_prompts([source(path, **more)], seed=0)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"prompt": "u"},
+        {"prompt": [{"role": "user", "content": "u"}]},
+        {"messages": [{"role": "user", "content": "u"}]},
+        {"conversations": [{"from": "human", "value": "u"}]},
+        {"instruction": "u", "input": "", "output": "an answer that is not read"},
+    ],
+)
+def test_prompts_of_every_format_are_recognised(tmp_path: Path, record: dict) -> None:
+    write_jsonl(tmp_path / "x.jsonl", [record])
+    (found,), _ = read_prompts([source(tmp_path / "x.jsonl")], seed=0)
+    assert list(found.messages) == [{"role": "user", "content": "u"}]
+
+
+def test_prompt_and_messages_are_one_or_the_other() -> None:
+    with pytest.raises(ValueError, match="give messages or prompt, not both"):
+        source(Path("x.jsonl"), prompt="a", messages="b")

@@ -18,7 +18,7 @@ from infifusion.errors import DataError, RecipeError
 from infifusion.recipe import Recipe, load_recipe
 from infifusion.stages.check import _name_problems, check_recipe
 from infifusion.stages.init import Wishes, write_recipe
-from infifusion.stages.init_data import columns_of
+from infifusion.stages.init_data import keys_of
 from infifusion.stages.init_sizes import SHARE, _like, sizes_for
 from infifusion.stages.init_templates import START, TEMPLATES, template_text, with_sections
 from infifusion.stages.machine import Gpu, Machine
@@ -128,24 +128,29 @@ def test_sections_are_replaced_whole_and_comments_stay() -> None:
     ("record", "wanted"),
     [
         ({"question": "q", "answer": "a"}, {"prompt": "question", "response": "answer"}),
+        # MATH's own columns: the worked solution, not the bare result.
         ({"id": "1", "problem": "q", "solution": "a", "answer": "7"},
-         {"prompt": "problem", "response": "answer"}),
-        ({"instruction": "do", "input": "", "output": "done"},
-         {}),
-        ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]}, {}),
-        ({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
-         {"messages": "messages"}),
+         {"prompt": "problem", "response": "solution"}),
+        ({"instruction": "do", "input": "", "response": "done"},
+         {"prompt": "{instruction}\n\n{input}", "response": "response"}),
+        ({"dialogue": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]},
+         {"messages": "dialogue"}),
         ({"text": "# add", "code": "x", "task_id": 3}, {"prompt": "text", "response": "code"}),
     ],
 )  # fmt: skip
-def test_columns_are_recognised_by_their_names(record: dict, wanted: dict) -> None:
-    assert columns_of(record, "f") == wanted
+def test_columns_of_no_format_are_written_by_their_names(record: dict, wanted: dict) -> None:
+    assert keys_of(record, "f") == (wanted, "")
+
+
+def test_a_known_format_is_left_to_be_recognised_and_named_in_a_comment() -> None:
+    record = {"instruction": "do", "input": "", "output": "done"}
+    assert keys_of(record, "f") == ({}, "alpaca (instruction, output, input)")
 
 
 @pytest.mark.parametrize("record", [{"a": "x", "b": "y"}, {"text": "only one"}, {"prompt": 3}])
 def test_columns_that_say_nothing_are_refused_by_name(record: dict) -> None:
-    with pytest.raises(DataError, match=f"its columns {', '.join(record)}"):
-        columns_of(record, "data.jsonl")
+    with pytest.raises(DataError, match=f"Columns: {', '.join(record)}"):
+        keys_of(record, "data.jsonl")
 
 
 def eight_billion() -> Recipe:
@@ -247,14 +252,15 @@ def test_templates_are_listed_by_name() -> None:
     assert all(name in " ".join(told.split()) for name in TEMPLATES)
 
 
-def test_messages_data_is_taken_as_it_is(suite: Path, tmp_path: Path) -> None:
+def test_data_of_a_known_format_is_taken_as_it_is(suite: Path, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     lines = [json.dumps({"messages": turns, "id": n}) for n in range(4)]
     (tmp_path / "chat.jsonl").write_text("\n".join(lines), encoding="utf-8")
     wishes = Wishes(pivot=str(suite / "pivot"), sources={"a": str(suite / "a")},
                     train=(("chat", str(tmp_path / "chat.jsonl")),))  # fmt: skip
     write_recipe(wishes, tmp_path / "r.yaml", force=False)
-    assert load_recipe(tmp_path / "r.yaml").data.train[0].messages == "messages"
+    assert "# conversational (messages)" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
+    assert "user: q' -> 'a'" in check_recipe(load_recipe(tmp_path / "r.yaml"))
 
 
 def test_a_file_name_that_is_no_name_of_a_run_still_gives_one(suite: Path, tmp_path: Path) -> None:

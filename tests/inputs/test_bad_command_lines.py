@@ -102,7 +102,7 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "prompts gone": (
         {"write_responses": {"prompts": [{"path": "./gone.jsonl", "domain": "d"}]}},
-        "write_responses.prompts.0: there is no file .*gone.jsonl",
+        "write_responses.prompts.0: There is no data file .*gone.jsonl",
     ),
 }
 
@@ -207,6 +207,18 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     ),
     "no task": (["evaluate", "PIVOT", "--tasks", " , ", "--data", "HERE"], "--tasks"),
     "no data": (["evaluate", "PIVOT", "--tasks", "bits_per_byte"], "give their folder by --data"),
+    "a push of half a run": (
+        ["run", "RECIPE", "--until", "teach", "--push-to-hub", "org/name"],
+        "leave out --until",
+    ),
+    "a push of a planned merge": (
+        ["merge", "TEXT", "out", "--plan", "--push-to-hub", "org/name"],
+        "leave out --plan",
+    ),
+    "no table of tasks": (
+        ["evaluate", "PIVOT", "--tasks", "x", "--tasks-from", "math:pi", "--data", "HERE"],
+        "--tasks-from: math:pi is no dict",
+    ),
     "data gone": (["evaluate", "PIVOT", "--tasks", "gsm8k", "--data", "GONE"], "gone"),
     "empty data": (
         ["evaluate", "PIVOT", "--tasks", "bits_per_byte", "--data", "HERE"],

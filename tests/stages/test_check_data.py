@@ -57,3 +57,17 @@ def test_a_model_without_a_chat_template_is_named_with_the_key_that_gives_it_one
     told = [line for line in said.splitlines() if line.startswith("  template")]
     assert len(told) == 1 and "sources.b has no chat template" in told[0]
     assert "'{prompt}{response}'" in told[0] and "sources.b.chat_template" in told[0]
+
+
+def test_check_shows_the_first_prompt_that_waits_for_an_answer(
+    suite: Path, make_recipe, tmp_path: Path
+) -> None:
+    write_jsonl(tmp_path / "q.jsonl", [{"instruction": "Add.", "input": "2 and 3"}])
+    prompts = [{"path": str(tmp_path / "q.jsonl"), "domain": "asked"}]
+    recipe = make_recipe(suite)
+    said = check_recipe(Recipe(**recipe, write_responses={"prompts": prompts}))
+    assert "asked: " in said and "q.jsonl, alpaca (instruction, input)" in said
+    assert "'user: Add.\\n\\n2 and 3'" in said
+    write_jsonl(tmp_path / "q.jsonl", [{"id": 1}])
+    with pytest.raises(RecipeError, match=r"write_responses.prompts.0: .*fit no known format"):
+        check_recipe(Recipe(**recipe, write_responses={"prompts": prompts}))

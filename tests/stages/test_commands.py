@@ -199,6 +199,16 @@ def test_bad_input_exits_2_with_a_paragraph_and_no_traceback(
     assert not list((tmp_path / "out").rglob("*.tmp"))
 
 
+def test_check_and_plan_name_the_run_with_the_same_settings(recipe) -> None:
+    path, words = recipe(), ["--set", "training.run_name=a b", "--set", "seed=3"]
+    found = infifusion("check", path, *words)
+    assert found.stdout.endswith(
+        f"Next: infifusion run {path} --set 'training.run_name=a b' --set seed=3\n"
+    )
+    found = infifusion("plan", path, *words[2:], "--run-dir", "elsewhere")
+    assert found.stdout.endswith(f"Next: infifusion run {path} --run-dir elsewhere --set seed=3\n")
+
+
 def test_evaluate_refuses_an_unknown_task_and_a_missing_model(suite: Path, tmp_path: Path) -> None:
     found = infifusion("evaluate", suite / "pivot", "--tasks", "gsm9k", "--data", tmp_path)
     assert found.returncode == 2 and "Did you mean 'gsm8k'" in found.stderr
@@ -223,6 +233,20 @@ def test_evaluate_scores_bits_per_byte_of_two_models_as_json(suite: Path, tmp_pa
     assert set(models) == {"pivot", "b"}
     for model in models.values():
         assert 1 < model["bits_per_byte"]["gsm8k"] < 12
+
+
+def test_evaluate_takes_tasks_of_a_table_of_the_users(suite: Path, tmp_path: Path) -> None:
+    record = {"id": "one", "prompt": "Ben has 5 coins.", "response": "#### 7", "answer": "7"}
+    write_jsonl(tmp_path / "demo_word.jsonl", [record, {**record, "id": "two"}])
+    tasks = ["--tasks-from", "infifusion.demo.tasks:TASKS", "--tasks"]
+    data = ["--data", tmp_path, "--json"]
+    found = infifusion("evaluate", suite / "a", *tasks, "demo_word,bits_per_byte", *data)
+    assert found.returncode == 0, found.stderr
+    model = json.loads(found.stdout)["models"]["a"]
+    assert model["scores"]["demo_word"]["n"] == 2
+    assert 1 < model["bits_per_byte"]["demo_word"] < 12
+    found = infifusion("evaluate", suite / "a", *tasks, "demo_wrd", *data)
+    assert found.returncode == 2 and "Did you mean 'demo_word'" in found.stderr
 
 
 def test_the_report_of_no_run_is_refused(tmp_path: Path) -> None:

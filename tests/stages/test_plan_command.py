@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,30 @@ def test_a_sample_counts_the_tokens_that_prepare_does(
     run_recipe(load_recipe(path), run, until="prepare", recipe_file=path, command="test")
     after = {r["stage"]: r for r in planned(path, run)["rows"] if r["stage"] == "prepare"}
     assert before["prepare"]["tokens"] == pytest.approx(after["prepare"]["tokens"], rel=0.005)
+
+
+def test_examples_beyond_the_window_of_any_model_are_not_counted(
+    suite: Path, recipe_file, tmp_path: Path
+) -> None:
+    source = tmp_path / "short"
+    shutil.copytree(suite / "b", source)
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    key = "n_positions" if "n_positions" in config else "max_position_embeddings"
+
+    def prepared(window: int) -> float:
+        (source / "config.json").write_text(json.dumps({**config, key: window}), encoding="utf-8")
+        path = recipe_file(sources={"b": {"model": str(source)}}, fuse={}, distill={}, merge={})
+        plan = planned(path, tmp_path / "run")
+        return next(row["tokens"] for row in plan["rows"] if row["stage"] == "prepare")
+
+    # Of 40 examples 33 to 38 tokens long, 22 have at most 36 (with the end of the turn).
+    whole, cut = prepared(1024), prepared(36)
+    assert 0.4 * whole < cut < 0.65 * whole
+    path = tmp_path / "recipe.yaml"
+    run_recipe(
+        load_recipe(path), tmp_path / "run", until="prepare", recipe_file=path, command="test"
+    )
+    assert cut == pytest.approx(prepared(36), rel=0.01)  # now counted in what was prepared
 
 
 def test_the_papers_case_is_planned_without_data_or_hub() -> None:

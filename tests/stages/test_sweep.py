@@ -13,6 +13,7 @@ from test_whole_run import command
 
 from infifusion.artifacts import read_json
 from infifusion.evals.statistics import mcnemar_exact
+from infifusion.progress.state import read_state
 
 SETTINGS = {"max_steps": [2, 4]}
 
@@ -94,6 +95,16 @@ def test_means_and_comparisons_are_those_of_the_cells(swept: Path) -> None:
     assert test["p_value"] == mcnemar_exact(gained, lost) <= test["p_holm"]
 
 
+def test_a_sweep_can_be_watched(swept: Path) -> None:
+    state = read_state(swept / "out")
+    assert state.name == "small" and [step.name for step in state.steps] == ["sweep"]
+    assert (state.status, state.steps[0].status) == ("done", "done")
+    watched = command("watch", swept / "out")
+    assert watched.exit_code == 0 and "small: done" in watched.stdout
+    said = (swept / "out" / "log.txt").read_text(encoding="utf-8")
+    assert "begin: infifusion" in said and "distill sft: 2 steps" in said  # parent and workers
+
+
 def test_no_teacher_pass_is_made_twice(swept: Path) -> None:
     # No validation share: both settings of a seed, and both seeds, see the same examples.
     shared = sorted(path.name for path in (swept / "out" / "shared").glob("teach-*"))
@@ -131,7 +142,7 @@ def test_tables_and_page_hold_every_arm(swept: Path) -> None:
     page = (out / "results.html").read_text(encoding="utf-8")
     for arm in results["arms"]:
         assert text.count(f"| {arm} |") == 2 and arm in page
-    assert page.count("<svg") == 4 and "http" not in page.replace("http://www.w3.org", "")
+    assert page.count("<svg") == 4 and "://" not in page.replace("http://www.w3.org", "")
 
 
 def test_a_second_sweep_makes_what_is_missing_alone_and_names_what_failed(

@@ -110,6 +110,10 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ),
         ({"evaluate": {"models": ["pair"]}}, "there is no model 'pair'"),
         ({"evaluate": {"compare": [["sft"]]}}, "expected pairs"),
+        (
+            {"evaluate": {"models": ["sft"], "compare": [["sft", "unified"]]}},
+            "evaluate.compare: 'unified' is not scored",
+        ),
         ({"write_responses": {"prompts": []}}, "write_responses.prompts: .*at least 1"),
         ({"write_responses": asked(sources=["c"])}, "write_responses.sources: .*no source 'c'"),
         ({"write_responses": asked(sources=["a", "a"])}, "a source is named twice"),

@@ -49,6 +49,8 @@ def merge(
     """Merge weights of models of one architecture. MERGE.yaml is mergekit's format."""
     from infifusion.stages.merge_command import merge_command
 
+    if push_to_hub and (plan or dry_run):
+        raise typer.BadParameter("--push-to-hub uploads a merge: leave out --plan and --dry-run.")
     ready_to_upload(push_to_hub)
     text, values = merge_command(
         merge_file,
@@ -63,7 +65,7 @@ def merge(
         allow_nan=allow_nan,
         allow_pickle=allow_pickle,
     )
-    if push_to_hub and out and not (plan or dry_run):
+    if push_to_hub and out:
         values["uploaded"] = upload(out, push_to_hub)
         text = f"{text}\n{values['uploaded']}"
     typer.echo(json.dumps(values) if as_json else text)
@@ -105,6 +107,10 @@ def align(
 def evaluate(
     models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Folders or hub names.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
+    tasks_from: Annotated[
+        str | None,
+        typer.Option(metavar="MODULE:TABLE", help="Further tasks, as evaluate.tasks_from."),
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
     ] = None,
@@ -132,6 +138,7 @@ def evaluate(
         batch_size=batch_size,
         max_new_tokens=max_new_tokens,
         unsafe_code=unsafe_code,
+        tasks_from=tasks_from,
     )
     if as_json:
         typer.echo(json.dumps(result))

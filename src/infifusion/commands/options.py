@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,14 @@ Assignments = Annotated[
     typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+def run_command(recipe: Path, assignments: list[str] | None, run_dir: Path | None = None) -> str:
+    """`infifusion run` of what another command was given."""
+    words = ["infifusion", "run", str(recipe)]
+    words += [] if run_dir is None else ["--run-dir", str(run_dir)]
+    words += [word for assignment in assignments or [] for word in ("--set", assignment)]
+    return shlex.join(words)
 
 
 def show(table: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from infifusion.commands.options import AsJson, Assignments, RecipePath, show
+from infifusion.commands.options import AsJson, Assignments, RecipePath, run_command, show
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
@@ -22,8 +22,7 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
     from infifusion.stages.check import check_recipe
 
     typer.echo(check_recipe(loaded))
-    shown = shlex.quote(str(recipe))
-    typer.echo(f"Nothing is wrong. Next: infifusion plan {shown}, infifusion run {shown}")
+    typer.echo(f"Nothing is wrong. Next: {run_command(recipe, assignments)}")
 
 
 def plan(
@@ -85,9 +84,8 @@ def plan(
         typer.echo(json.dumps(found))
     else:
         show(plan_table(found))
-        typer.echo(
-            "\n".join([*plan_lines(found), f"Next: infifusion run {shlex.quote(str(recipe))}"])
-        )
+        typer.echo("\n".join(plan_lines(found)))
+        typer.echo(f"Next: {run_command(recipe, assignments, run_dir)}")
 
 
 def run(
@@ -107,6 +105,8 @@ def run(
 
     loaded = load_recipe(recipe, assignments or [])
     last = require_stage(until) if until else "report"
+    if push_to_hub and last != "report":
+        raise typer.BadParameter("--push-to-hub uploads what a whole run made: leave out --until.")
     wanted = ready_to_push(push_to_hub, loaded)
     from infifusion.stages.run import run_recipe
 

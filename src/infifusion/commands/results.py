@@ -12,10 +12,10 @@ from infifusion.commands.options import AsJson
 
 
 def watch(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run.")],
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or sweep.")],
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
-    """Follow a run from its folder alone. Also one of another machine; ends when the run does."""
+    """Follow a run or sweep from its folder alone. Also another machine's; ends when it does."""
     from infifusion.progress.watch import watch_run
 
     watch_run(run_dir, once=once)

@@ -1,8 +1,8 @@
-"""Known forms of training data, told by the columns where a recipe does not name them.
+"""Known forms of training data and of prompts, told by the columns where a recipe names none.
 
 The names are those of TRL (`conversational`, `prompt-completion`) and axolotl (`sharegpt`,
 `alpaca`). A format turns a record into one with `messages`, or with `prompt` and `response`, which
-is what a recipe can name itself.
+is what a recipe can name itself. Of columns that are no format, `likely_keys` says what to write.
 """
 
 from __future__ import annotations
@@ -25,6 +25,11 @@ ROLES = {
     "system": "system",
 }
 """ShareGPT's speakers, as the data sets in use write them, and what a chat template calls them."""
+PROMPTS = ("prompt", "question", "query", "problem", "instruction", "input", "text")
+RESPONSES = ("response", "solution", "answer", "completion", "output", "canonical_solution", "code")
+CHATS = ("messages", "conversation", "conversations", "dialogue")
+"""Names that columns of no format have in the data sets in use; the first there is counts. Where a
+worked solution and a bare answer stand side by side (MATH), the solution is what is learnt."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +48,6 @@ class Format:
     optional: tuple[str, ...] = ()
     messages: bool = False
 
-    def accepts(self, record: Record) -> bool:
-        """Whether a record is of this form."""
-        return all(record.get(name) is not None for name in self.columns) and self.fits(record)
-
     def present(self, record: Record) -> list[str]:
         """The columns that are read."""
         return [name for name in (*self.columns, *self.optional) if record.get(name) is not None]
@@ -64,27 +65,52 @@ class Format:
         return {**record, **self.reads(record, where)}
 
 
-def recognise(record: Record, where: str) -> Format:
-    """The one format that fits a record. DataError, with the columns and the keys to write, where
-    none does or several do."""
-    found = [one for one in FORMATS.values() if one.accepts(record)]
+def recognise(record: Record, where: str, *, answered: bool = True) -> Format:
+    """The one format that fits a record; answered=False: of prompts without answers. DataError,
+    with the columns and the keys to write, where none does or several do."""
+    formats = FORMATS if answered else PROMPT_FORMATS
+    found = [one for one in formats.values() if _has(one, record)]
     if len(found) == 1:
         return found[0]
     columns = ", ".join(map(str, record)) or "none"
+    response = ", response: COLUMN" if answered else ""
     keys = (
-        "Say in the recipe which columns to read: `prompt: COLUMN, response: COLUMN` (or templates "
-        "such as 'Q: {question}'), or `messages: COLUMN` for a list of turns."
+        f"Say in the recipe which columns to read: `prompt: COLUMN{response}` (or templates such "
+        "as 'Q: {question}'), or `messages: COLUMN` for a list of turns."
+        f"{_perhaps(record, answered)}"
     )
     if found:
         several = ", ".join(f"{one.name} ({', '.join(one.columns)})" for one in found)
         raise DataError(
             f"{where}: the columns fit more than one format: {several}. Columns: {columns}. {keys}"
         )
-    known = "; ".join(f"{one.name}: {', '.join(one.columns)}" for one in FORMATS.values())
+    known = "; ".join(f"{one.name}: {', '.join(one.columns)}" for one in formats.values())
     raise DataError(
-        f"{where}: the columns fit no known format.{_nearly(record)} Columns: {columns}. {keys} "
-        f"Known formats: {known}."
+        f"{where}: the columns fit no known format.{_nearly(record, formats)} Columns: {columns}. "
+        f"{keys} Known formats: {known}."
     )
+
+
+def likely_keys(record: Record, *, answered: bool = True) -> dict[str, str]:
+    """The keys of a recipe's entry for a record of no format, by the names of its columns:
+    `messages`, or `prompt` and (where answered) `response`. Empty where the names say nothing."""
+    for name in CHATS:
+        if _turns(as_turns(record.get(name)), "role", "content"):
+            return {"messages": name}
+    texts = [name for name, value in record.items() if isinstance(value, str)]
+    prompt = next((name for name in PROMPTS if name in texts), None)
+    if prompt == "instruction" and "input" in texts:
+        prompt = "{instruction}\n\n{input}"
+    if prompt is None or not answered:
+        return {} if prompt is None else {"prompt": prompt}
+    response = next((name for name in RESPONSES if name in texts), None)
+    return {} if response is None else {"prompt": prompt, "response": response}
+
+
+def _perhaps(record: Record, answered: bool) -> str:
+    keys = likely_keys(record, answered=answered)
+    written = ", ".join(f"{k}: {v!r}" if "{" in v else f"{k}: {v}" for k, v in keys.items())
+    return f" Here perhaps `{written}`." if keys else ""
 
 
 def as_turns(value: Any) -> Any:
@@ -100,14 +126,23 @@ def as_turns(value: Any) -> Any:
     ]
 
 
-def _nearly(record: Record) -> str:
-    """What a record lacks to be of a format of which it has a column."""
-    for one in FORMATS.values():
+def _nearly(record: Record, formats: Mapping[str, Format]) -> str:
+    """What a record lacks to be of a format of which it has a column, or one of nearly its name."""
+    for one in formats.values():
         lacking = [name for name in one.columns if record.get(name) is None]
-        if len(lacking) < len(one.columns) and lacking:
-            hint = nearest(lacking[0], map(str, record))
+        if not lacking:
+            kinds = (f"'{name}' holds a {type(record[name]).__name__}" for name in one.columns)
+            return f" It is not {one.name}: {', '.join(kinds)}."
+        if lacking[0] in record:
+            return f" For {one.name} '{lacking[0]}' is null."
+        hint = nearest(lacking[0], map(str, record))
+        if len(lacking) < len(one.columns) or (hint and len(one.columns) == 1):
             return f" For {one.name} there is no '{lacking[0]}'.{hint}"
     return ""
+
+
+def _has(one: Format, record: Record) -> bool:
+    return all(record.get(name) is not None for name in one.columns) and one.fits(record)
 
 
 def _turns(value: Any, *keys: str) -> bool:
@@ -143,13 +178,17 @@ def _under(system: Any, turns: list[Record]) -> list[Record]:
 
 
 def _alpaca(record: Record, where: str) -> Record:
+    if not isinstance(record["output"], str):
+        raise DataError(f"{where}: output must be a text.")
+    answer = {"role": "assistant", "content": record["output"]}
+    return {"messages": [*_alpaca_prompt(record, where)["messages"], answer]}
+
+
+def _alpaca_prompt(record: Record, where: str) -> Record:
     asked = [record["instruction"], record.get("input") or ""]
-    if not all(isinstance(text, str) for text in [*asked, record["output"]]):
-        raise DataError(f"{where}: instruction, input and output must be texts.")
-    turns = [
-        {"role": "user", "content": "\n\n".join(text for text in asked if text.strip())},
-        {"role": "assistant", "content": record["output"]},
-    ]
+    if not all(isinstance(text, str) for text in asked):
+        raise DataError(f"{where}: instruction and input must be texts.")
+    turns = [{"role": "user", "content": "\n\n".join(text for text in asked if text.strip())}]
     return {"messages": _under(record.get("system"), turns)}
 
 
@@ -166,6 +205,21 @@ def _table(formats: Iterable[Format]) -> dict[str, Format]:
     return {one.name: one for one in formats}
 
 
+_CONVERSATIONAL = Format(
+    "conversational",
+    ("messages",),
+    lambda record, where: {},
+    lambda record: _turns(record["messages"], "role", "content"),
+    messages=True,
+)
+_SHAREGPT = Format(
+    "sharegpt",
+    ("conversations",),
+    _sharegpt,
+    lambda record: _turns(record["conversations"], "from", "value"),
+    optional=("system",),
+    messages=True,
+)
 FORMATS = _table(
     [
         Format(
@@ -174,21 +228,8 @@ FORMATS = _table(
             lambda record, where: {},
             lambda record: True,
         ),
-        Format(
-            "conversational",
-            ("messages",),
-            lambda record, where: {},
-            lambda record: _turns(record["messages"], "role", "content"),
-            messages=True,
-        ),
-        Format(
-            "sharegpt",
-            ("conversations",),
-            _sharegpt,
-            lambda record: _turns(record["conversations"], "from", "value"),
-            optional=("system",),
-            messages=True,
-        ),
+        _CONVERSATIONAL,
+        _SHAREGPT,
         Format(
             "alpaca",
             ("instruction", "output"),
@@ -212,3 +253,33 @@ FORMATS = _table(
         ),
     ]
 )
+"""Of examples: a prompt and its response."""
+
+PROMPT_FORMATS = _table(
+    [
+        Format(
+            "prompt-only",
+            ("prompt",),
+            lambda record, where: {},
+            _texts("prompt"),
+        ),
+        Format(
+            "conversational prompt-only",
+            ("prompt",),
+            lambda record, where: {"messages": record["prompt"]},
+            lambda record: _turns(record["prompt"], "role", "content"),
+            messages=True,
+        ),
+        _CONVERSATIONAL,
+        _SHAREGPT,
+        Format(
+            "alpaca",
+            ("instruction",),
+            _alpaca_prompt,
+            _texts("instruction"),
+            optional=("input", "system"),
+            messages=True,
+        ),
+    ]
+)
+"""Of prompts that wait for an answer; other columns are left alone."""

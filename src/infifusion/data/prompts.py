@@ -15,6 +15,7 @@ from infifusion.data.examples import (
     read_records,
     template_fields,
 )
+from infifusion.data.formats import Format, recognise
 from infifusion.errors import DataError
 from infifusion.recipe import PromptSource
 from infifusion.types import Message, Prompt
@@ -31,11 +32,11 @@ def read_prompts(
     left_out = {"empty_prompt": 0, "duplicate_prompt": 0}
     seen: set[tuple[tuple[str, str], ...]] = set()
     for part, source in enumerate(sources):
-        found: list[Prompt] = []
-        for place, record in enumerate(read_records(source)):
-            found.append(prompt_of(source, part, record, place))
-        if not found:
+        records = list(read_records(source))
+        if not records:
             raise DataError(f"{source.path} holds no prompts. Check the file, or the hub's split.")
+        form = prompt_format_of(source, records[0])
+        found = [prompt_of(source, part, form, *one) for one in enumerate(records)]
         for prompt in limited(found, source, seed=seed):
             text = tuple((m["role"], m["content"]) for m in prompt.messages)
             if not any(content.strip() for _, content in text):
@@ -52,14 +53,26 @@ def read_prompts(
     return named, left_out
 
 
-def prompt_of(source: PromptSource, part: int, record: Record, place: int) -> Prompt:
-    """One record as a prompt; DataError where a field is missing or of another kind."""
+def prompt_format_of(source: PromptSource, first: Record) -> Format | None:
+    """The format that the columns of the first record say; None where the recipe names them."""
+    if source.messages is not None or source.prompt is not None:
+        return None
+    return recognise(first, f"{source.path}, prompt 1", answered=False)
+
+
+def prompt_of(
+    source: PromptSource, part: int, form: Format | None, place: int, record: Record
+) -> Prompt:
+    """One record as a prompt; form is its format, where the recipe names no columns. DataError
+    where a field is missing or of another kind."""
     where = f"{source.path}, prompt {place + 1}"
-    if source.messages is None:
-        text = template_fields(source.prompt, record, where)
+    read = record if form is None else form.read(record, where)
+    turns = source.messages if form is None else "messages" if form.messages else None
+    if turns is None:
+        text = template_fields(source.prompt or "prompt", read, where)
         messages = [Message(role="user", content=text)]
     else:
-        messages = messages_of(field_of(record, source.messages, where), where, at_least=1)
+        messages = messages_of(field_of(read, turns, where), where, at_least=1)
         if messages[-1]["role"] == "assistant":
             raise DataError(
                 f"{where}: the last message is the assistant's, so there is nothing to answer. "

@@ -148,7 +148,8 @@ def read_state(folder: Path) -> RunState:
         what = "There is no folder" if not folder.is_dir() else f"There is no {PROGRESS} in"
         raise ArtifactError(
             f"{what} {folder}: no run was started there, or not by this version. Give the folder "
-            "of a run (runs/NAME, or what --run-dir said), or start one: infifusion run RECIPE.yaml"
+            "of a run or of a whole sweep (runs/NAME, or what --run-dir said), or start one: "
+            "infifusion run RECIPE.yaml"
         )
     return RunState.from_json(read_json(path), where=path)
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.data.examples import is_local, read_records
-from infifusion.data.prompts import prompt_of
 from infifusion.data.tokenizers import load_tokenizer
-from infifusion.errors import CheckpointError, DataError, InfiFusionError, RecipeError
+from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.evals.sandbox import require_sandbox
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.fuse import PARAMS as FUSE_PARAMS
@@ -15,7 +13,7 @@ from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
 from infifusion.runtime import quantization_config
-from infifusion.stages.check_data import look_at_data
+from infifusion.stages.check_data import look_at_data, look_at_prompts
 from infifusion.stages.check_models import require_bytes, require_model_folder
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
@@ -37,7 +35,9 @@ def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
-        problems += _prompt_problems(recipe.write_responses)
+        problems += _chooser_problems(recipe.write_responses)
+        lines, prompt_problems = look_at_prompts(recipe.write_responses, ask_hub=ask_hub)
+        data_lines, problems = [*data_lines, *lines], [*problems, *prompt_problems]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
@@ -96,9 +96,8 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
     return None, bool(model.chat_template or tokenizer.chat_template)
 
 
-def _prompt_problems(asked: WriteResponses) -> list[str]:
-    """Choosers, the sandbox they need, files, and the fields of each local file's first prompt."""
-    problems = []
+def _chooser_problems(asked: WriteResponses) -> list[str]:
+    """Choosers, and the sandbox they need."""
     try:
         choosers_of(asked)
         if not asked.unsafe_code and any(
@@ -106,22 +105,8 @@ def _prompt_problems(asked: WriteResponses) -> list[str]:
         ):
             require_sandbox()
     except InfiFusionError as error:
-        problems.append(f"write_responses: {error}")
-    for part, source in enumerate(asked.prompts):
-        path = Path(source.path)
-        try:
-            if is_local(source) and not path.is_file():
-                raise DataError(f"there is no file {path}; paths are relative to the recipe file.")
-            if path.is_file():
-                first = next(read_records(source), None)
-                if first is None:
-                    raise DataError(
-                        f"{path} holds no prompts. Give a file with one JSON object a line."
-                    )
-                prompt_of(source, part, first, 0)
-        except InfiFusionError as error:
-            problems.append(f"write_responses.prompts.{part}: {error}")
-    return problems
+        return [f"write_responses: {error}"]
+    return []
 
 
 def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:

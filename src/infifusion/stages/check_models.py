@@ -12,8 +12,8 @@ from infifusion.align.byte_spans import token_table
 from infifusion.data.tokenizers import tokenizer_json
 from infifusion.errors import CheckpointError, TokenizerError
 from infifusion.recipe import Model
-from infifusion.stages.merge_models import LAYER, LAYER_COUNTS, text_config
-from infifusion.weights.reader import Checkpoint, read_config
+from infifusion.stages.merge_models import LAYER, LAYER_COUNTS
+from infifusion.weights.reader import Checkpoint, read_config, text_config
 
 # Heads that look at the whole text or give one answer for all of it.
 OTHER_HEADS = (

@@ -9,12 +9,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 
 from infifusion.artifacts import Json
 from infifusion.disk import FULL, errno_of
-from infifusion.errors import InfiFusionError, RunError
+from infifusion.errors import RunError
 from infifusion.lock import LOCK
-from infifusion.plan.devices import CPU
 from infifusion.recipe import Recipe
 from infifusion.stages.folders import RunFolder
-from infifusion.stages.plan import plan_recipe
+from infifusion.stages.plan import plan_of_run
 
 
 def bytes_to_come(rows: Iterable[Json], done: Collection[str]) -> int:
@@ -51,11 +50,9 @@ def _in_words(
 ) -> str:
     name = error.filename if isinstance(error, OSError) else None
     needed = "the recipe cannot be planned, so it is not known how many"
-    with contextlib.suppress(InfiFusionError, OSError):
-        planned = plan_recipe(
-            recipe, run_dir=folder.root, device=CPU, count=1, nodes=1, given=None, shapes=[]
-        )
-        needed = f"about {bytes_to_come(planned['rows'], done):,}"
+    with contextlib.suppress(OSError):
+        if planned := plan_of_run(recipe, folder.root):
+            needed = f"about {bytes_to_come(planned['rows'], done):,}"
     free = shutil.disk_usage(folder.root).free
     return (
         f"{os.strerror(number)}: {name or 'a file could not be written'}. Still to be written: "

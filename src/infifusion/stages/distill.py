@@ -119,8 +119,9 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         seconds=time.monotonic() - started,
         files=[*(out / "model").iterdir(), *(out / ADAPTER).glob("*"), out / "history.json"],
     )
-    last = history["log"][-1]["loss"] if history["log"] else float("nan")
-    log.info("distill %s: %d steps, last loss %.4f", run.name, history["steps"], last)
+    # Fewer steps than training.logging_steps: nothing was logged.
+    last = f", last loss {history['log'][-1]['loss']:.4f}" if history["log"] else ""
+    log.info("distill %s: %d steps%s", run.name, history["steps"], last)
 
 
 def _require_domains(folder: RunFolder, run: TrainingRun) -> None:

@@ -191,18 +191,23 @@ def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
 
 def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
-    table = dict(TASKS)
-    if recipe.evaluate.tasks_from:
-        more = look_up({}, recipe.evaluate.tasks_from, kind="table of tasks")
-        if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
-            raise RecipeError(
-                f"evaluate.tasks_from: {recipe.evaluate.tasks_from} is no dict of infifusion.evals."
-                "tasks.Task by name. See infifusion.demo.tasks:TASKS for one."
-            )
-        table |= more
+    table = tasks_with(recipe.evaluate.tasks_from, where="evaluate.tasks_from")
     for task in recipe.evaluate.tasks:
         _require_task(task, table)
     return table
+
+
+def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
+    """Our tasks, and those of the table module:TABLE; `where` names the setting in errors."""
+    if tasks_from is None:
+        return dict(TASKS)
+    more = look_up({}, tasks_from, kind="table of tasks")
+    if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
+        raise RecipeError(
+            f"{where}: {tasks_from} is no dict of infifusion.evals.tasks.Task by name. See "
+            "infifusion.demo.tasks:TASKS for one."
+        )
+    return TASKS | more
 
 
 def evaluate_models(
@@ -215,14 +220,16 @@ def evaluate_models(
     batch_size: int,
     max_new_tokens: int | None,
     unsafe_code: bool,
+    tasks_from: str | None = None,
 ) -> dict[str, Any]:
     """`infifusion evaluate`: scores of each model, and the first compared with each other one."""
+    table = tasks_with(tasks_from, where="--tasks-from")
     if not tasks:
-        known = ", ".join([*sorted(TASKS), BITS])
+        known = ", ".join([*sorted(table), BITS])
         raise RecipeError(f"--tasks names no task. Known: {known}.")
     generated = [task for task in tasks if task != BITS]
     for task in generated:
-        _require_task(task, TASKS)
+        _require_task(task, table)
     names = _distinct_names(models)
     result: dict[str, Any] = {"models": {}, "comparisons": []}
     folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))
@@ -239,12 +246,13 @@ def evaluate_models(
                     limit=limit,
                     batch_size=batch_size,
                     max_new_tokens=max_new_tokens,
+                    extra_tasks={task: table[task] for task in generated if task not in TASKS},
                     unsafe_code=unsafe_code,
                 )
                 if generated
                 else {}
             )
-            bits = _bits_of_tasks(Model(model=path), data, limit) if BITS in tasks else {}
+            bits = _bits_of_tasks(Model(model=path), table, data, limit) if BITS in tasks else {}
             result["models"][name] = {"path": path, "scores": scores, BITS: bits}
             write_json(place / "scores.json", result["models"][name])
         first, *others = names
@@ -260,7 +268,9 @@ def evaluate_models(
     return result
 
 
-def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[str, float]:
+def _bits_of_tasks(
+    model: Model, table: dict[str, Task], data: Path | None, limit: int | None
+) -> dict[str, float]:
     """Bits per byte of the reference responses of every task whose file is in `data`."""
     if data is None:
         raise RecipeError("bits_per_byte reads the tasks' own files: give their folder by --data.")
@@ -272,11 +282,11 @@ def _bits_of_tasks(model: Model, data: Path | None, limit: int | None) -> dict[s
             response=task.response_field,
             limit=limit,
         )
-        for name, task in TASKS.items()
+        for name, task in table.items()
         if task.response_field and (data / task.file).exists()
     ]
     if not sources:
-        expected = ", ".join(t.file for t in TASKS.values() if t.response_field)
+        expected = ", ".join(t.file for t in table.values() if t.response_field)
         raise RecipeError(
             f"bits_per_byte: {data} holds none of {expected}. For data of "
             "your own give a recipe data.held_out: its bits per byte are scored by infifusion run."

@@ -14,11 +14,12 @@ from typing import Any
 import yaml
 
 from infifusion.artifacts import atomic_write
+from infifusion.data.examples import LOCAL_SUFFIXES
 from infifusion.errors import CheckpointError, DataError, RecipeError
 from infifusion.evals.tasks import TASKS
 from infifusion.recipe import Recipe, anchor
 from infifusion.registry import look_up
-from infifusion.stages.init_data import columns_of_file
+from infifusion.stages.init_data import keys_of_file
 from infifusion.stages.init_sizes import sizes_for
 from infifusion.stages.init_templates import MERGE_ONLY, START, template_text, with_sections
 from infifusion.stages.machine import this_machine
@@ -127,11 +128,11 @@ def _data(wishes: Wishes, out: Path) -> str:
 def _entry(domain: str, path: str, out: Path) -> str:
     local = Path(path).expanduser()
     if not local.exists() and path.startswith((".", "/", "~")):
-        raise DataError(f"There is no data file {path}. Give the path of a .jsonl or .parquet.")
-    columns = columns_of_file(str(local) if local.exists() else path)
-    known = {"prompt": "prompt", "response": "response"} if columns is None else columns
-    asked = "   # CHECK the fields: the hub could not be asked" if columns is None else ""
-    return f"    - {_flow({'path': _place(path, out), 'domain': domain, **known})}{asked}"
+        kinds = ", ".join(LOCAL_SUFFIXES)
+        raise DataError(f"There is no data file {path}. Give the path of a {kinds} file.")
+    keys, comment = keys_of_file(str(local) if local.exists() else path)
+    entry = _flow({"path": _place(path, out), "domain": domain, **keys})
+    return f"    - {entry}{f'    # {comment}' if comment else ''}"
 
 
 def _sized(text: str, recipe: Recipe) -> tuple[str, list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from infifusion.errors import CheckpointError
 from infifusion.weights.lora import Adapter
-from infifusion.weights.reader import PICKLES, Checkpoint, read_config
+from infifusion.weights.reader import PICKLES, Checkpoint, read_config, text_config
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 # The first number between dots in a tensor's name is its layer: model.layers.3.mlp.up_proj.weight.
@@ -81,12 +81,6 @@ def open_model(name: str, folder: Path, *, allow_pickle: bool = False) -> Model:
     lora = None if adapter is None else Adapter(find_model(adapter, folder), checkpoint)
     stack, layers = _layers(config, checkpoint)
     return Model(name, found, checkpoint, config, lora, stack, layers)
-
-
-def text_config(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a config that describes the language model."""
-    inner = config.get("text_config")
-    return inner if isinstance(inner, dict) else config
 
 
 def _layers(config: dict[str, Any], checkpoint: Checkpoint) -> tuple[str, int]:

@@ -26,10 +26,11 @@ from infifusion.recipe import as_json
 from infifusion.registry import look_up
 from infifusion.stages.merge_chat import chat_template_of, write_chat_template
 from infifusion.stages.merge_device import choose_place
-from infifusion.stages.merge_models import LAYER_COUNTS, Model, text_config
+from infifusion.stages.merge_models import LAYER_COUNTS, Model
 from infifusion.stages.merge_plan import MergePlan, Part, Planned
 from infifusion.strict import Strict
 from infifusion.weights.dtypes import FLOATS, NAME_OF
+from infifusion.weights.reader import text_config
 from infifusion.weights.views import WithLowRank
 from infifusion.weights.walker import Parallel, Put, Task, carry_out, seed_of
 from infifusion.weights.writer import SHARD_BYTES

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from infifusion.artifacts import Json
 from infifusion.errors import InfiFusionError, RecipeError
 from infifusion.plan.case import PIVOT, Case, Hardware, Row
 from infifusion.plan.devices import CPU, NETWORK, device_called
@@ -18,7 +19,6 @@ from infifusion.recipe import Recipe
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan_file import age_in_words, read_calibration
 from infifusion.stages.plan_models import facts_of_all
-from infifusion.stages.plan_table import summary_line
 from infifusion.stages.plan_tasks import task_facts
 from infifusion.stages.plan_tokens import Given, domain_shares, lengths_of
 
@@ -32,7 +32,7 @@ def plan_recipe(
     nodes: int,
     given: Given | None,
     shapes: list[str],
-) -> dict[str, Any]:
+) -> Json:
     """Everything that `infifusion plan` says, as plain values."""
     notes: list[str] = []
     hardware = hardware_of(device, count, nodes, notes)
@@ -63,22 +63,23 @@ def plan_recipe(
     }
 
 
-def line_of_run(recipe: Recipe, run_dir: Path, *, device: str | None, count: int) -> str | None:
-    """One line for the start of a run; None where the device is not known or not calibrated, or
-    where there is nothing to plan with (a family whose weights lie in the hub's cache): a run must
-    not stop for it.
+def plan_of_run(recipe: Recipe, run_dir: Path, *, device: str = CPU, count: int = 1) -> Json | None:
+    """The same for a run under way; None where there is nothing to plan with (a family whose
+    weights lie in the hub's cache): a run must not stop for it.
 
     Takes milliseconds: the run is prepared, so tokens are counted in headers.
     """
     try:
-        if device is None or (device == CPU and read_calibration() is None):
-            return None
-        found = plan_recipe(
+        return plan_recipe(
             recipe, run_dir=run_dir, device=device, count=count, nodes=1, given=None, shapes=[]
         )
     except InfiFusionError:
         return None
-    return summary_line(found)
+
+
+def rates_are_known(device: str) -> bool:
+    """Whether a plan's hours are this machine's: calibrated, or of the device table."""
+    return device != CPU or read_calibration() is not None
 
 
 def hardware_of(device: str, count: int, nodes: int, notes: list[str]) -> Hardware:

@@ -23,6 +23,7 @@ from infifusion.recipe import DataSource, Model, Recipe, as_json
 from infifusion.stages.folders import SPLITS, RunFolder
 from infifusion.stages.plan_text import Counter, counter_of
 from infifusion.types import Example
+from infifusion.weights.reader import read_config, text_config
 
 SAMPLE = 2000
 """Examples of a split that are tokenized to estimate all: the mean length of 2,000 has a standard
@@ -30,6 +31,9 @@ error of 1 to 2 % where lengths vary by half of their mean."""
 RESPONSE_SHARE = 0.75
 """Response tokens among all, where only --tokens-per-example is given: instruction data with short
 questions and worked answers."""
+
+WINDOWS = ("max_position_embeddings", "n_positions")
+"""What a config.json calls the longest text that the model can hold; the second is GPT-2's."""
 
 AllLengths = dict[tuple[str, str], Lengths]
 
@@ -153,9 +157,10 @@ def _from_data(recipe: Recipe, models: Mapping[str, Model], notes: list[str]) ->
         )
     found: AllLengths = {}
     counters = {name: counter_of(name, model) for name, model in models.items()}
+    longest = {name: _longest(recipe, model) for name, model in models.items()}
     apart = recipe.data.validation_share
     for split, examples in (("train", train), ("held_out", held_out)):
-        measured = _measure(recipe, counters, examples)
+        measured = _measure(recipe, counters, longest, examples)
         for name, lengths in measured.items():
             if split == "train":
                 found[name, "train"] = lengths.share(1 - apart)
@@ -191,10 +196,24 @@ def _read(sources: list[DataSource], seed: int) -> list[Example]:
     return examples
 
 
+def _longest(recipe: Recipe, model: Model) -> int:
+    """Tokens of the longest conversation that `prepare` gives a model, as far as its config.json
+    lies here and says its window."""
+    folder = Path(model.model)
+    config = read_config(folder) if (folder / "config.json").is_file() else {}
+    said = [text_config(config).get(key) for key in WINDOWS]
+    windows = [window for window in said if isinstance(window, int) and window > 0]
+    return min([recipe.data.max_length, *windows])
+
+
 def _measure(
-    recipe: Recipe, counters: Mapping[str, Counter], examples: list[Example]
+    recipe: Recipe,
+    counters: Mapping[str, Counter],
+    longest: Mapping[str, int],
+    examples: list[Example],
 ) -> dict[str, Lengths]:
-    """Lengths for every model of the examples that fit max_length for all of them."""
+    """Lengths for every model of the examples that fit max_length, and its window, for all of
+    them."""
     if not examples:
         return {name: Lengths(0, 0, 0, []) for name in counters}
     step = max(1.0, len(examples) / SAMPLE)
@@ -205,12 +224,13 @@ def _measure(
         for name, counter in counters.items()
     }
     fits = np.ones(len(sample), dtype=bool)
-    for count_N2 in counts.values():
-        fits &= count_N2[:, 0] <= recipe.data.max_length
+    for name, count_N2 in counts.items():
+        fits &= count_N2[:, 0] <= longest[name]
     if not fits.any():
         raise DataError(
-            f"No example is left: all of the sample are longer than data.max_length "
-            f"({recipe.data.max_length} tokens). Raise it."
+            "No example is left: all of the sample are longer than data.max_length "
+            f"({recipe.data.max_length} tokens; raise it) or than the window of a model "
+            f"({', '.join(f'{name}: {limit}' for name, limit in longest.items())})."
         )
     kept = round(len(examples) * float(fits.mean()))
     found = {}

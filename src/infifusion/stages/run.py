@@ -15,9 +15,10 @@ import infifusion
 from infifusion.artifacts import MANIFEST, STARTED, write_record
 from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
-from infifusion.lock import hold
+from infifusion.lock import LOCK, hold
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.progress.follow import FollowedRun, follow
+from infifusion.progress.state import LOG, PROGRESS
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
 from infifusion.redact import redact_text
 from infifusion.report.page import write_report
@@ -33,7 +34,8 @@ from infifusion.stages.evaluate import compare_models, evaluate
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import fuse, taught_by
 from infifusion.stages.merge import merge
-from infifusion.stages.plan import line_of_run, plan_recipe
+from infifusion.stages.plan import plan_of_run, rates_are_known
+from infifusion.stages.plan_table import summary_line
 from infifusion.stages.prepare import prepare
 from infifusion.stages.prompts import responding_sources
 from infifusion.stages.respond import respond
@@ -68,7 +70,13 @@ def run_recipe(
         check_recipe(recipe, ask_hub=False)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
-        return _run_stages(recipe, folder, until=until, recipe_file=recipe_file, command=command)
+        try:
+            return _run_stages(
+                recipe, folder, until=until, recipe_file=recipe_file, command=command
+            )
+        except InfiFusionError:
+            _forget_if_nothing_was_made(folder.root)
+            raise
 
 
 def _run_stages(
@@ -92,8 +100,7 @@ def _run_stages(
             elif stage == "prepare" or (stage == until and stage in ("respond", "choose")):
                 # The first stages may stand alone; now the settings are known to fit the folder.
                 write_settings(recipe, folder, recipe_file, command)
-                _say_plan(recipe, folder)
-                require_disk(recipe, folder, followed)
+                _say_plan(recipe, folder, followed)
         if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
             compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
         if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
@@ -103,8 +110,7 @@ def _run_stages(
             console.print(console_table(summarise(folder.root)))
             log.info("Report: %s", page)
         elif rank() == 0:
-            file = recipe_file or folder.root / "recipe.yaml"
-            log.info("Stopped after %s. Go on with: infifusion run %s", until, file)
+            log.info("Stopped after %s. The same command without --until goes on.", until)
     return page
 
 
@@ -117,30 +123,38 @@ def _leave_nothing(place: Path) -> None:
         shutil.rmtree(place)
 
 
-def _say_plan(recipe: Recipe, folder: RunFolder) -> None:
-    """What the whole run will cost, in one line, where this machine's rates are known."""
+def _forget_if_nothing_was_made(root: Path) -> None:
+    """Remove the diary of a run that was refused before its first stage was done."""
+    files = [path for path in root.rglob("*") if path.is_file() and not path.name.startswith(LOCK)]
+    if rank() == 0 and {path.name for path in files} <= {LOG, PROGRESS}:
+        for path in files:
+            path.unlink(missing_ok=True)
+
+
+def _say_plan(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
+    """What the whole run will cost, in one line, where this machine's rates are known; the run's
+    view learns how long each step is to take.
+
+    RunError where the disk cannot hold what is still to be written. Nothing where the recipe cannot
+    be planned.
+    """
     import torch
 
-    name = CPU
+    known = CPU
     if torch.cuda.is_available():
-        name = device_marketed_as(torch.cuda.get_device_name())
-    count = 1 if name == CPU else world_size()
-    if line := line_of_run(recipe, folder.root, device=name, count=count):
-        log.info("%s", line)
-
-
-def require_disk(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
-    """RunError where the disk cannot hold what the plan says is still to be written; the run's view
-    learns how long each step is to take. Nothing where the recipe cannot be planned (a family whose
-    weights are not here)."""
-    try:
-        planned = plan_recipe(
-            recipe, run_dir=folder.root, device=CPU, count=1, nodes=1, given=None, shapes=[]
-        )
-    except InfiFusionError:
+        known = device_marketed_as(torch.cuda.get_device_name())
+    device = known or CPU
+    count = 1 if device == CPU else world_size()
+    planned = plan_of_run(recipe, folder.root, device=device, count=count)
+    if planned is None:
         return
+    if known and rates_are_known(known):
+        log.info("%s", summary_line(planned))
     followed.expect({_key(row["stage"], row["name"]): row["seconds"] for row in planned["rows"]})
-    needed = bytes_to_come(planned["rows"], _done(recipe, folder))
+    _require_disk(bytes_to_come(planned["rows"], _done(recipe, folder)), folder)
+
+
+def _require_disk(needed: int, folder: RunFolder) -> None:
     free = shutil.disk_usage(folder.root).free
     if needed > free:
         raise RunError(

@@ -24,9 +24,11 @@ import yaml
 from infifusion.artifacts import MANIFEST, atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
+from infifusion.progress.follow import follow
+from infifusion.progress.state import LOG
 from infifusion.recipe import Recipe
 from infifusion.report.sweep import write_sweep_report
-from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
+from infifusion.runtime import RedactedFormatter, log, progress_bar, quiet_libraries, set_up_logging
 from infifusion.stages.check import check_recipe
 from infifusion.stages.evaluate import untrained
 from infifusion.stages.folders import RunFolder
@@ -35,6 +37,8 @@ from infifusion.stages.sweep_results import collect
 from infifusion.sweep import Sweep, World
 
 SHARED = "shared"
+SWEEP = "sweep"
+"""The one step that a sweep shows of itself; its meter counts the steps of all runs."""
 
 
 @dataclass(frozen=True)
@@ -134,25 +138,20 @@ def _run(
         "%d at a time",
         *(sweep.name, len(worlds), len(worlds[0].arms), len(tasks), made, jobs),
     )
-    try:
-        failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
-    except BrokenProcessPool:
-        raise RunError(
-            f"A worker process was killed, as the system does when memory runs out. Run the same "
-            f"command again with --jobs below {jobs}; what was finished is kept. {out}/log.txt "
-            "says what was under way."
-        ) from None
-    results = collect(sweep, worlds, out)
-    page = write_sweep_report(results, out)
-    log.info("Results: %s (and results.md, results.csv, results.json beside it)", page)
-    if failed:
-        listed = "\n".join(
-            f"  {worlds[number].folder}: {key}: {why}" for (number, key), why in failed.items()
-        )
-        raise RunError(
-            f"{len(failed)} of {len(tasks)} steps failed:\n{listed}\nThe rest is done. Mend the "
-            "cause and run the same command again; it goes on with what is missing."
-        )
+    with follow(out, name=sweep.name, steps=[SWEEP], command=command) as followed:
+        with followed.step(SWEEP, made=False):
+            failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
+        results = collect(sweep, worlds, out)
+        page = write_sweep_report(results, out)
+        log.info("Results: %s (and results.md, results.csv, results.json beside it)", page)
+        if failed:
+            listed = "\n".join(
+                f"  {worlds[number].folder}: {key}: {why}" for (number, key), why in failed.items()
+            )
+            raise RunError(
+                f"{len(failed)} of {len(tasks)} steps failed:\n{listed}\nThe rest is done. Mend "
+                "the cause and run the same command again; it goes on with what is missing."
+            )
     return page
 
 
@@ -166,11 +165,11 @@ def _run_tasks(
     recipes = [_as_json(world.recipe) for world in worlds]
     started = time.monotonic()
     with (
-        progress_bar("sweep", len(tasks), "steps") as meter,
+        progress_bar(SWEEP, len(tasks), "steps") as meter,
         ProcessPoolExecutor(
             jobs, mp_context=context, initializer=_start_worker, initargs=(threads, str(out))
         ) as pool,
-        _workers_ended(),
+        _workers_ended(out, jobs),
     ):
         while board.waiting or board.running:
             while len(board.running) < jobs and (task := board.next_task()) is not None:
@@ -197,14 +196,21 @@ def _run_tasks(
 
 
 @contextlib.contextmanager
-def _workers_ended() -> Iterator[None]:
-    """Do not wait for steps under way when the sweep itself is stopped: they are gone on from."""
+def _workers_ended(out: Path, jobs: int) -> Iterator[None]:
+    """Do not wait for steps under way when the sweep itself is stopped: they are gone on from.
+    RunError where a worker was killed."""
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         for child in multiprocessing.active_children():
             child.terminate()
-        raise
+        if not isinstance(error, BrokenProcessPool):
+            raise
+        raise RunError(
+            "A worker process was killed, as the system does when memory runs out. Run the same "
+            f"command again with --jobs below {jobs}; what was finished is kept. {out / LOG} says "
+            "what was under way."
+        ) from None
 
 
 def _note(board: Board, task: Task, future: Future[float]) -> None:
@@ -224,8 +230,8 @@ def _start_worker(threads: int, out: str) -> None:
     torch.set_num_threads(threads)
     set_up_logging()
     quiet_libraries()
-    handler = logging.FileHandler(Path(out) / "log.txt", encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(process)d %(message)s"))
+    handler = logging.FileHandler(Path(out) / LOG, encoding="utf-8")
+    handler.setFormatter(RedactedFormatter("%(asctime)s %(process)d %(message)s"))
     log.handlers = [handler]
 
 

@@ -129,6 +129,12 @@ def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
     return found
 
 
+def text_config(config: dict[str, Any]) -> dict[str, Any]:
+    """The part of a config that describes the language model."""
+    inner = config.get("text_config")
+    return inner if isinstance(inner, dict) else config
+
+
 def require_inside(folder: Path) -> None:
     """CheckpointError where a file of a model folder is a symbolic link that leads out of it.
 

@@ -1,0 +1,48 @@
+"""Every field of a recipe, with its documentation. A recipe names everything that a run does.
+
+`Recipe.from_mapping` validates one YAML file; `Recipe.resolve` writes out what `each: true`
+abbreviates and returns a `Plan`. models.py, data.py and steps.py hold the fields.
+"""
+
+from infifusion.recipe.data import Data, DataFile, DataSource, PromptSource, WriteResponses
+from infifusion.recipe.models import Dtype, Model
+from infifusion.recipe.plan import FuseTarget, MergeRun, Plan, TrainingRun
+from infifusion.recipe.recipe import (
+    STAGES,
+    Recipe,
+    anchor,
+    as_json,
+    as_written,
+    load_recipe,
+    require_stage,
+)
+from infifusion.recipe.references import LONGEST_NAME
+from infifusion.recipe.steps import Distill, Evaluate, Fuse, Lora, Merge, Teach
+
+__all__ = [
+    "LONGEST_NAME",
+    "STAGES",
+    "Data",
+    "DataFile",
+    "DataSource",
+    "Distill",
+    "Dtype",
+    "Evaluate",
+    "Fuse",
+    "FuseTarget",
+    "Lora",
+    "Merge",
+    "MergeRun",
+    "Model",
+    "Plan",
+    "PromptSource",
+    "Recipe",
+    "Teach",
+    "TrainingRun",
+    "WriteResponses",
+    "anchor",
+    "as_json",
+    "as_written",
+    "load_recipe",
+    "require_stage",
+]

@@ -1,0 +1,51 @@
+"""Pivot and sources."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from infifusion.strict import Strict
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["4bit", "8bit"]
+
+
+class Model(Strict):
+    """A pivot or a source: what `from_pretrained` needs."""
+
+    model: str
+    """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name."""
+    revision: str | None = None
+    """Branch, tag or commit of a hub model."""
+    tokenizer: str | None = None
+    """Folder or hub name of the tokenizer, where it is not the model's own."""
+    dtype: Dtype = "auto"
+    """Arithmetic of the teacher pass; auto is bfloat16 on a GPU and float32 on a CPU."""
+    chat_template: str | None = None
+    """A Jinja chat template in place of the tokenizer's; the plain template where both lack."""
+    attn_implementation: str | None = None
+    """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
+    device_map: str | None = None
+    """Passed to from_pretrained in the teacher pass, e.g. auto."""
+    quantization: Quantization | None = None
+    """Load the weights in 4 bits (NF4) or 8 through bitsandbytes: a source in the teacher pass, the
+    pivot in runs with `lora`, whose adapters are then merged into the unquantised weights."""
+    trust_remote_code: bool = False
+    """Run code that comes with the model. Off unless you trust its author."""
+    temperature: float | Literal["fit"] = 1.0
+    """Of a source: its logits are divided by it before it teaches (top-K, entropy, bits per byte).
+    fit: the one with the lowest cross-entropy on data.validation_share, which must be above 0. The
+    answers of write_responses and the scores of the source itself are not touched by it."""
+
+    @field_validator("temperature", mode="before")
+    @classmethod
+    def _above_zero(cls, value: Any) -> Any:
+        try:
+            fits = value == "fit" or 0 < float(value) < float("inf")
+        except (TypeError, ValueError):
+            fits = False
+        if not fits:
+            raise ValueError("expected a number above 0, or fit")
+        return value

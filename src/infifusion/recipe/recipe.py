@@ -1,0 +1,141 @@
+"""The whole recipe, its stages, and how it is read from a file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from infifusion.errors import RecipeError
+from infifusion.recipe.data import Data, DataFile, WriteResponses
+from infifusion.recipe.models import Model
+from infifusion.recipe.plan import Plan
+from infifusion.recipe.references import LONGEST_NAME, problems_of
+from infifusion.recipe.steps import Distill, Evaluate, Fuse, Merge, Teach
+from infifusion.registry import nearest
+from infifusion.strict import Strict, override, read_yaml
+
+STAGES = (
+    "respond",
+    "choose",
+    "prepare",
+    "teach",
+    "fuse",
+    "distill",
+    "merge",
+    "evaluate",
+    "report",
+)
+
+
+class Recipe(Strict):
+    """A whole run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=LONGEST_NAME)
+    """Name of the run; its folder is runs/NAME by default."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    """Decides every random choice of the run."""
+    pivot: Model
+    """The model that is trained."""
+    sources: dict[str, Model] = Field(min_length=1)
+    """The models learnt from, by name."""
+    data: Data
+    """What is learnt from, and what is kept apart."""
+    write_responses: WriteResponses | None = None
+    """Answers of the sources to prompts without answers, as further training examples."""
+    teach: Teach = Teach()
+    """The teacher pass."""
+    fuse: dict[str, Fuse] = {}
+    """Fused targets by name."""
+    training: dict[str, Any] = {}
+    """transformers.TrainingArguments for every run in `distill`. report_to: tensorboard (written to
+    distill/RUN/logs), wandb, trackio, ... or a list of them; none by default."""
+    callbacks: list[str] = []
+    """Callbacks of every run in `distill`: transformers.TrainerCallback classes, or functions that
+    return one, as module:name."""
+    distill: dict[str, Distill] = {}
+    """Training runs by name."""
+    merge: dict[str, Merge] = {}
+    """Merges by name."""
+    evaluate: Evaluate = Evaluate()
+    """What is scored, on what."""
+
+    @model_validator(mode="after")
+    def _names_fit(self) -> Self:
+        problems = list(problems_of(self))
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    def resolve(self) -> Plan:
+        """The recipe with every `each` written out."""
+        return Plan.of(self)
+
+
+def load_recipe(path: Path, assignments: Iterable[str] = ()) -> Recipe:
+    """Read, override, validate; relative paths become absolute, from the recipe's folder."""
+    values = override(read_yaml(path), list(assignments))
+    recipe = Recipe.from_mapping(values, where=str(path))
+    return anchor(recipe, path.parent.resolve())
+
+
+def anchor(recipe: Recipe, folder: Path) -> Recipe:
+    """The recipe with every local path that exists under `folder` made absolute."""
+
+    def place(text: str | None) -> str | None:
+        if text is None or Path(text).is_absolute():
+            return text
+        candidate = folder / Path(text).expanduser()
+        # A first part that is here means a folder, and a mistyped rest is not looked up on the hub.
+        here = candidate.exists() or (folder / text.partition("/")[0]).is_dir()
+        return str(candidate) if here or text.startswith((".", "~")) else text
+
+    def place_model(model: Model) -> Model:
+        return model.model_copy(
+            update={"model": place(model.model), "tokenizer": place(model.tokenizer)}
+        )
+
+    def place_data(sources: Sequence[DataFile]) -> list[DataFile]:
+        return [s.model_copy(update={"path": place(s.path)}) for s in sources]
+
+    data = recipe.data.model_copy(
+        update={
+            "train": place_data(recipe.data.train),
+            "held_out": place_data(recipe.data.held_out),
+            "decontaminate": place_data(recipe.data.decontaminate),
+        }
+    )
+    asked = recipe.write_responses
+    if asked is not None:
+        asked = asked.model_copy(update={"prompts": place_data(asked.prompts)})
+    return recipe.model_copy(
+        update={
+            "write_responses": asked,
+            "pivot": place_model(recipe.pivot),
+            "sources": {name: place_model(model) for name, model in recipe.sources.items()},
+            "data": data,
+            "evaluate": recipe.evaluate.model_copy(update={"data": place(recipe.evaluate.data)}),
+        }
+    )
+
+
+def as_json(config: Strict) -> dict[str, Any]:
+    """A configuration as plain JSON values, for manifests."""
+    return json.loads(config.model_dump_json(by_alias=True))
+
+
+def as_written(config: Strict) -> dict[str, Any]:
+    """The same without the fields that were left to their defaults: what a YAML file would say."""
+    return json.loads(config.model_dump_json(by_alias=True, exclude_unset=True))
+
+
+def require_stage(name: str) -> str:
+    """The stage's name; RecipeError when there is none."""
+    if name not in STAGES:
+        raise RecipeError(
+            f"There is no stage '{name}'.{nearest(name, STAGES)} Stages: {', '.join(STAGES)}."
+        )
+    return name

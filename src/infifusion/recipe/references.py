@@ -1,0 +1,180 @@
+"""Names in a recipe that stand for something else in it: what does not fit, as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from infifusion.recipe.data import DataFile
+from infifusion.registry import nearest
+
+if TYPE_CHECKING:
+    from infifusion.recipe.recipe import Recipe
+
+RESERVED = ("pivot",)
+LONGEST_NAME = 200
+"""Bytes of a name that becomes a folder; file systems take 255, some of which go to endings."""
+
+
+def problems_of(recipe: Recipe) -> Iterable[str]:
+    """Every cross-reference in the recipe that does not fit, as a sentence."""
+    yield from _name_problems(recipe)
+    yield from _source_problems(recipe)
+    for name in recipe.distill:
+        yield from _run_problems(recipe, name)
+    yield from _merge_problems(recipe)
+    yield from _evaluate_problems(recipe)
+    yield from _temperature_problems(recipe)
+    yield from _domain_problems(recipe)
+
+
+def _name_problems(recipe: Recipe) -> Iterable[str]:
+    """Names that stand twice, or that no folder can have."""
+    names = [*recipe.distill, *recipe.merge]
+    for name in names:
+        if name in RESERVED or names.count(name) > 1:
+            yield f"'{name}' names two models; give each run and merge a name of its own"
+    for name in [*names, *recipe.fuse, *recipe.sources]:
+        if not _names_a_folder(name):
+            yield (
+                f"{name!r:.60} cannot name a folder; use at most {LONGEST_NAME} letters, digits, "
+                "'-' and '_'"
+            )
+
+
+def _source_problems(recipe: Recipe) -> Iterable[str]:
+    """Sources of targets and of write_responses that there are not, and gates without a cache."""
+    asked = recipe.write_responses
+    chosen_from = {f"fuse.{name}": fuse.sources for name, fuse in recipe.fuse.items()}
+    chosen_from["write_responses"] = asked.sources if asked is not None else None
+    for where, sources in chosen_from.items():
+        for source in sources or []:
+            if source not in recipe.sources:
+                hint = nearest(source, recipe.sources)
+                yield f"{where}.sources: there is no source '{source}'.{hint}"
+    if asked is not None and asked.sources is not None and not asked.sources:
+        yield "write_responses.sources: name a source, or leave it out for all of them"
+    if asked is not None and len(set(asked.sources or [])) < len(asked.sources or []):
+        yield "write_responses.sources: a source is named twice"
+    for name, fuse in recipe.fuse.items():
+        if fuse.gate == "domain" and fuse.teacher == "online":
+            yield (
+                f"fuse.{name}.gate: domain looks at all responses before any is taught, so it "
+                "needs teacher: cached; or take gate: bits_per_byte"
+            )
+
+
+def _run_problems(recipe: Recipe, name: str) -> Iterable[str]:
+    """Target, start and way of training of one run."""
+    distill = recipe.distill[name]
+    if distill.target is None:
+        if "loss" in distill.model_fields_set and distill.loss != "cross_entropy":
+            yield f"distill.{name}: the loss '{distill.loss}' needs a target"
+        if distill.each:
+            yield f"distill.{name}.each: needs a target that was made with each"
+    elif distill.target not in recipe.fuse:
+        hint = nearest(distill.target, recipe.fuse)
+        yield f"distill.{name}.target: there is no fused target '{distill.target}'.{hint}"
+    elif recipe.fuse[distill.target].each != distill.each:
+        yield f"distill.{name}.each and fuse.{distill.target}.each must be the same"
+    if distill.lora is not None and distill.parallel != "ddp":
+        yield f"distill.{name}: lora needs parallel: ddp; found {distill.parallel}"
+    if distill.lora is None and recipe.pivot.quantization is not None:
+        yield (
+            f"distill.{name}: all weights cannot be trained while pivot.quantization is "
+            f"{recipe.pivot.quantization}; add lora, or remove quantization"
+        )
+    if distill.start == "previous" and not distill.each:
+        yield f"distill.{name}.start: previous needs each: true"
+    earlier = list(recipe.distill)[: list(recipe.distill).index(name)]
+    earlier = [run for run in earlier if not recipe.distill[run].each]
+    if distill.start not in ("pivot", "previous", *earlier):
+        yield (
+            f"distill.{name}.start: '{distill.start}' is not pivot, previous or an earlier run "
+            f"({', '.join(earlier) or 'there is none'})"
+        )
+
+
+def _merge_problems(recipe: Recipe) -> Iterable[str]:
+    for name, merge in recipe.merge.items():
+        for model in merge.models:
+            if model not in recipe.distill:
+                hint = nearest(model, recipe.distill)
+                yield f"merge.{name}.models: there is no run '{model}' in distill.{hint}"
+        if merge.params.get("tau0") == "validate" and recipe.data.validation_share == 0:
+            yield f"merge.{name}.params.tau0: validate needs data.validation_share above 0"
+
+
+def _evaluate_problems(recipe: Recipe) -> Iterable[str]:
+    """Models to score or compare that there are not."""
+    groups = {name for name, distill in recipe.distill.items() if distill.each}
+    known = {"pivot", *(f"source:{s}" for s in recipe.sources), *recipe.distill, *recipe.merge}
+    known -= groups
+    scored = set(recipe.evaluate.models or known)
+    known |= {
+        f"{name}-{s}"
+        for name in groups
+        if recipe.distill[name].target in recipe.fuse
+        for s in (recipe.fuse[recipe.distill[name].target or ""].sources or recipe.sources)
+    }
+    for model in [
+        *(recipe.evaluate.models or []),
+        *(m for p in recipe.evaluate.compare for m in p),
+    ]:
+        if model not in known:
+            hint = nearest(model, known)
+            yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"
+    for model in dict.fromkeys(m for pair in recipe.evaluate.compare for m in pair):
+        if model in known - scored:
+            yield (
+                f"evaluate.compare: '{model}' is not scored, so it cannot be compared; name all "
+                "models to score in evaluate.models"
+            )
+    if any(len(pair) != 2 for pair in recipe.evaluate.compare):
+        yield "evaluate.compare: expected pairs [a, b]"
+
+
+def _names_a_folder(name: str) -> bool:
+    """Not a path, not hidden, nothing that a terminal or a file system takes amiss."""
+    fits = 0 < len(name.encode(errors="replace")) <= LONGEST_NAME and name.isprintable()
+    return fits and not name.startswith(".") and not any(c in name for c in "/\\:")
+
+
+def _temperature_problems(recipe: Recipe) -> Iterable[str]:
+    """Temperatures that cannot be used, as sentences."""
+    if recipe.pivot.temperature != 1:
+        yield "pivot.temperature: only sources have one; remove it"
+    fitted = [name for name, source in recipe.sources.items() if source.temperature == "fit"]
+    if fitted and recipe.data.validation_share == 0:
+        for name in fitted:
+            yield f"sources.{name}.temperature: fit needs data.validation_share above 0"
+
+
+def _domain_problems(recipe: Recipe) -> Iterable[str]:
+    """Domains of runs that no training data has, as sentences."""
+    asked = recipe.write_responses
+    for name, distill in recipe.distill.items():
+        if not distill.written and asked is None:
+            yield f"distill.{name}.written: false needs write_responses; remove it"
+    files: list[DataFile] = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
+    known = list(dict.fromkeys(file.domain for file in files))
+    listed = f"Known: {', '.join(known)}."
+    for name, distill in recipe.distill.items():
+        where = f"distill.{name}.domains"
+        if distill.domains == "own":
+            if not distill.each:
+                yield f"{where}: own needs each: true; name the domains instead. {listed}"
+            elif distill.target in recipe.fuse:
+                sources = recipe.fuse[distill.target].sources or list(recipe.sources)
+                for source in [s for s in sources if s not in known]:
+                    yield (
+                        f"{where}: own needs a domain with the name of the source '{source}'."
+                        f"{nearest(source, known)} {listed}"
+                    )
+        elif distill.domains is not None:
+            if not distill.domains:
+                yield f"{where}: name a domain, or leave it out for all. {listed}"
+            for domain in [d for d in dict.fromkeys(distill.domains) if d not in known]:
+                yield f"{where}: there is no domain '{domain}'.{nearest(domain, known)} {listed}"
+            if len(set(distill.domains)) < len(distill.domains):
+                yield f"{where}: a domain is named twice"

@@ -1,0 +1,153 @@
+"""The stages' own fields: teach, fuse, distill, merge, evaluate."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from infifusion.recipe.models import Dtype
+from infifusion.strict import Strict
+
+Parallel = Literal["ddp", "fsdp", "deepspeed"]
+
+
+class Teach(Strict):
+    """The teacher pass."""
+
+    top_k: int = Field(default=10, ge=1, le=1024)
+    """Entries kept per position (K)."""
+    batch_tokens: int = Field(default=8192, ge=1)
+    """Tokens in a forward pass, padding included."""
+    head_rows: int | None = Field(default=None, ge=1)
+    """Positions that go through the language-model head at once; by default as many as have 128 MiB
+    of logits."""
+    shard_examples: int = Field(default=512, ge=1)
+    """Examples per shard of the cache: what an interruption can cost."""
+
+
+class Fuse(Strict):
+    """One fused target: which sources, combined how."""
+
+    function: str = "uncertainty"
+    """A fusion function (`infifusion list`), or module:function."""
+    params: dict[str, Any] = {}
+    """Its own parameters."""
+    sources: list[str] | None = None
+    """Sources that take part; all of them by default."""
+    each: bool = False
+    """Make one target per source, called NAME-SOURCE, in place of one over all of them."""
+    gate: Literal["none", "bits_per_byte", "domain"] = "domain"
+    """Where a source may teach. domain: only domains where it predicts more than half of the
+    responses in fewer bits per byte than the pivot, which wrong labels do not mislead while most
+    are right. bits_per_byte: only the responses that it predicts better. none: everywhere, as the
+    paper's method has it."""
+    pivot_as_source: bool = False
+    """The frozen pivot takes part as one more source."""
+    keep: int | None = Field(default=None, ge=1)
+    """Entries kept in a target row; 2 K by default."""
+    alignment: Literal["bytes", "min_ed"] = "bytes"
+    """Which source position teaches a pivot position, and which pivot token a source token stands
+    for. bytes: the position that predicts from the same byte; the token of the same bytes, else the
+    first that the pivot's tokenizer makes of them. min_ed, a baseline: FuseLLM's pairing of tokens
+    and of vocabularies by smallest edit distance (align/min_ed.py); with gold_path: false, as
+    FuseLLM has none."""
+    gold_path: bool = True
+    """Where the pivot's gold token is several tokens of a source, give it the product of their
+    probabilities (the chain rule). false: it has what the vocabulary map gives it."""
+    teacher: Literal["cached", "online"] = "cached"
+    """online: no teacher pass and no cache; the sources run beside the pivot while it trains. Saves
+    the cache and the wait in a run of one epoch that is made once, costs a pass per epoch."""
+
+
+class Lora(Strict):
+    """Low-rank adapters through peft; the adapter is merged into the saved model."""
+
+    r: int = Field(default=16, ge=1)
+    """Rank of the adapters."""
+    alpha: float = Field(default=32, gt=0)
+    """Scale of the adapters: they are multiplied by alpha / r."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped in training."""
+    target_modules: str | list[str] = "all-linear"
+    """Modules that get adapters, by name; all-linear: every linear one but the head."""
+
+
+class Distill(Strict):
+    """One training run of the pivot."""
+
+    target: str | None = None
+    """Name of a fused target; none for plain supervised fine-tuning."""
+    each: bool = False
+    """One run per member of a target that was made with `each`, called NAME-SOURCE."""
+    loss: str = "kl"
+    """A loss (`infifusion list`), or module:function."""
+    params: dict[str, Any] = {}
+    """The loss's own parameters, such as temperature."""
+    domains: list[str] | Literal["own"] | None = None
+    """Train on the examples of these domains alone; all by default. own (with `each`): the domain
+    that has the source's name."""
+    written: bool = True
+    """false: train without the answers that sources wrote (write_responses), on the given responses
+    alone."""
+    gold_weight: float = Field(default=0.1, ge=0, le=1)
+    """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
+    start: str = "pivot"
+    """Model that training starts from: pivot, the name of another run, or `previous` (with
+    `each`: the run before it, a chain in place of a star)."""
+    lora: Lora | None = None
+    """Train low-rank adapters in place of all weights."""
+    parallel: Parallel = "ddp"
+    """How the processes of torchrun share the work: every one holds the whole model (ddp), or a
+    part of weights, gradients and optimizer state (fsdp: FSDP2; deepspeed: ZeRO-3)."""
+    packing: bool = False
+    """Fill rows with whole examples up to data.max_length tokens, each blind to the others, in
+    place of padding. A batch is one row of per_device_train_batch_size packs."""
+    training: dict[str, Any] = {}
+    """transformers.TrainingArguments of this run, over those of the recipe."""
+    loss_rows: int = Field(default=256, ge=1)
+    """Positions that go through the language-model head at once in the loss. Its memory is about
+    3 tensors of loss_rows x vocabulary in float32."""
+    stop_at_rise: float | None = Field(default=2.0, gt=1)
+    """Stop when the mean loss of 20 steps is this many times the lowest such mean so far, and at
+    least 1 above it; null: never. May be changed in a run that has begun."""
+
+
+class Merge(Strict):
+    """One merge of distilled pivots."""
+
+    method: str = "rsaf"
+    """A merge method (`infifusion list`), or module:function."""
+    models: list[str] = Field(min_length=1)
+    """Names of runs in `distill`; the name of a run with `each` stands for all its members."""
+    params: dict[str, Any] = {}
+    """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
+    dtype: Dtype | None = None
+    """dtype of the written weights; the pivot's by default."""
+    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
+    """Where the merge is calculated: cpu (compiled loops), cuda, or cuda:1 for the second GPU."""
+
+
+class Evaluate(Strict):
+    """What is scored, on what."""
+
+    tasks: list[str] = []
+    """Tasks (`infifusion list`). bits_per_byte over data.held_out is always computed."""
+    models: list[str] | None = None
+    """Models to score by name; by default the pivot, every source, runs and merges, except the
+    members of an `each`, which are scored in bits per byte only."""
+    data: str | None = None
+    """Folder with the tasks' files; the hub by default."""
+    limit: int | None = Field(default=None, ge=1)
+    """Items per task; all by default."""
+    batch_size: int = Field(default=64, ge=1)
+    """Prompts answered at once."""
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    """Longest generation; each task's own default otherwise."""
+    compare: list[list[str]] = []
+    """Pairs of models [a, b] to compare item by item; by default the pivot with every fused model,
+    and SFT with every fused model."""
+    unsafe_code: bool = False
+    """Run generated code without a sandbox where the kernel offers none."""
+    tasks_from: str | None = None
+    """module:TABLE with further tasks, such as infifusion.demo.tasks:TASKS."""
