@@ -82,7 +82,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(LARGEST_FILE + 1)
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise RecipeError(f"There is no file {path}. Give the path of a YAML file.") from None
+        raise RecipeError(
+            f"There is no file {path}. Give the path of a YAML file; infifusion init writes one."
+        ) from None
+    except IsADirectoryError:
+        raise RecipeError(
+            f"{path} is a folder. Give the path of a YAML file, such as {path}/recipe.yaml."
+        ) from None
     except (OSError, ValueError) as error:  # ValueError: not UTF-8, or a NUL in the path
         raise RecipeError(
             f"{path} cannot be read as a YAML text file in UTF-8: {error}. Give the path of one."

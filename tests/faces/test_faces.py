@@ -40,6 +40,7 @@ def test_the_help_names_every_command_and_exit_status() -> None:
     for status, meaning in STATUSES.items():
         assert f"{status}  {meaning}" in found
     assert set(STATUSES) == {0, 1, 2, 130, 143} and "Exit statuses:" in EPILOG
+    assert "..." not in found.partition("Commands:")[2], "a summary is cut off at 80 columns"
 
 
 def test_every_command_and_status_has_a_row_in_the_docs() -> None:

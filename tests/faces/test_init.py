@@ -261,3 +261,10 @@ def test_data_of_a_known_format_is_taken_as_it_is(suite: Path, tmp_path: Path) -
     write_recipe(wishes, tmp_path / "r.yaml", force=False)
     assert "# conversational (messages)" in (tmp_path / "r.yaml").read_text(encoding="utf-8")
     assert "user: q' -> 'a'" in check_recipe(load_recipe(tmp_path / "r.yaml"))
+
+
+def test_a_file_name_that_is_no_name_of_a_run_still_gives_one(suite: Path, tmp_path: Path) -> None:
+    wishes = Wishes(pivot=str(suite / "pivot"), sources={"a": str(suite / "a")},
+                    train=(("sums", str(suite / "train.jsonl")),))  # fmt: skip
+    write_recipe(wishes, tmp_path / "two roads.yaml", force=False)
+    assert load_recipe(tmp_path / "two roads.yaml").name == "two-roads"

@@ -1,4 +1,4 @@
-"""What `infifusion check` says of the data."""
+"""What `infifusion check` says of the data and of chat templates."""
 
 from __future__ import annotations
 
@@ -41,6 +41,22 @@ def test_a_hub_data_set_out_of_reach_is_said_and_no_error(suite: Path, make_reci
     recipe = make_recipe(suite, data={"train": [{"path": "no-such-org/no-data", "domain": "d"}]})
     said = check_recipe(Recipe(**recipe))
     assert "d: no-such-org/no-data, not looked at" in said
+
+
+def test_a_model_without_a_chat_template_is_named_with_the_key_that_gives_it_one(
+    suite: Path, make_recipe
+) -> None:
+    template = "{% for turn in messages %}{{ turn['content'] }}{% endfor %}"
+    models = {
+        name: {"model": str(suite / name), "chat_template": template}
+        for name in ("pivot", "a", "b", "c")
+    }
+    del models["b"]["chat_template"]
+    changes = {"pivot": models.pop("pivot"), "sources": models}
+    said = check_recipe(Recipe(**make_recipe(suite, **changes)))
+    told = [line for line in said.splitlines() if line.startswith("  template")]
+    assert len(told) == 1 and "sources.b has no chat template" in told[0]
+    assert "'{prompt}{response}'" in told[0] and "sources.b.chat_template" in told[0]
 
 
 def test_check_shows_the_first_prompt_that_waits_for_an_answer(

@@ -17,6 +17,7 @@ from infifusion.errors import RecipeError
 from infifusion.recipe import Recipe
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import load_target
+from infifusion.stages.teaching import who_may_teach
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
 
@@ -80,3 +81,18 @@ def test_the_gate_of_domains_needs_a_cache(fused: Path) -> None:
     values["fuse"]["domain"]["teacher"] = "online"
     with pytest.raises(RecipeError, match="fuse.domain.gate: domain looks at all responses"):
         Recipe.from_mapping(json.loads(json.dumps(values)), where="recipe.yaml")
+
+
+def test_what_a_gate_decided_is_said_by_source_and_domain() -> None:
+    open_SN = np.array([[1, 1, 0, 0, 0], [1, 0, 1, 1, 1], [0, 0, 0, 0, 0], [1, 1, 1, 1, 1]], bool)
+    told = who_may_teach(["maths", "both", "lost"], open_SN, ["m", "m", "c", "c", "c"])
+    assert told.startswith("maths teaches m; both teaches m (50%), c; lost teaches NOTHING")
+    assert "chat template" in told and "pivot teaches" not in told
+
+
+def test_a_run_says_what_its_gates_decided(fused: Path) -> None:
+    log = (fused / "out" / "log.txt").read_text(encoding="utf-8")
+    for gate in ("bits_per_byte", "domain"):
+        (line,) = [line for line in log.splitlines() if f"fuse {gate}: a teaches" in line]
+        assert all(f"{name} teaches" in line for name in "abc")
+    assert "fuse none: a teaches" not in log

@@ -10,7 +10,7 @@ from infifusion.commands.options import AsJson
 
 
 def doctor(as_json: AsJson = False) -> None:
-    """Is this machine ready? One line per check, each with what mends it."""
+    """Say whether this machine is ready. One line per check, each with what mends it."""
     from infifusion.stages.doctor import as_values, examine
 
     findings = examine()

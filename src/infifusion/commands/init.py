@@ -43,7 +43,10 @@ def init(
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
 ) -> None:
-    """Write a commented recipe with sizes that fit this machine, or one of the templates."""
+    """Write a commented recipe with sizes that fit this machine.
+
+    Asks on a terminal for what the options do not give; or --template takes a whole recipe.
+    """
     from infifusion.stages.init_templates import template_list
 
     if template == "list":

@@ -46,7 +46,7 @@ def merge(
     push_to_hub: PushResult = None,
     as_json: AsJson = False,
 ) -> None:
-    """Merge the weights of models that share an architecture; reads mergekit's YAML."""
+    """Merge weights of models of one architecture. MERGE.yaml is mergekit's format."""
     from infifusion.stages.merge_command import merge_command
 
     if push_to_hub and (plan or dry_run):
@@ -73,12 +73,12 @@ def merge(
 
 def diff(
     models: Annotated[
-        list[str], typer.Argument(metavar="A B [C ...]", help="The base, then changed models.")
+        list[str], typer.Argument(metavar="BASE MODEL", help="The base, then changed models.")
     ],
     html: Annotated[Path | None, typer.Option(help="Write a page with heat maps here.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How models differ from a base, tensor by tensor: what to know before choosing a merge."""
+    """Say how models differ from a base. What to know before choosing a merge."""
     from infifusion.stages.diff import diff_command
 
     text, values = diff_command(models, html=html)
@@ -94,7 +94,7 @@ def align(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """How well two tokenizers fit, before any GPU is paid."""
+    """Say how well two tokenizers fit, before any GPU is paid."""
     from infifusion.stages.align import align_table, align_tokenizers
 
     result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
@@ -105,7 +105,7 @@ def align(
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Folders or hub names.")],
+    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Folders or hub names.")],
     tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
     tasks_from: Annotated[
         str | None,
@@ -125,7 +125,7 @@ def evaluate(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Score models on tasks, and compare the first with each of the others item by item."""
+    """Score models on tasks. The first is compared with each of the others item by item."""
     from infifusion.report.table import console_table
     from infifusion.stages.evaluate_command import evaluate_models
 

@@ -34,7 +34,7 @@ def push(
         bool, typer.Option("--public", help="Everyone may see it; private by default.")
     ] = False,
 ) -> None:
-    """Upload a model folder to the Hugging Face hub, private unless --public."""
+    """Upload a model folder to the hub. Private unless --public."""
     typer.echo(upload(model_dir, repo, public=public))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,7 @@ from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
 def check(recipe: RecipePath, assignments: Assignments = None) -> None:
-    """Say what a recipe would do, and everything that is wrong with it, without running it."""
+    """Say what a recipe would do and what is wrong with it. Nothing is run."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
@@ -57,7 +58,7 @@ def plan(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Tokens, FLOPs, bytes, memory and hours of every stage, before anything is loaded."""
+    """Estimate tokens, memory, disk and hours of every stage. No weights are loaded."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
@@ -99,7 +100,7 @@ def run(
     push_to_hub: PushModels = None,
     assignments: Assignments = None,
 ) -> None:
-    """Run all stages of a recipe; finished ones are skipped, an interrupted one goes on."""
+    """Run a recipe, or go on with it. Finished stages are skipped."""
     from infifusion.recipe import load_recipe, require_stage
 
     loaded = load_recipe(recipe, assignments or [])
@@ -139,7 +140,7 @@ def sweep(
     ] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Compare arms over settings and seeds: one recipe with lists in place of values."""
+    """Compare arms over settings and seeds. A recipe with lists in place of values."""
     from infifusion.sweep import load_sweep
 
     loaded, worlds = load_sweep(sweep_file, assignments or [])
@@ -147,7 +148,7 @@ def sweep(
         for world in worlds:
             typer.echo(f"{world.folder}: {', '.join(world.arms)}")
         typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
-        typer.echo(f"Next: infifusion sweep {sweep_file}")
+        typer.echo(f"Next: infifusion sweep {shlex.quote(str(sweep_file))}")
         return
     from infifusion.stages.sweep import run_sweep
 
@@ -166,7 +167,7 @@ def demo(
     run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
 ) -> None:
-    """Train three tiny specialists and a weak pivot, fuse them, evaluate, report. Offline."""
+    """Make four tiny models, fuse them, report; offline. Takes about ten minutes on two cores."""
     from infifusion.demo import make_suite
     from infifusion.recipe import load_recipe
     from infifusion.stages.run import run_recipe

@@ -15,7 +15,7 @@ def watch(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or sweep.")],
     once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
-    """Follow a run or sweep from its folder alone, also another machine's; ends when it does."""
+    """Follow a run or sweep from its folder alone. Also another machine's; ends when it does."""
     from infifusion.progress.watch import watch_run
 
     watch_run(run_dir, once=once)
@@ -23,7 +23,7 @@ def watch(
 
 def report(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR...", help="A run, or several to compare.")
+        list[Path], typer.Argument(metavar="RUN_DIR", help="A run, or several to compare.")
     ],
     export: Annotated[
         Path | None, typer.Option(help="Write the figures here as SVG and CSV too.")
@@ -33,7 +33,7 @@ def report(
         typer.Option(help="Page of a comparison; comparison.html in this folder by default."),
     ] = None,
 ) -> None:
-    """Write the report of a run again, index.html and summary.json; or compare several runs."""
+    """Write the report of a run again, or compare several runs."""
     if len(run_dirs) == 1:
         from infifusion.report.page import write_report
 
@@ -54,7 +54,7 @@ def report(
 
 
 def list_methods(as_json: AsJson = False) -> None:
-    """Every fusion function, loss, merge method, chooser and task, one line each."""
+    """List what a recipe can name. Fusion functions, losses, merge methods, choosers, tasks."""
     from infifusion.stages.catalogue import catalogue
 
     table = catalogue()

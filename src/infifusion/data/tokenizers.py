@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,18 @@ def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrai
             "way transformers loads it. Save it again with the transformers version it was made "
             "with, or remove custom settings from its tokenizer_config.json."
         )
-    log.info(
-        "%s: %s tokenizes differently from tokenizer.json; the file is used as it is.",
-        model,
-        type(tokenizer).__name__,
-    )
+    _say_that_it_differs(model, type(tokenizer).__name__)
     return plain
+
+
+@functools.cache
+def _say_that_it_differs(model: str, kind: str) -> None:
+    """Once per process, however often the tokenizer is loaded."""
+    log.info(
+        "%s: %s does not tokenize as tokenizer.json says; the file is used as it is.",
+        model,
+        kind,
+    )
 
 
 def tokenizer_json(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.losses import LOSSES
 from infifusion.merge import METHODS
 from infifusion.registry import first_line
+from infifusion.stages.bits import bits_per_byte_by_domain
 
 Catalogue = dict[str, dict[str, dict[str, str]]]
 
@@ -37,11 +38,12 @@ def catalogue() -> Catalogue:
     }
     table["tasks"]["bits_per_byte"] = {
         "line": "Bits per byte of reference responses, comparable across tokenizers.",
-        "file": "src/infifusion/stages/bits.py",
+        "file": _file(bits_per_byte_by_domain),
     }
     return table
 
 
 def _file(function: Any) -> str:
     root = Path(infifusion.__file__).parents[1]
-    return "src/" + str(Path(inspect.getfile(function)).relative_to(root))
+    file = Path(inspect.getfile(function))
+    return f"src/{file.relative_to(root)}" if root.name == "src" else str(file)

@@ -30,7 +30,8 @@ def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     also the first example of data sets that are not here is looked at."""
     plan = recipe.resolve()
     data_lines, data_problems = look_at_data(recipe.data, ask_hub=ask_hub)
-    problems = [*_model_problems(recipe), *data_problems, *_name_problems(recipe, plan)]
+    model_lines, model_problems = _look_at_models(recipe)
+    problems = [*model_problems, *data_problems, *_name_problems(recipe, plan)]
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
@@ -40,15 +41,26 @@ def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
-    return _in_words(recipe, plan, data_lines)
+    return _in_words(recipe, plan, [*model_lines, *data_lines])
 
 
-def _model_problems(recipe: Recipe) -> list[str]:
+def _look_at_models(recipe: Recipe) -> tuple[list[str], list[str]]:
+    """(what there is to know of models without a chat template, problems)."""
     models = {"pivot": recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
-    return [f"{where}: {problem}" for where, m in models.items() for problem in _problems_of(m)]
+    lines, problems = [], []
+    for where, model in models.items():
+        problem, templated = _look_at(model)
+        problems += [f"{where}: {problem}"] if problem else []
+        if not problem and not templated:
+            lines += [
+                f"  template  {where} has no chat template: data.plain_template, "
+                f"{recipe.data.plain_template!r}, unless {where}.chat_template is given"
+            ]
+    return lines, problems
 
 
-def _problems_of(model: Model) -> list[str]:
+def _look_at(model: Model) -> tuple[str | None, bool]:
+    """(what is wrong, whether the model has a chat template)."""
     folder = Path(model.model)
     looks_local = folder.is_absolute() or model.model.startswith((".", "~"))
     try:
@@ -79,8 +91,9 @@ def _problems_of(model: Model) -> list[str]:
             quantization_config(model.quantization)
     except InfiFusionError as error:
         here = folder.is_dir() or looks_local
-        return [str(error) if here else f"{error} Paths are relative to the recipe file."]
-    return []
+        said = str(error) if here else f"{error} Paths are relative to the recipe file."
+        return said, False
+    return None, bool(model.chat_template or tokenizer.chat_template)
 
 
 def _chooser_problems(asked: WriteResponses) -> list[str]:
@@ -135,10 +148,10 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
     return list(dict.fromkeys(problems))
 
 
-def _in_words(recipe: Recipe, plan: Plan, data_lines: list[str]) -> str:
+def _in_words(recipe: Recipe, plan: Plan, looked_at: list[str]) -> str:
     lines = [
         f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
-        *data_lines,
+        *looked_at,
     ]
     asked = recipe.write_responses
     if asked is not None:

@@ -99,7 +99,10 @@ def _bits_of_tasks(
     ]
     if not sources:
         expected = ", ".join(t.file for t in table.values() if t.response_field)
-        raise RecipeError(f"bits_per_byte: {data} holds none of {expected}.")
+        raise RecipeError(
+            f"bits_per_byte: {data} holds none of {expected}. For data of "
+            "your own give a recipe data.held_out: its bits per byte are scored by infifusion run."
+        )
     examples: list[Example] = []
     for source in sources:
         examples += read_examples(source, seed=0)[0]

@@ -39,7 +39,7 @@ from infifusion.stages.identity import prepared_identity, stage_identity
 from infifusion.stages.mapping import map_between, pair_between
 from infifusion.stages.spread import my_part, wait_for
 from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
-from infifusion.stages.teaching import TeachingView
+from infifusion.stages.teaching import TeachingView, who_may_teach
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
 from infifusion.types import Example, Rendered, Target
@@ -100,6 +100,9 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     examples = load_examples(folder.examples("train"))
     sources = [open_source(recipe, folder, name, pivot, target.alignment) for name in names]
     open_SN = _gate(recipe, folder, target, sources, examples, pivot)
+    if open_SN is not None and rank() == 0:
+        told = who_may_teach(target.sources, open_SN, [example.domain for example in examples])
+        log.info("fuse %s: %s", target.name, told)
     view = TeachingView(recipe, names, examples, pivot, pivot_gold_R)
     arrays = open_arrays(out, len(pivot.start_R), len(names), target.keep, recipe.teach.top_k)
     chunks = range(-(-len(examples) // CHUNK_EXAMPLES))

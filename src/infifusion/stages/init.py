@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shlex
 import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -47,14 +49,15 @@ def write_recipe(wishes: Wishes, out: Path, *, force: bool) -> list[str]:
     if out.exists() and not force:
         raise RecipeError(f"{out} exists already. Give another --out, or --force to replace it.")
     out.parent.mkdir(parents=True, exist_ok=True)  # relative paths are looked up from there
+    shown = shlex.quote(str(out))
     if name == MERGE_ONLY:
         text = with_sections(text, _merge_sections(wishes, out))
         MergeFile.from_mapping(yaml.safe_load(text), where=str(out))
-        said = [f"Wrote {out}. Next: infifusion merge {out} OUT_DIR --plan"]
+        said = [f"Wrote {out}. Next: infifusion merge {shown} OUT_DIR --plan"]
     else:
         text = with_sections(text, _sections(wishes, out))
         recipe = _recipe(text, out)
-        said = [f"Wrote {out}. Next: infifusion check {out}"]
+        said = [f"Wrote {out}. Next: infifusion check {shown}"]
         if name == START:
             text, notes = _sized(text, recipe)
             _recipe(text, out)
@@ -73,7 +76,8 @@ def _sections(wishes: Wishes, out: Path) -> dict[str, str]:
     """The parts of a recipe that were asked for, as YAML."""
     found: dict[str, str] = {}
     if wishes.template is None:
-        found["name"] = f"name: {out.stem if out.stem != 'recipe' else 'fused'}"
+        stem = "fused" if out.stem == "recipe" else out.stem
+        found["name"] = f"name: {re.sub(r'[^A-Za-z0-9._-]+', '-', stem).lstrip('-._') or 'fused'}"
     if wishes.pivot is not None:
         found["pivot"] = f"pivot: {_flow({'model': _model(wishes.pivot, out)})}"
     if wishes.sources:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,7 @@ from infifusion.stages.merge_device import check_device, choose_place
 from infifusion.stages.merge_file import MergeFile, read_merge_file
 from infifusion.stages.merge_plan import MergePlan, plan_file
 from infifusion.stages.merge_weights import run_plan
+from infifusion.stages.plan_table import size
 from infifusion.weights.dtypes import bytes_of
 from infifusion.weights.walker import unfinished
 
@@ -50,7 +52,7 @@ def merge_command(
     plan = plan_file(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
         values = describe(plan, device, threads=threads, memory=limit)
-        command = f"infifusion merge {path} {out or 'OUT_DIR'}"
+        command = shlex.join(["infifusion", "merge", str(path), str(out or "OUT_DIR")])
         if dry_run:
             return (
                 f"{values['tensors']} tensors are present in all models, with fitting shapes and "
@@ -73,7 +75,8 @@ def merge_command(
     notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (
         f"Merged {len(plan.models)} models by {plan.method} into {out} "
-        f"({details['seconds']:.1f} s).{notes}\nNext: infifusion evaluate {out} --tasks gsm8k"
+        f"({details['seconds']:.1f} s).{notes}\n"
+        f"Next: infifusion evaluate {shlex.quote(str(out))} --tasks gsm8k"
     )
     return text, {"out": str(out), **details}
 
@@ -161,8 +164,8 @@ def as_text(plan: MergePlan, values: dict[str, Any]) -> str:
         f"base      {values['base'] or 'none'}",
         *(f"model     {name}" for name in values["models"]),
         f"tensors   {values['tensors']} in {values['layers']} layers: {dtypes}",
-        f"reads     {values['bytes_read'] / 1e9:.2f} GB",
-        f"writes    {values['bytes_written'] / 1e9:.2f} GB",
+        f"reads     {size(values['bytes_read'])}",
+        f"writes    {size(values['bytes_written'])}",
         f"memory    about {values['memory'] / 1e6:.0f} MB with {values['threads']} threads",
         f"time      about {values['seconds']:.0f} s",
         *(f"note      {note}" for note in values["notes"]),

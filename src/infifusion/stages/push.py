@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -114,7 +115,7 @@ def _check_folder(folder: Path) -> None:
 @contextmanager
 def _said_clearly(repo: str, folder: Path | None) -> Iterator[None]:
     """RunError in place of the hub client's errors."""
-    later = "" if folder is None else " " + LATER.format(folder=folder, repo=repo)
+    later = "" if folder is None else " " + LATER.format(folder=shlex.quote(str(folder)), repo=repo)
     where = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
     try:
         yield

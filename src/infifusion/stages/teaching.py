@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,22 @@ LONGEST_SAMPLE = 400
 LIKELIEST = 5
 """Guesses kept of every source at every token of a sample text."""
 WORST_TOKENS = 20
+
+
+def who_may_teach(names: Sequence[str], open_SN: NDArray[np.bool_], domains: Sequence[str]) -> str:
+    """What a gate decided, in words: [S, N] says which source may teach which example, rows past
+    the names (the pivot as a source) aside; domains: [N]."""
+    of_N, parts = np.asarray(domains), []
+    for name, open_N in zip(names, open_SN[: len(names)], strict=True):
+        shares = {domain: open_N[of_N == domain].mean() for domain in dict.fromkeys(domains)}
+        taught = [f"{d} ({share:.0%})" if share < 1 else d for d, share in shares.items() if share]
+        parts.append(
+            f"{name} teaches {', '.join(taught)}"
+            if taught
+            else f"{name} teaches NOTHING, as it beats the pivot in no domain (is its "
+            "chat template right? infifusion check names models without one)"
+        )
+    return "; ".join(parts)
 
 
 class TeachingView:
