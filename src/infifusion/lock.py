@@ -88,6 +88,23 @@ def dead_peer() -> str | None:
     return None
 
 
+def lost() -> str | None:
+    """What to say where it is vain to wait for files of this run: its folder vanished, or another
+    process of it has died. None where neither is so."""
+    if _held is not None and not _lock_of(_held, rank()).exists():
+        return vanished(_held)
+    return dead_peer()
+
+
+def vanished(folder: Path) -> str:
+    """What to say where the folder of a run is not there any more."""
+    return (
+        f"The run folder {folder} vanished while the run was under way: deleted, moved, or its "
+        "disk is not mounted any more. Bring it back and run the same command again: it goes on "
+        "where it was."
+    )
+
+
 def _lock_of(folder: Path, number: int) -> Path:
     return folder / (f"{LOCK}-{number}" if number else LOCK)
 

@@ -30,9 +30,9 @@ RANDOM = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.tmp|/|$)")
 class Points:
     """What one child passes. told: names that were used up; pipe: where the new one is said."""
 
-    def __init__(self, root: Path, told: set[str], pipe: int, *, power: bool, coarse: bool) -> None:
+    def __init__(self, root: Path, told: set[str], pipe: int, *, power: bool) -> None:
         self._root, self._told, self._pipe = str(root) + "/", told, pipe
-        self._power, self._coarse = power, coarse
+        self._power = power
         self._counts: Counter[str] = Counter()
         self._unsynced: set[str] = set()
         self._renamed: list[tuple[str, str]] = []
@@ -42,9 +42,7 @@ class Points:
         """End here, unless this point was told. torn: half of the file is lost."""
         if self._ended or not path.startswith(self._root):
             return
-        name = f"{step} {RANDOM.sub('*', path.removeprefix(self._root))}"
-        if self._coarse:
-            name = _coarse(name)
+        name = _alike(f"{step} {RANDOM.sub('*', path.removeprefix(self._root))}")
         self._counts[name] += 1
         name = f"{name} {min(self._counts[name], OCCURRENCES)}"
         if name in self._told:
@@ -89,8 +87,8 @@ class Points:
             self._renamed.append((old, new))
 
 
-def _coarse(name: str) -> str:
-    """Sources, targets, models, shards and steps of training alike."""
+def _alike(name: str) -> str:
+    """One name for sources, for targets, for models, for shards and for steps of training."""
     name = re.sub(r"(teach|fuse|distill|evaluate)/[^/ ]+", r"\1/*", name)
     name = re.sub(r"rendered/[^/ ]+", "rendered/*", name)
     name = re.sub(r"distill/\*/model/.*", "distill/*/model/*", name)
