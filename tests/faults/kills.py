@@ -50,9 +50,15 @@ def every_point(
             world.clear()
             return count
         told.add(name)
-        count.where[name.split("/")[0].split()[-1]] += 1
+        count.where[_stage_of(name)] += 1
     count.end(len(told), world.finish())
     return count
+
+
+def _stage_of(name: str) -> str:
+    """The stage whose folder a point lies in; `run` for the run folder's own files."""
+    folders = name.rpartition(" ")[0].split("/")
+    return folders[0].split()[-1] if len(folders) > 1 else "run"
 
 
 def random_moments(
