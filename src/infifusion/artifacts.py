@@ -38,6 +38,7 @@ from typing import Any
 from infifusion.durable import atomic_write, sync, temporary_folder
 from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
+from infifusion.lock import lost
 from infifusion.redact import redact
 from infifusion.runtime import log, rank
 
@@ -72,6 +73,8 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     """
     while redo and (reason := _unfit(folder, fingerprint)):
         if rank() != 0:
+            if why := lost():
+                raise RunError(why)
             time.sleep(LOOK_EVERY)
         elif reason.damaged is None:
             log.info("redo: %s was made with other settings (%s)", folder, reason.text)

@@ -66,10 +66,13 @@ def exit_statuses() -> Iterator[None]:
         _say(f"Error: {error}")
         sys.exit(error.exit_status)
     except Stopped as stopped:
-        _say(
-            "Stopped. What was finished is kept. Run the same command again: it goes on where it "
-            "was."
-        )
+        from infifusion.runtime import rank  # not before it is needed: the help is quick
+
+        if rank() == 0:  # torchrun stops all its processes: once is enough
+            _say(
+                "Stopped. What was finished is kept. Run the same command again: it goes on where "
+                "it was."
+            )
         sys.exit(stopped.exit_status)
     except Exception as error:
         if isinstance(error, OSError) and error.errno in UNUSABLE:

@@ -53,9 +53,11 @@ def hold(folder: Path) -> Iterator[None]:
                 path.unlink(missing_ok=True)
                 raise
             # The file stays, and says why this process is gone.
-            died = None if isinstance(error, InfiFusionError) else dead_peer()
-            _write(file, {**owner, "reason": died or f"{type(error).__name__}: {error}"})
-            if died is not None and isinstance(error, Exception):
+            stopped = not isinstance(error, Exception)
+            died = None if isinstance(error, InfiFusionError) else dead_peer(but_stopped=stopped)
+            reason = died or f"{type(error).__name__}: {error}"
+            _write(file, {**owner, "reason": reason, "stopped": stopped and died is None})
+            if died is not None and not stopped:
                 raise RunError(died) from error
             if died is not None:
                 log.error("%s", died)
@@ -66,9 +68,10 @@ def hold(folder: Path) -> Iterator[None]:
             _held = None
 
 
-def dead_peer() -> str | None:
+def dead_peer(*, but_stopped: bool = False) -> str | None:
     """What to say where another process of this run has died: nothing that it owes will come.
-    None where all live, have not begun, or are done."""
+    None where all live, have not begun, or are done. but_stopped: leave out those that a signal
+    has stopped as one has this process, such as torchrun's own to all."""
     if _held is None or world_size() == 1:
         return None
     for number in range(world_size()):
@@ -79,6 +82,8 @@ def dead_peer() -> str | None:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
             with contextlib.suppress(ValueError):  # it has just begun
                 owner = json.load(file)
+                if but_stopped and owner.get("stopped"):
+                    continue
                 why = owner.get("reason", "it was killed, or its machine is gone")
                 return (
                     f"Process {number} of {world_size()} (pid {owner['pid']} on "
@@ -86,6 +91,23 @@ def dead_peer() -> str | None:
                     "finished is kept. Run the same command again: it goes on where it was."
                 )
     return None
+
+
+def lost() -> str | None:
+    """What to say where it is vain to wait for files of this run: its folder vanished, or another
+    process of it has died. None where neither is so."""
+    if _held is not None and not _lock_of(_held, rank()).exists():
+        return vanished(_held)
+    return dead_peer()
+
+
+def vanished(folder: Path) -> str:
+    """What to say where the folder of a run is not there any more."""
+    return (
+        f"The run folder {folder} vanished while the run was under way: deleted, moved, or its "
+        "disk is not mounted any more. Bring it back and run the same command again: it goes on "
+        "where it was."
+    )
 
 
 def _lock_of(folder: Path, number: int) -> Path:

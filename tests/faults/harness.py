@@ -39,7 +39,7 @@ def kinds(world: World, options: argparse.Namespace) -> dict[str, Callable[[], C
 
         return run
 
-    points = {"coarse": not options.fine, "begin": options.begin}
+    points = {"begin": options.begin, "until": options.until}
     seeded = {"seed": options.seed}
     table: dict[str, tuple[Kind, dict[str, Any]]] = {
         "kill at every point": (every_point, {**points, "power": False}),
@@ -63,8 +63,8 @@ def main() -> None:
     parser.add_argument("--faults", type=int, default=200, help="Random kills.")
     parser.add_argument("--minutes", type=float, default=30.0, help="Bound of each kind.")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fine", action="store_true", help="Every source and model by itself.")
-    parser.add_argument("--begin", default=STAGES[0], choices=STAGES, help="Points from here on.")
+    parser.add_argument("--begin", default=STAGES[0], choices=STAGES, help="First stage of points.")
+    parser.add_argument("--until", default=STAGES[-1], choices=STAGES, help="Last stage of points.")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="infifusion-faults-"))

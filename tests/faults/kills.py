@@ -23,10 +23,11 @@ Budget = Callable[[], bool]
 
 
 def every_point(
-    world: World, kind: str, *, power: bool, coarse: bool, begin: str, enough: Budget
+    world: World, kind: str, *, power: bool, begin: str, until: str, enough: Budget
 ) -> Count:
     """Crawl: each process ends at the first point at which none has ended yet, the next goes on
-    from what is left, until one comes through. The stages before `begin` are done beforehand."""
+    from what is left, until one comes through. The stages before `begin` are done beforehand, those
+    after `until` undisturbed."""
     count = Count(kind)
     world.prepare_until(begin)
     told: set[str] = set()
@@ -34,9 +35,9 @@ def every_point(
         reads, writes = os.pipe()
 
         def before(writes: int = writes) -> None:
-            watch(Points(world.run, told, writes, power=power, coarse=coarse))
+            watch(Points(world.run, told, writes, power=power))
 
-        child = world.start(before=before)
+        child = world.start("--until", until, before=before)
         os.close(writes)
         status = child.wait()
         with os.fdopen(reads) as pipe:
@@ -49,9 +50,15 @@ def every_point(
             world.clear()
             return count
         told.add(name)
-        count.where[name.split("/")[0].split()[-1]] += 1
+        count.where[_stage_of(name)] += 1
     count.end(len(told), world.finish())
     return count
+
+
+def _stage_of(name: str) -> str:
+    """The stage whose folder a point lies in; `run` for the run folder's own files."""
+    folders = name.rpartition(" ")[0].split("/")
+    return folders[0].split()[-1] if len(folders) > 1 else "run"
 
 
 def random_moments(

@@ -6,6 +6,7 @@ A child's clocks stand still: what is left to differ between two runs is an erro
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import importlib
 import os
@@ -26,15 +27,17 @@ os.environ |= {
 
 import lm_eval.evaluator  # noqa: F401
 import torch
+from tqdm import tqdm
 
 import infifusion.cli
 
 for name in ("stages.run", "evals.generation", "evals.lm_tasks"):
     importlib.import_module(f"infifusion.{name}")
 torch.set_num_threads(1)
+tqdm.monitor_interval = 0  # no thread of its own: a fork may not split it from its locks
 
 NOON = 1_800_000_000.0  # what time.time() says in a child
-LIMIT = 240.0  # seconds; a child that takes longer has hung
+LIMIT = 120.0  # seconds; a child that takes longer has hung
 
 
 def freeze() -> None:
@@ -64,13 +67,13 @@ class Child:
         return self._status
 
     def wait(self, seconds: float = LIMIT) -> int:
-        """Its exit status; kills it, and raises, where it does not end in time."""
+        """Its exit status; kills it, and raises with what its threads did, where it hangs."""
         ends = time.monotonic() + seconds
         while (status := self.poll()) is None:
             if time.monotonic() > ends:
-                os.kill(self.pid, signal.SIGKILL)
+                os.kill(self.pid, signal.SIGABRT)
                 os.waitpid(self.pid, 0)
-                raise TimeoutError(f"no end after {seconds:.0f} s: {self.words()[-2000:]}")
+                raise TimeoutError(f"no end after {seconds:.0f} s: {self.words()[-6000:]}")
             time.sleep(0.005)
         return status
 
@@ -98,6 +101,7 @@ def start(
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for old, new in ((silent, 0), (file, 1), (file, 2)):
             os.dup2(old, new)
+        faulthandler.enable(file=2)  # SIGABRT shows where every thread is
         os.environ |= environment or {}
         sys.argv = ["infifusion", *arguments]
         time.time = lambda: NOON

@@ -15,6 +15,7 @@ import os
 import re
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -30,32 +31,32 @@ RANDOM = re.compile(r"(?<=\.)[a-z0-9_]{8}(?=\.tmp|/|$)")
 class Points:
     """What one child passes. told: names that were used up; pipe: where the new one is said."""
 
-    def __init__(self, root: Path, told: set[str], pipe: int, *, power: bool, coarse: bool) -> None:
+    def __init__(self, root: Path, told: set[str], pipe: int, *, power: bool) -> None:
         self._root, self._told, self._pipe = str(root) + "/", told, pipe
-        self._power, self._coarse = power, coarse
+        self._power = power
         self._counts: Counter[str] = Counter()
         self._unsynced: set[str] = set()
         self._renamed: list[tuple[str, str]] = []
         self._ended = False
+        self._one = threading.RLock()  # at a time, of the threads of the child
 
     def pass_by(self, step: str, path: str, *, torn: bool = False) -> None:
         """End here, unless this point was told. torn: half of the file is lost."""
         if self._ended or not path.startswith(self._root):
             return
-        name = f"{step} {RANDOM.sub('*', path.removeprefix(self._root))}"
-        if self._coarse:
-            name = _coarse(name)
-        self._counts[name] += 1
-        name = f"{name} {min(self._counts[name], OCCURRENCES)}"
-        if name in self._told:
-            return
-        self._ended = True
-        if torn:
-            os.truncate(path, os.path.getsize(path) // 2)
-        if self._power:
-            self._lose()
-        os.write(self._pipe, name.encode() + b"\n")
-        os.kill(os.getpid(), signal.SIGKILL)
+        name = _alike(f"{step} {RANDOM.sub('*', path.removeprefix(self._root))}")
+        with self._one:
+            self._counts[name] += 1
+            name = f"{name} {min(self._counts[name], OCCURRENCES)}"
+            if self._ended or name in self._told:
+                return
+            self._ended = True
+            if torn:
+                os.truncate(path, os.path.getsize(path) // 2)
+            if self._power:
+                self._lose()
+            os.write(self._pipe, name.encode() + b"\n")
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def _lose(self) -> None:
         for old, new in reversed(self._renamed):
@@ -69,12 +70,14 @@ class Points:
     def wrote(self, path: str) -> None:
         """The file holds what is not on the disk yet."""
         if path.startswith(self._root):
-            self._unsynced.add(path)
+            with self._one:
+                self._unsynced.add(path)
 
     def synced(self, path: str) -> None:
         """The file, or the entries of the folder, are on the disk."""
-        self._unsynced.discard(path)
-        self._renamed = [pair for pair in self._renamed if os.path.dirname(pair[1]) != path]
+        with self._one:
+            self._unsynced.discard(path)
+            self._renamed = [pair for pair in self._renamed if os.path.dirname(pair[1]) != path]
 
     def _moved(self, old: str, new: str) -> None:
         self._unsynced = {
@@ -84,13 +87,14 @@ class Points:
 
     def renamed(self, old: str, new: str, *, replaced: bool) -> None:
         """A file or folder has another name. One that replaced another is not taken back."""
-        self._moved(old, new)
-        if new.startswith(self._root) and not replaced:
-            self._renamed.append((old, new))
+        with self._one:
+            self._moved(old, new)
+            if new.startswith(self._root) and not replaced:
+                self._renamed.append((old, new))
 
 
-def _coarse(name: str) -> str:
-    """Sources, targets, models, shards and steps of training alike."""
+def _alike(name: str) -> str:
+    """One name for sources, for targets, for models, for shards and for steps of training."""
     name = re.sub(r"(teach|fuse|distill|evaluate)/[^/ ]+", r"\1/*", name)
     name = re.sub(r"rendered/[^/ ]+", "rendered/*", name)
     name = re.sub(r"distill/\*/model/.*", "distill/*/model/*", name)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from itertools import zip_longest
 from pathlib import Path
 
-DIARY = ("log.txt", "progress.json")
+DIARY = re.compile(r"log(-rank\d+)?\.txt|progress\.json")
 """What a run says of itself as it goes: every start adds to them."""
 TEXT = (".json", ".jsonl", ".html", ".md", ".yaml")
 
@@ -15,7 +16,7 @@ def contents(folder: Path) -> dict[str, str]:
     """Path -> SHA-256 of a file, `folder` for a folder, `-> target` for a link."""
     found = {}
     for path in sorted(folder.rglob("*")):
-        if path.name in DIARY:
+        if DIARY.fullmatch(path.name):
             continue
         name = str(path.relative_to(folder))
         if path.is_symlink():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from infifusion.artifacts import open_stage
 from infifusion.errors import ArtifactError, RunError
 from infifusion.lock import LOCK, dead_peer, hold
 from infifusion.stages.spread import wait_for
@@ -99,6 +100,28 @@ def test_the_death_of_another_process_ends_the_wait_for_its_work(
     monkeypatch.setenv("WORLD_SIZE", "1")
     with hold(tmp_path):  # what the two left stops no one
         assert [path.name for path in tmp_path.iterdir()] == [LOCK]
+
+
+def test_a_wait_for_files_ends_when_the_folder_of_the_run_vanishes(tmp_path: Path) -> None:
+    # What a lone process waits for is its own: it lay in the folder a moment ago.
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"run folder .*/run vanished"), hold(folder):
+        folder.rename(tmp_path / "away")
+        wait_for([folder / "its own work"], "test")
+
+
+def test_a_process_that_waits_for_another_to_redo_a_stage_stops_when_that_one_dies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = tmp_path / "stage"
+    open_stage(stage, {"top_k": 1})
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    process = start_holder(tmp_path)
+    monkeypatch.setenv("RANK", "1")
+    with pytest.raises(RunError, match="Process 0 of 2"), hold(tmp_path):
+        process.kill()
+        process.wait()
+        open_stage(stage, {"top_k": 2}, redo=True)
 
 
 def test_a_process_that_has_not_begun_or_is_done_is_not_taken_for_dead(

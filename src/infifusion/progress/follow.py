@@ -185,7 +185,7 @@ class FollowedRun:
         return live_view(self.state, width=console.width)
 
     def _write(self) -> None:
-        if rank() == 0:
+        if rank() == 0 and self._folder.exists():  # one that vanished is not made anew
             self.state.updated = time.time()
             with contextlib.suppress(OSError):  # a full disk stops the work itself, with a message
                 write_state(self._folder, self.state)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator
 from infifusion.artifacts import Json
 from infifusion.disk import FULL, errno_of
 from infifusion.errors import RunError
-from infifusion.lock import LOCK
+from infifusion.lock import LOCK, vanished
 from infifusion.recipe import Recipe
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan import plan_of_run
@@ -35,11 +35,7 @@ def disk_errors(
     except Exception as error:
         number = errno_of(error)
         if not (folder.root / LOCK).exists():
-            raise RunError(
-                f"The run folder {folder.root} vanished while the run was under way: deleted, "
-                "moved, or its disk is not mounted any more. Bring it back and run the same "
-                "command again: it goes on where it was."
-            ) from error
+            raise RunError(vanished(folder.root)) from error
         if number not in FULL:
             raise
         raise RunError(_in_words(error, number, recipe, folder, done())) from error

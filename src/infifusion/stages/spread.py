@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from infifusion.artifacts import LOOK_EVERY
 from infifusion.errors import RunError
-from infifusion.lock import dead_peer
+from infifusion.lock import lost
 from infifusion.runtime import log, rank, world_size
 
 Item = TypeVar("Item")
@@ -33,16 +33,17 @@ def wait_for(
 ) -> None:
     """Return when all files are `there`; says every minute what is waited for.
 
-    Raises RunError, within a second, where another process of the run has died.
+    Raises RunError, within a second, where another process of the run has died or its folder has
+    vanished.
     """
     said = time.monotonic()
     missing = [path for path in paths if not there(path)]
     while missing:
         time.sleep(LOOK_EVERY)
-        died = dead_peer()  # before the files are looked at: it may have been done
+        why = lost()  # before the files are looked at: a process that has ended may be done
         missing = [path for path in missing if not there(path)]
-        if missing and died:
-            raise RunError(died)
+        if missing and why:
+            raise RunError(why)
         if missing and time.monotonic() - said > SAY_EVERY:
             said = time.monotonic()
             log.info("%s: waiting for %s and %d more", what, missing[0], len(missing) - 1)
