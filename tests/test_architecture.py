@@ -29,6 +29,7 @@ HANDS = {
     "hashes",
     "receipts",
     "memory",
+    "finite",
     "progress",
     "versions",
 }

@@ -179,7 +179,7 @@ def evaluate(
     the per-item results. Generated code runs in the sandbox or not at all. Returns
     {models: {NAME: {path, scores, bits_per_byte}}, comparisons: [...]}.
     """
-    from infifusion.stages.evaluate import evaluate_models
+    from infifusion.stages.evaluate_command import evaluate_models
 
     return evaluate_models(
         [str(model) for model in ([models] if isinstance(models, str | Path) else models)],

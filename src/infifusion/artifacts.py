@@ -4,7 +4,9 @@ A stage folder is finished when, and only when, it holds `manifest.json`, which 
 The manifest holds the fingerprint (everything that decides what the stage writes), the counts of
 what was done and ignored, the seconds it took, SHA-256 and size of every file it vouches for, and a
 signature of itself. While a stage is under way its fingerprint lies in `started.json`, signed too,
-so that another recipe cannot go on from it. The rules of opening a folder:
+so that another recipe cannot go on from it. Fingerprints are written redacted (infifusion.redact),
+with a hash of what they were: two are the same by either, so that another home folder, or another
+token in the environment, makes no other run. The rules of opening a folder:
 
     same fingerprint, manifest        done: skip
     same fingerprint, no manifest     resume: the stage goes on from what is complete
@@ -22,6 +24,7 @@ synced, so that neither a killed process nor a loss of power leaves a signature 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -41,6 +44,7 @@ from infifusion.runtime import log, rank
 MANIFEST = "manifest.json"
 STARTED = "started.json"
 SIGNATURE = "signature"
+EXACT = "fingerprint_sha256"
 EARLIER = {"fingerprint", "counts", "seconds", "files"}
 """The keys of records that were written before they were signed."""
 REDO = "Run again with --redo, which makes anew what is damaged and what follows from it."
@@ -91,7 +95,7 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     if (folder / STARTED).exists():
         return State.RESUME
     folder.mkdir(parents=True, exist_ok=True)
-    write_record(folder / STARTED, {"fingerprint": fingerprint})
+    write_record(folder / STARTED, _named(fingerprint))
     return State.FRESH
 
 
@@ -125,7 +129,7 @@ def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
 
 def _open_again(folder: Path, fingerprint: Json, damaged: list[str]) -> None:
     """Make a finished stage an unfinished one that lacks some files."""
-    write_record(folder / STARTED, {"fingerprint": fingerprint})
+    write_record(folder / STARTED, _named(fingerprint))
     (folder / MANIFEST).unlink(missing_ok=True)
     for name in damaged:
         (folder / name).unlink(missing_ok=True)
@@ -151,13 +155,29 @@ def share_stage(
         folder.symlink_to(os.path.relpath(place, folder.parent.resolve()))
 
 
+def same_fingerprint(record: Json, fingerprint: Json) -> bool:
+    """Whether the fingerprint in a manifest is this one."""
+    return not _differing(record, fingerprint)
+
+
+def _differing(record: Json, fingerprint: Json) -> list[str]:
+    if record.get(EXACT) == _named(fingerprint)[EXACT]:
+        return []
+    return differing_fields(plain(record.get("fingerprint", {})), plain(fingerprint))
+
+
 def _differences(folder: Path, fingerprint: Json) -> list[str]:
     """What differs between the fingerprint and the one that lies in the folder, if one does."""
-    for name in (MANIFEST, STARTED):
-        if (folder / name).exists():
-            found = read_record(folder / name).get("fingerprint", {})
-            return differing_fields(plain(found), plain(fingerprint))
+    for name in (MANIFEST, STARTED, MANIFEST):  # again: it may have been signed in between
+        with contextlib.suppress(FileNotFoundError):
+            return _differing(read_record(folder / name), fingerprint)
     return []
+
+
+def _named(fingerprint: Json) -> Json:
+    """What is written of a fingerprint: redacted, and a hash of it as it is."""
+    text = json.dumps(fingerprint, sort_keys=True, default=str)
+    return {"fingerprint": fingerprint, EXACT: sha256_of_text(text)}
 
 
 def close_stage(
@@ -178,7 +198,7 @@ def close_stage(
     write_record(
         folder / MANIFEST,
         {
-            "fingerprint": fingerprint,
+            **_named(fingerprint),
             "counts": counts,
             "seconds": round(seconds, 3),
             "files": {name: sha256_of(path) for name, path in named.items()},
@@ -198,12 +218,13 @@ def _tidy(folder: Path) -> None:
 def read_manifest(folder: Path, *, made_by: str) -> Json:
     """The manifest of a finished stage; ArtifactError when the stage is not finished."""
     path = folder / MANIFEST
-    if not path.exists():
+    try:
+        manifest = read_record(path)
+    except (FileNotFoundError, NotADirectoryError):
         raise ArtifactError(
             f"{folder} holds no {MANIFEST}: the stage '{made_by}' is not finished there. Run "
             "`infifusion run` on the recipe again; it goes on where it stopped."
-        )
-    manifest = read_record(path)
+        ) from None
     if not manifest.keys() >= EARLIER:
         raise _damaged(path, f"it lacks {', '.join(sorted(EARLIER - manifest.keys()))}")
     return manifest
@@ -269,8 +290,7 @@ def read_json(path: Path) -> Json:
 
 def write_json(path: Path, value: Json) -> None:
     """Write a JSON object whole or not at all, without secrets and home paths."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(_as_text(plain(value)), encoding="utf-8")
+    _write(path, plain(value))
 
 
 def read_record(path: Path) -> Json:
@@ -283,12 +303,17 @@ def read_record(path: Path) -> Json:
 
 def write_record(path: Path, value: Json) -> None:
     """Write a JSON object with a signature: a hash over its text, byte for byte."""
-    write_json(path, _signed(plain(value)))
+    _write(path, _signed(plain(value)))
 
 
 def signature_of(path: Path) -> str:
     """The signature of a file that `write_record` wrote; the same for the same content."""
     return _signed(read_record(path))[SIGNATURE]
+
+
+def _write(path: Path, value: Json) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(_as_text(value), encoding="utf-8")
 
 
 def _read(path: Path) -> tuple[Json, bool]:

@@ -8,6 +8,7 @@ locked is a leftover, however old.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import shutil
@@ -53,11 +54,17 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         temporary = place / "new"
         temporary.mkdir()
         yield temporary
-        sync(*(file for file in temporary.rglob("*") if file.is_file()))
+        sync(*files_in(temporary))
         if path.exists():
             path.rmdir()
         temporary.replace(path)
         _sync_one(path.parent)
+
+
+def files_in(folder: Path) -> list[Path]:
+    """Every file in a folder and the folders in it, sorted: a tokenizer with several chat templates
+    saves a folder of them."""
+    return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
 def sync(*paths: Path) -> None:
@@ -70,6 +77,10 @@ def _sync_one(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Mounted drives (SMB, some FUSE) do not sync folders; files they do.
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -50,11 +50,12 @@ def damage(folder: Path, manifest: Mapping[str, Any], name: str) -> str:
     if problem := wrong_size(folder, manifest, name):
         return problem
     path = folder / name
-    found = path.stat()
-    if (
-        _sha256_once(path, found.st_mtime_ns, found.st_size, found.st_ino)
-        == manifest["files"][name]
-    ):
+    try:
+        at = path.stat()
+        found = _sha256_once(path, at.st_mtime_ns, at.st_size, at.st_ino)
+    except FileNotFoundError:  # another process deletes what is damaged, with --redo
+        return f"{path} is missing."
+    if found == manifest["files"][name]:
         return ""
     return f"{path} is not the file that was written: its SHA-256 differs from the manifest."
 

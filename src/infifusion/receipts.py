@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from infifusion.artifacts import STARTED, Json, read_record, signature_of, write_record
+from infifusion.artifacts import MANIFEST, STARTED, Json, read_record, signature_of, write_record
 from infifusion.errors import ArtifactError
 from infifusion.hashes import quick_hash
 from infifusion.runtime import log
@@ -26,7 +26,10 @@ Hashes = dict[str, str]
 def mark_of(stage: Path) -> str:
     """What tells an unfinished stage from every other: the signature of its fingerprint. Empty
     where the work belongs to no stage."""
-    return signature_of(stage / STARTED) if (stage / STARTED).exists() else ""
+    try:
+        return signature_of(stage / STARTED)
+    except FileNotFoundError:
+        return ""
 
 
 def receipt_of(stage: Path, piece: str) -> Path:
@@ -57,10 +60,16 @@ def is_whole(receipt: Path, hashes: Callable[[], Hashes], *, mark: str) -> bool:
     return {key: found.get(key) for key in wanted} == wanted
 
 
-def must_be_made(receipt: Path, hashes: Callable[[], Hashes], *, mark: str) -> bool:
+def must_be_made(
+    receipt: Path, hashes: Callable[[], Hashes], *, mark: str, stage: Path | None
+) -> bool:
     """Whether a piece that is this process's to make is not there as it should be. Where it was,
-    and has been damaged since, that is said and the receipt goes."""
-    if is_whole(receipt, hashes, mark=mark):
+    and has been damaged since, that is said and the receipt goes.
+
+    Nothing must be made of a stage that is signed: of several processes that go on with a stage of
+    which every piece is there, the first may sign it, and its receipts go, before the others look.
+    """
+    if is_whole(receipt, hashes, mark=mark) or (stage is not None and (stage / MANIFEST).exists()):
         return False
     if receipt.exists():
         log.warning(
@@ -84,7 +93,9 @@ class FilePieces:
 
     def must_be_made(self, path: Path) -> bool:
         """Whether this process has to make the file."""
-        return must_be_made(self._receipt(path), lambda: self._hashes(path), mark=self._mark)
+        return must_be_made(
+            self._receipt(path), lambda: self._hashes(path), mark=self._mark, stage=self._stage
+        )
 
     def sign(self, path: Path) -> None:
         """Vouch for the file that was made."""

@@ -22,14 +22,14 @@ from typing import Any
 
 GONE = "REDACTED"
 SHAPES = re.compile(
-    r"\bhf_[A-Za-z0-9]{16,}|\bapi_org_[A-Za-z0-9]{16,}"
-    r"|\bsk-[A-Za-z0-9_-]{16,}"
-    r"|\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{20,}"
-    r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
-    r"|\bxox[abprs]-[A-Za-z0-9-]{10,}"
-    r"|\bAIza[A-Za-z0-9_-]{30,}"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|api_org_[A-Za-z0-9]{16,}"
+    r"|sk-[A-Za-z0-9_-]{16,}"
+    r"|gh[pousr]_[A-Za-z0-9]{20,}|github_pat_[A-Za-z0-9_]{20,}"
+    r"|(?:AKIA|ASIA)[0-9A-Z]{16}\b"
+    r"|xox[abprs]-[A-Za-z0-9-]{10,}"
+    r"|AIza[A-Za-z0-9_-]{30,})"
     r"|(?<=[Bb]earer )[A-Za-z0-9._~+/=-]{8,}"
-    r"|(?<=://)[^\s/@'\"]+:[^\s/@'\"]+(?=@)"
+    r"|(?<=://)[^\s/@'\":]+:[^\s/@'\"]+(?=@)"
 )
 SECRET_KEYS = (
     r"(?:hf_token|hub_token|push_to_hub_token|use_auth_token|auth_token|access_token|api_token"
@@ -37,7 +37,7 @@ SECRET_KEYS = (
 )
 KEY = re.compile(rf"{SECRET_KEYS}$", re.IGNORECASE)
 ASSIGNED = re.compile(
-    rf"(\b\w*{SECRET_KEYS}[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',}}]+)", re.IGNORECASE
+    rf"({SECRET_KEYS}[\"']?\s*[=:]\s*)(\"[^\"\n]*\"|'[^'\n]*'|[^\s\"',}}]+)", re.IGNORECASE
 )
 SECRET_VARIABLE = re.compile(r"(TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$")
 SHORTEST = 8  # characters; shorter values of such variables are no secrets, but words of a text
@@ -57,7 +57,9 @@ def _redact(value: Any, secrets: tuple[str, ...], home: re.Pattern[str] | None) 
     if isinstance(value, str):
         for secret in secrets:
             value = value.replace(secret, GONE)
-        value = ASSIGNED.sub(rf"\1{GONE}", SHAPES.sub(GONE, value))
+        value = SHAPES.sub(GONE, value)
+        if "=" in value or ":" in value:
+            value = ASSIGNED.sub(rf"\1{GONE}", value)
         return value if home is None else home.sub("~", value)
     if isinstance(value, list):
         return [_redact(one, secrets, home) for one in value]

@@ -208,14 +208,32 @@ def test_a_failed_run_says_why_and_keeps_the_traceback(tmp_path: Path, capsys) -
     assert list(track([1, 2], "no run", 2)) == [1, 2]
 
 
-def test_further_processes_have_logs_of_their_own(tmp_path: Path, monkeypatch) -> None:
+def test_what_a_failed_run_says_names_no_home_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    with pytest.raises(RunError), follow(tmp_path, name="r", steps=[], command="c"):
+        raise RunError(f"no room in {tmp_path}/home/x")
+    assert read_state(tmp_path).message == "RunError: no room in ~/x"
+
+
+def test_further_processes_have_logs_of_their_own(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.setenv("RANK", "1")
     monkeypatch.setenv("WORLD_SIZE", "2")
     set_up_logging()
-    with follow(tmp_path, name="r", steps=[], command="c"):
+    monkeypatch.setattr("infifusion.progress.follow.LOOK_EVERY", 0.01)
+    monkeypatch.setattr("infifusion.progress.follow.SAY_EVERY", 0.01)
+    with (
+        follow(tmp_path, name="r", steps=[], command="c"),
+        progress_bar("teach a", 10, "tokens") as meter,
+    ):
         log.info("from the second")
+        meter.advance(4)
+        time.sleep(0.5)
     assert [path.name for path in tmp_path.iterdir()] == ["log-rank1.txt"]
-    assert "[rank 1 of 2]" in (tmp_path / "log-rank1.txt").read_text(encoding="utf-8")
+    text = (tmp_path / "log-rank1.txt").read_text(encoding="utf-8")
+    assert "[rank 1 of 2]" in text and "teach a: 4/10 tokens" in text
+    # How far it is is said by the first process alone.
+    said = capsys.readouterr().err
+    assert "from the second" in said and "teach a" not in said
 
 
 def test_the_age_of_the_last_sign_survives_a_wrong_clock() -> None:

@@ -15,6 +15,7 @@ import yaml
 from conftest import write_jsonl
 
 from infifusion.artifacts import (
+    EXACT,
     MANIFEST,
     STARTED,
     open_stage,
@@ -289,7 +290,8 @@ def test_redo_makes_anew_what_is_damaged_and_no_more(finished: Path, damaged: Pa
 
 def reopened(stage: Path) -> None:
     """Make a finished teacher pass one that was killed before its manifest."""
-    write_record(stage / STARTED, {"fingerprint": read_record(stage / MANIFEST)["fingerprint"]})
+    manifest = read_record(stage / MANIFEST)
+    write_record(stage / STARTED, {key: manifest[key] for key in ("fingerprint", EXACT)})
     (stage / MANIFEST).unlink()
 
 

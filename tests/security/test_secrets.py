@@ -31,7 +31,7 @@ def test_no_secret_and_no_home_path_is_written_or_said(suite, make_recipe, tmp_p
     home = tmp_path / "home" / "planted-user"
     shutil.copytree(suite, home / "models")
     values = make_recipe(home / "models")
-    values["training"] = {**values["training"], "max_steps": 2, "hub_token": TOKEN}
+    values["training"] = {**values["training"], "max_steps": 2, "hub_model_id": TOKEN}
     values["sources"].pop("c")
     values["fuse"].pop("pair")
     values["distill"] = {"lora": {"target": "unified", "lora": {"r": 2}}}
@@ -54,7 +54,7 @@ def test_no_secret_and_no_home_path_is_written_or_said(suite, make_recipe, tmp_p
         assert not [one for one in planted if one in said]
     resolved = read_json(home / "run" / "resolved.json")
     assert resolved["recipe"]["pivot"]["model"] == "~/models/pivot"
-    assert resolved["recipe"]["training"]["hub_token"] == "REDACTED"
+    assert resolved["recipe"]["training"]["hub_model_id"] == "REDACTED"
     # The copy of the recipe, with ~ for the home folder, is the same: every stage is done.
     copied = run(
         *("run", home / "run" / "recipe.yaml", "--run-dir", home / "run"),
@@ -70,5 +70,6 @@ def test_a_manifest_of_before_with_whole_paths_is_still_the_same_run(tmp_path, m
     folder = tmp_path / "teach"
     fingerprint = {"model": f"{tmp_path}/model", "k": 3}
     folder.mkdir()
-    (folder / "manifest.json").write_text(json.dumps({"fingerprint": fingerprint, "files": {}}))
+    before = {"fingerprint": fingerprint, "counts": {}, "seconds": 1.0, "files": {}}
+    (folder / "manifest.json").write_text(json.dumps(before))
     assert open_stage(folder, fingerprint) is State.DONE

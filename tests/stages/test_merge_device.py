@@ -17,8 +17,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from infifusion.artifacts import sha256_of
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.hashes import sha256_of
 from infifusion.recipe import Merge
 from infifusion.stages.merge import merge_checkpoints
 from infifusion.stages.merge_command import merge_command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -126,3 +127,22 @@ def _score(model, tokenizer, prompt: str, choice: str) -> float:
     with torch.no_grad():
         log_LV = model(torch.tensor([whole])).logits[0].log_softmax(-1)
     return sum(float(log_LV[n - 1, whole[n]]) for n in range(len(asked), len(whole)))
+
+
+@pytest.mark.slow
+def test_a_pivot_with_several_chat_templates_keeps_them_all(
+    suite: Path, make_recipe, tmp_path: Path
+) -> None:
+    pivot = tmp_path / "pivot"
+    shutil.copytree(suite / "pivot", pivot)
+    tokenizer = AutoTokenizer.from_pretrained(pivot)
+    tokenizer.chat_template = {"default": CHAT, "tool_use": "{{ tools }}" + CHAT}
+    tokenizer.save_pretrained(pivot)
+    values = make_recipe(suite, pivot={"model": str(pivot)}, distill={"sft": {}})
+    values = {**values, "merge": {}, "fuse": {}, "training": {"max_steps": 1}}
+    infifusion.run(values, tmp_path / "run", until="distill")
+    made = tmp_path / "run/distill/sft/model"
+    found = AutoTokenizer.from_pretrained(made).chat_template
+    assert found == tokenizer.chat_template
+    files = json.loads((made.parent / "manifest.json").read_text())["files"]
+    assert "model/additional_chat_templates/tool_use.jinja" in files

@@ -10,8 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from infifusion.artifacts import sha256_of
 from infifusion.errors import CheckpointError
+from infifusion.hashes import sha256_of
 from infifusion.merge import METHODS, NEEDS_BASE
 from infifusion.merge.arrays import encode
 from infifusion.merge.blocks import Blocks, Raw

@@ -45,6 +45,30 @@ def test_another_fingerprint_is_refused_naming_what_differs(tmp_path, finished: 
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_home_folder_or_token_makes_no_other_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    monkeypatch.setenv("HOME", "/home/one")
+    monkeypatch.setenv("SOME_TOKEN", "quantity")
+    print_of = {"model": "/home/one/x", "files": {"/home/one/y": "1"}, "prompt": "the quantity"}
+    stage, found = tmp_path / "stage", State.RESUME
+    assert open_stage(stage, print_of) is State.FRESH
+    if finished:
+        close_stage(stage, print_of, counts={}, seconds=0.0, files=[])
+        found = State.DONE
+    assert "/home/one" not in "".join(path.read_text() for path in stage.iterdir())
+    monkeypatch.setenv("HOME", "/home/two")
+    monkeypatch.delenv("SOME_TOKEN")
+    assert open_stage(stage, print_of) is found
+    with pytest.raises(ArtifactError, match="model: the folder has"):
+        open_stage(stage, {**print_of, "model": "/home/one/z"})
+    # The whole home folder moved.
+    monkeypatch.setenv("SOME_TOKEN", "quantity")
+    moved = {"model": "/home/two/x", "files": {"/home/two/y": "1"}, "prompt": "the quantity"}
+    assert open_stage(stage, moved) is found
+
+
 def test_a_changed_or_missing_file_is_noticed(tmp_path: Path) -> None:
     open_stage(tmp_path, PRINT)
     close(tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -74,6 +75,30 @@ def test_contents_are_synced_before_the_name_and_the_name_after(
         with atomic_folder(tmp_path / "x") as path:
             (path / "a").write_text("content")
         assert steps == ["sync a", "sync new", "rename to x", f"sync {tmp_path.name}"]
+
+
+def test_a_file_system_that_does_not_sync_folders_is_written_to_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fsync = os.fsync
+
+    def on_a_mounted_drive(descriptor: int) -> None:
+        if Path(os.readlink(f"/proc/self/fd/{descriptor}")).is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", on_a_mounted_drive)
+    with atomic_write(tmp_path / "x") as path:
+        path.write_text("content")
+    assert (tmp_path / "x").read_text() == "content"
+
+    def broken(descriptor: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"), atomic_write(tmp_path / "y") as path:
+        path.write_text("content")
+    assert not (tmp_path / "y").exists()
 
 
 def test_scratch_of_a_signed_stage_goes_when_it_is_signed_or_when_it_is_next_seen(

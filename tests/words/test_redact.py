@@ -1,4 +1,5 @@
 import json
+import time
 
 import pytest
 
@@ -81,3 +82,16 @@ def test_twice_is_once_and_other_values_stay(home):
     assert redact(once) == once
     assert once == {"~/a": [f"{GONE} hub_token={GONE}", 1, 2.5, None, True], "n": {}}
     assert redact(json.loads(json.dumps(once))) == once
+
+
+@pytest.mark.parametrize("text", ["://" + ":" * 50_000, "://a:" * 20_000, "password " * 20_000])
+def test_hostile_text_takes_no_longer_than_other_text(text):
+    started = time.monotonic()
+    assert redact_text(text) == text
+    assert (
+        time.monotonic() - started < 2
+    )  # milliseconds; a pattern that goes back took half a minute
+
+
+def test_a_key_that_ends_a_longer_word_is_a_secret_s_key():
+    assert redact_text("MY_OWN_HF_TOKEN=abc x") == f"MY_OWN_HF_TOKEN={GONE} x"

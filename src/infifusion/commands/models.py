@@ -127,7 +127,7 @@ def evaluate(
 ) -> None:
     """Score models on tasks, and compare the first with each of the others item by item."""
     from infifusion.report.table import console_table
-    from infifusion.stages.evaluate import evaluate_models
+    from infifusion.stages.evaluate_command import evaluate_models
 
     result = evaluate_models(
         models,

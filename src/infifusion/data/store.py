@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from safetensors.numpy import load_file, save_file
 
-from infifusion.artifacts import Json, atomic_write
+from infifusion.artifacts import Json
+from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.types import Example, Message, Rendered, Written
 

@@ -9,8 +9,8 @@ from typing import Any
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from infifusion.artifacts import sha256_of_text
 from infifusion.errors import TokenizerError
+from infifusion.hashes import sha256_of_text
 from infifusion.runtime import log
 from infifusion.weights.reader import require_inside
 

@@ -10,10 +10,12 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from infifusion.artifacts import State, atomic_write, close_stage, open_stage, sha256_of_text
+from infifusion.artifacts import State, close_stage, open_stage
 from infifusion.data.tokenize import as_rendered
 from infifusion.demo.domains import DOMAINS, Problem, code_test, drills, problems
 from infifusion.demo.models import PIVOT, SOURCES, Settings, new_model
+from infifusion.durable import atomic_write
+from infifusion.hashes import sha256_of_text
 from infifusion.recipe import Model
 from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
 from infifusion.stages.rendering import tokenize_examples

@@ -12,7 +12,7 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from infifusion.artifacts import atomic_write
+from infifusion.durable import atomic_write
 from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task

@@ -31,6 +31,7 @@ from infifusion.progress.state import (
     write_state,
 )
 from infifusion.progress.view import figures, live_view
+from infifusion.redact import redact_text
 from infifusion.runtime import console, log, rank, shows_live
 
 LOOK_EVERY = 1.0
@@ -123,7 +124,7 @@ class FollowedRun:
 
     def ended(self, error: BaseException | None) -> None:
         """The last word in progress.json."""
-        self.state.message = "" if error is None else _in_words(error)
+        self.state.message = "" if error is None else redact_text(_in_words(error))
         self.state.status = Status.DONE
         if error is not None:
             failed = isinstance(error, Exception)
@@ -150,21 +151,26 @@ class FollowedRun:
         said, before = time.monotonic(), (-1, -1)
         while not self._over.wait(LOOK_EVERY):
             self._note()
-            meter = self._meters[-1] if self._meters else None
+            meter = self._meter()
             now = (id(meter), meter.done) if meter is not None else before
             if now != before:
                 before, self.state.moved = now, time.time()
             self._write()
-            if self.state.work is not None and time.monotonic() - said > SAY_EVERY:
+            if meter is not None and time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
-                words = f"  {self.state.work.title}: {figures(self.state.work)}"
-                log.info("%s", words, extra=ONLY_HERE if self._live else None)
+                quiet = self._live or rank() != 0  # the first process speaks for all
+                words = f"  {meter.title}: {figures(Work.of(meter))}"
+                log.info("%s", words, extra=ONLY_HERE if quiet else None)
+
+    def _meter(self) -> Meter | None:
+        """What is shown. The list is the working thread's, which may end one just now."""
+        return next(iter(self._meters[-1:]), None)
 
     def _note(self) -> None:
         """The numbers as they are now."""
-        state, meters = self.state, list(self._meters)
+        state, meter = self.state, self._meter()
         state.updated = time.time()
-        state.work = Work.of(meters[-1]) if meters else None
+        state.work = None if meter is None else Work.of(meter)
         if state.step is not None and self._began is not None:
             state.step.seconds = self._seconds()
         with contextlib.suppress(OSError):

@@ -47,15 +47,14 @@ class Meter:
         self.tokens = 0
         self.curve = Curve()
         self.loss: float | None = None
-        self._samples: deque[tuple[float, int, int]] = deque(maxlen=WINDOW)
         self.start_from(0)
 
     def start_from(self, done: int) -> None:
         """What was done before is no part of the rate."""
         self.done = done
         self.began = time.monotonic()
-        self._samples.clear()
-        self._samples.append((self.began, done, self.tokens))
+        # At once, and never empty: another thread may ask for the rates just now.
+        self._samples = deque([(self.began, done, self.tokens)], maxlen=WINDOW)
 
     def advance(self, count: int = 1) -> None:
         """`count` more are done."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import Json, atomic_write
+from infifusion.artifacts import Json
+from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.evals.statistics import compare
 from infifusion.report.charts.chart import Chart

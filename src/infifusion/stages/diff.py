@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from infifusion.artifacts import atomic_write
+from infifusion.durable import atomic_write
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge import kernels
 from infifusion.merge.blocks import Block, Blocks, NotFinite, Raw

@@ -19,6 +19,7 @@ from infifusion.artifacts import (
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
+from infifusion.durable import files_in
 from infifusion.errors import DataError
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
@@ -117,7 +118,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         fingerprint,
         counts=counts,
         seconds=time.monotonic() - started,
-        files=[*(out / "model").iterdir(), *(out / ADAPTER).glob("*"), out / "history.json"],
+        files=[*files_in(out / "model"), *files_in(out / ADAPTER), out / "history.json"],
     )
     # Fewer steps than training.logging_steps: nothing was logged.
     last = f", last loss {history['log'][-1]['loss']:.4f}" if history["log"] else ""

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -18,35 +15,27 @@ from infifusion.artifacts import (
     open_stage,
     read_manifest,
     read_record,
-    sha256_of,
     share_stage,
     verify_stage,
     write_json,
     write_record,
 )
-from infifusion.data.examples import read_examples
 from infifusion.data.store import load_examples, load_rendered
-from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import TASKS, Task
+from infifusion.hashes import sha256_of
 from infifusion.memory import BatchSize
 from infifusion.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
-from infifusion.recipe import DataSource, Model, Plan, Recipe, as_json
+from infifusion.recipe import Model, Plan, Recipe, as_json
 from infifusion.registry import look_up, nearest
 from infifusion.runtime import log, rank, world_size
-from infifusion.stages.bits import (
-    bits_per_byte_by_domain,
-    by_domain,
-    response_bytes,
-    response_nats,
-)
+from infifusion.stages.bits import by_domain, response_bytes, response_nats
 from infifusion.stages.folders import PIVOT, RunFolder, model_paths
 from infifusion.stages.identity import model_identity
-from infifusion.stages.rendering import tokenize_examples
 from infifusion.stages.spread import wait_for
-from infifusion.types import Example, Rendered
+from infifusion.types import Rendered
 
 BITS = "bits_per_byte"
 PARTS, DONE = "parts", "part.json"
@@ -66,11 +55,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
         "model": model_identity(model),
         "held_out": files[str(rendered_path.relative_to(folder.prepare))],
         "tasks": {task: _task_files(table[task], recipe.evaluate.data) for task in tasks},
-        "settings": {
-            key: value
-            for key, value in as_json(recipe.evaluate).items()
-            if key in ("limit", "max_new_tokens", "batch_size", "unsafe_code")
-        },
+        "settings": settings_of(recipe),
     }
     if not is_done(out, fingerprint):  # a damaged model would look like another one
         verify_stage(folder.prepare, made_by="prepare")
@@ -109,6 +94,15 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
     log.info("evaluate %s: %s", name, _in_words(result))
 
 
+def settings_of(recipe: Recipe) -> dict[str, Any]:
+    """What decides the items and the answers besides models and files. The seed, where it draws the
+    items: scores of other items are not these."""
+    asked = as_json(recipe.evaluate)
+    keys = ("limit", "max_new_tokens", "batch_size", "unsafe_code")
+    drawn = {} if recipe.evaluate.limit is None else {"seed": recipe.seed}
+    return {**{key: asked[key] for key in keys}, **drawn}
+
+
 def untrained(name: str) -> bool:
     """Whether a model is one that the run was given: its scores are the same in every run."""
     return name == PIVOT or name.startswith("source:")
@@ -131,7 +125,7 @@ def _score_part(
 ) -> None:
     """This process's share of the items and of the held-out examples."""
     part, mark = _part(out, rank()), mark_of(out)
-    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark):
+    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark, stage=out):
         return
     if tasks:
         evaluate_model(
@@ -193,7 +187,7 @@ def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
     table = tasks_with(recipe.evaluate.tasks_from, where="evaluate.tasks_from")
     for task in recipe.evaluate.tasks:
-        _require_task(task, table)
+        require_task(task, table)
     return table
 
 
@@ -208,99 +202,6 @@ def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
             "infifusion.demo.tasks:TASKS for one."
         )
     return TASKS | more
-
-
-def evaluate_models(
-    models: list[str],
-    *,
-    tasks: list[str],
-    data: Path | None,
-    limit: int | None,
-    out: Path | None,
-    batch_size: int,
-    max_new_tokens: int | None,
-    unsafe_code: bool,
-    tasks_from: str | None = None,
-) -> dict[str, Any]:
-    """`infifusion evaluate`: scores of each model, and the first compared with each other one."""
-    table = tasks_with(tasks_from, where="--tasks-from")
-    if not tasks:
-        known = ", ".join([*sorted(table), BITS])
-        raise RecipeError(f"--tasks names no task. Known: {known}.")
-    generated = [task for task in tasks if task != BITS]
-    for task in generated:
-        _require_task(task, table)
-    names = _distinct_names(models)
-    result: dict[str, Any] = {"models": {}, "comparisons": []}
-    folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))
-    try:
-        for name, path in names.items():
-            place = folder / name
-            place.mkdir(parents=True, exist_ok=True)
-            scores = (
-                evaluate_model(
-                    Path(path) if Path(path).exists() else path,
-                    tasks=generated,
-                    data=data,
-                    out=place,
-                    limit=limit,
-                    batch_size=batch_size,
-                    max_new_tokens=max_new_tokens,
-                    extra_tasks={task: table[task] for task in generated if task not in TASKS},
-                    unsafe_code=unsafe_code,
-                )
-                if generated
-                else {}
-            )
-            bits = _bits_of_tasks(Model(model=path), table, data, limit) if BITS in tasks else {}
-            result["models"][name] = {"path": path, "scores": scores, BITS: bits}
-            write_json(place / "scores.json", result["models"][name])
-        first, *others = names
-        for other in others:
-            for task in generated:
-                pair = [read_items(folder / n / f"{task}.jsonl") for n in (first, other)]
-                result["comparisons"].append(
-                    {"a": first, "b": other, "task": task, **compare(*pair)}
-                )
-    finally:
-        if out is None:
-            shutil.rmtree(folder, ignore_errors=True)
-    return result
-
-
-def _bits_of_tasks(
-    model: Model, table: dict[str, Task], data: Path | None, limit: int | None
-) -> dict[str, float]:
-    """Bits per byte of the reference responses of every task whose file is in `data`."""
-    if data is None:
-        raise RecipeError("bits_per_byte reads the tasks' own files: give their folder by --data.")
-    sources = [
-        DataSource(
-            path=str(data / task.file),
-            domain=name,
-            prompt=task.prompt_template,
-            response=task.response_field,
-            limit=limit,
-        )
-        for name, task in table.items()
-        if task.response_field and (data / task.file).exists()
-    ]
-    if not sources:
-        expected = ", ".join(t.file for t in table.values() if t.response_field)
-        raise RecipeError(f"bits_per_byte: {data} holds none of {expected}.")
-    examples: list[Example] = []
-    for source in sources:
-        examples += read_examples(source, seed=0)[0]
-    tokenized = tokenize_examples(
-        model, examples, plain_template="{prompt}{response}", title=f"tokenize for {model.model}"
-    )
-    return bits_per_byte_by_domain(
-        model,
-        as_rendered(tokenized),
-        [example.domain for example in examples],
-        names=[example.id for example in examples],
-        title=f"bits per byte of {model.model}",
-    )
 
 
 def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
@@ -318,20 +219,10 @@ def _task_files(task: Task, data: str | None) -> dict[str, str]:
     return {task.file: sha256_of(path) if data and path.is_file() else "hub"}
 
 
-def _require_task(name: str, table: dict[str, Task]) -> None:
+def require_task(name: str, table: dict[str, Task]) -> None:
     if name not in table:
         known = ", ".join([*sorted(table), BITS])
         raise RecipeError(f"There is no task '{name}'.{nearest(name, table)} Known: {known}.")
-
-
-def _distinct_names(models: list[str]) -> dict[str, str]:
-    """Short names for folders: the last part of the path, or the whole where that repeats."""
-    short = [Path(os.path.abspath(model)).name or "root" for model in models]
-    if len(set(short)) < len(short):
-        short = [model.strip("/").replace("/", "__") for model in models]
-    if len(set(short)) < len(short):
-        raise RecipeError("One model is named twice; name each model once.")
-    return dict(zip(short, models, strict=True))
 
 
 def _in_words(result: dict[str, Any]) -> str:

@@ -16,7 +16,6 @@ from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.artifacts import (
     State,
-    atomic_write,
     close_stage,
     open_stage,
     read_manifest,
@@ -27,6 +26,7 @@ from infifusion.artifacts import (
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids
+from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.fuse.gate import better_in_domain, better_on_response
 from infifusion.hashes import quick_hash_of
@@ -116,7 +116,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     mine = [
         chunk
         for chunk in my_part(chunks)
-        if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark)
+        if must_be_made(receipts[chunk], lambda c=chunk: hashes(c), mark=mark, stage=out)
     ]
     for chunk in track(mine, f"fuse {target.name}", len(mine), "chunks"):
         begin = chunk * CHUNK_EXAMPLES

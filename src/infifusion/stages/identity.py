@@ -6,8 +6,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import MANIFEST, read_json, sha256_of
+from infifusion.artifacts import MANIFEST, read_json
 from infifusion.errors import CheckpointError
+from infifusion.hashes import sha256_of
 from infifusion.recipe import Model, as_json
 from infifusion.stages.folders import RunFolder
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from infifusion.artifacts import atomic_write
 from infifusion.data.examples import LOCAL_SUFFIXES
+from infifusion.durable import atomic_write
 from infifusion.errors import CheckpointError, DataError, RecipeError
 from infifusion.evals.tasks import TASKS
 from infifusion.recipe import Recipe, anchor

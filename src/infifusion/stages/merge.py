@@ -12,6 +12,7 @@ from typing import Any
 
 from infifusion.artifacts import State, close_stage, open_stage, verify_stage, write_json
 from infifusion.data.store import load_examples, load_rendered
+from infifusion.durable import files_in
 from infifusion.errors import RecipeError
 from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
@@ -85,7 +86,7 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
         fingerprint,
         counts={"tensors": len(details["tensors"]), "params": params},
         seconds=time.monotonic() - started,
-        files=[*(out / "model").iterdir(), out / "merge_details.json", out / "deltas.json"],
+        files=[*files_in(out / "model"), out / "merge_details.json", out / "deltas.json"],
     )
     log.info("merge %s: %d tensors by %s", run.name, len(details["tensors"]), run.method)
 

@@ -7,8 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import sha256_of
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.hashes import sha256_of
 from infifusion.plan.case import Facts
 from infifusion.plan.shapes import FAMILIES, Shape, config_called, shape_of
 from infifusion.recipe import Model

@@ -14,12 +14,10 @@ from infifusion.artifacts import (
     MANIFEST,
     State,
     close_stage,
-    differing_fields,
     open_stage,
-    plain,
     read_json,
     read_manifest,
-    sha256_of,
+    same_fingerprint,
     verify_files,
 )
 from infifusion.data.examples import own_names, read_examples
@@ -27,6 +25,7 @@ from infifusion.data.overlap import without_duplicates, without_overlap
 from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
 from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
+from infifusion.hashes import sha256_of
 from infifusion.recipe import DataSource, Model, Recipe, as_json
 from infifusion.runtime import log, rank
 from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
@@ -193,11 +192,11 @@ def _only_new_sources(out: Path, fingerprint: dict[str, Any]) -> list[str]:
     differs."""
     if not (out / MANIFEST).exists():
         return []
-    found = read_json(out / MANIFEST)["fingerprint"]
-    new = [name for name in fingerprint["tokenizers"] if name not in found["tokenizers"]]
-    known = {k: v for k, v in fingerprint["tokenizers"].items() if k not in new}
-    same = not differing_fields(plain(found), plain({**fingerprint, "tokenizers": known}))
-    return new if same else []
+    found = read_json(out / MANIFEST)
+    known = found["fingerprint"]["tokenizers"]
+    new = [name for name in fingerprint["tokenizers"] if name not in known]
+    before = {k: v for k, v in fingerprint["tokenizers"].items() if k not in new}
+    return new if same_fingerprint(found, {**fingerprint, "tokenizers": before}) else []
 
 
 def _written(recipe: Recipe, folder: RunFolder) -> list[Example]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.artifacts import sha256_of
 from infifusion.errors import RecipeError
+from infifusion.hashes import sha256_of
 from infifusion.recipe import Recipe, WriteResponses
 
 

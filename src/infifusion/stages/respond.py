@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import State, close_stage, open_stage, sha256_of_text
+from infifusion.artifacts import State, close_stage, open_stage
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
+from infifusion.hashes import sha256_of_text
 from infifusion.memory import BatchSize
 from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json

@@ -21,7 +21,8 @@ from pathlib import Path
 
 import yaml
 
-from infifusion.artifacts import MANIFEST, atomic_write
+from infifusion.artifacts import MANIFEST
+from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import hold
 from infifusion.progress.follow import follow

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from infifusion.artifacts import atomic_write
+from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
 from infifusion.types import Beliefs

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import CheckpointError, RunError
+from infifusion.finite import require_finite_weights
 from infifusion.memory import ran_out
 from infifusion.recipe import Model
 from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quantization_config
@@ -53,12 +53,7 @@ def load_model(model: Model) -> PreTrainedModel:
         except RuntimeError as error:
             raise (_too_large(model.model) if ran_out(error) else error) from error
     loaded.eval()
-    bad = next((n for n, p in loaded.named_parameters() if not torch.isfinite(p).all()), None)
-    if bad is not None:
-        raise CheckpointError(
-            f"{model.model}: the tensor {bad} holds NaN or Inf. The checkpoint is damaged; take an "
-            "earlier one."
-        )
+    require_finite_weights(loaded, model.model)
     return loaded
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from infifusion.durable import sync
+from infifusion.durable import files_in, sync
 from infifusion.receipts import Hashes, hashes_of, is_whole, must_be_made, sign
 from infifusion.runtime import rank
 
@@ -37,7 +37,7 @@ class Checkpoints(TrainerCallback):
             return
         path = self._folder / f"checkpoint-{state.global_step}"
         # On the disk before it is signed, so that a loss of power leaves no signature without it.
-        sync(*(file for file in path.rglob("*") if file.is_file()))
+        sync(*files_in(path))
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
         sync(path)
         if self._keep:
@@ -45,15 +45,25 @@ class Checkpoints(TrainerCallback):
                 shutil.rmtree(old, ignore_errors=True)
 
     def last_whole(self, *, clean: bool = False) -> str | None:
-        """The newest checkpoint that is as it was written. With `clean` the first process deletes
-        newer ones that are not, and says so."""
+        """The newest checkpoint that is as it was written. With `clean` newer ones that are not are
+        deleted, and that is said."""
         for path in reversed(self._found()):
             if is_whole(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark):
                 return str(path)
-            if clean and rank() == 0:
-                must_be_made(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark)
+            if clean:
+                must_be_made(
+                    path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark, stage=None
+                )
                 shutil.rmtree(path, ignore_errors=True)
         return None
+
+    def to_go_on_from(self) -> str | None:
+        """The same for all processes, which call it together: the first one looks and deletes, so
+        that all go on from one checkpoint and it is read once."""
+        found = [self.last_whole(clean=True) if rank() == 0 else None]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast_object_list(found, src=0)
+        return found[0]
 
     def _found(self) -> list[Path]:
         """Checkpoints by their step."""
@@ -61,5 +71,4 @@ class Checkpoints(TrainerCallback):
         return sorted(found, key=lambda path: int(path.name.split("-")[1]))
 
     def _hashes(self, path: Path) -> Hashes:
-        files = (p for p in path.rglob("*") if p.is_file() and p.name != WHOLE)
-        return hashes_of(sorted(files), self._folder)
+        return hashes_of((p for p in files_in(path) if p.name != WHOLE), self._folder)

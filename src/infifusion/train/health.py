@@ -8,31 +8,14 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from infifusion.errors import CheckpointError, NumericsError, RunError
+from infifusion.errors import NumericsError, RunError
+from infifusion.finite import first_not_finite, local
 
 # Long enough that one odd batch does not stop a run, short enough that little is lost.
 WINDOW = 20  # steps
 LEAST_RISE = 1.0  # nats, or what the loss is measured in
-
-
-def first_not_finite(tensors: Iterable[tuple[str, torch.Tensor | None]]) -> str | None:
-    """The name of the first tensor with NaN or Inf; of a sharded one, its part in this process."""
-    for name, tensor in tensors:
-        if tensor is not None and not torch.isfinite(_local(tensor)).all():
-            return name
-    return None
-
-
-def require_finite_start(model: nn.Module, place: str) -> None:
-    """CheckpointError where a weight to start from is NaN or Inf."""
-    if bad := first_not_finite(model.named_parameters()):
-        raise CheckpointError(
-            f"{place}: the tensor {bad} holds NaN or Inf. The checkpoint is damaged; take an "
-            "earlier one."
-        )
 
 
 def require_finite(weights: Iterable[tuple[str, torch.Tensor]], when: str) -> None:
@@ -47,15 +30,10 @@ def require_finite(weights: Iterable[tuple[str, torch.Tensor]], when: str) -> No
 def bad_gradient(model: nn.Module) -> str | None:
     """The name of the first parameter whose gradient holds NaN or Inf; one pass over all of them
     where none does."""
-    gradients = {n: _local(p.grad) for n, p in model.named_parameters() if p.grad is not None}
+    gradients = {n: local(p.grad) for n, p in model.named_parameters() if p.grad is not None}
     if torch.isfinite(torch.nn.utils.get_total_norm(list(gradients.values()))):
         return None
     return first_not_finite(gradients.items()) or f"{len(gradients)} parameters together (overflow)"
-
-
-def _local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process has of a tensor."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 class Watch(TrainerCallback):

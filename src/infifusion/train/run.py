@@ -18,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallba
 
 from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
+from infifusion.finite import require_finite_weights
 from infifusion.receipts import mark_of
 from infifusion.recipe import Lora
 from infifusion.redact import redact_text
@@ -28,7 +29,7 @@ from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.failures import explained
-from infifusion.train.health import Watch, require_finite, require_finite_start
+from infifusion.train.health import Watch, require_finite
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
@@ -115,7 +116,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         if arguments.device.type == "cpu":
             keep_freed_memory()
         model = load_start(job.start, quantization=job.quantization, device=arguments.device)
-        require_finite_start(model, job.model)
+        require_finite_weights(model, job.model)
         _check_ids(job, model)
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
@@ -143,7 +144,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             )
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
-            trainer.train(resume_from_checkpoint=checkpoints.last_whole(clean=True))
+            trainer.train(resume_from_checkpoint=checkpoints.to_go_on_from())
             _save(trainer, job, dtype, out / "model")
     log = [
         {key: line[key] for key in KEPT_IN_HISTORY if key in line}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,8 +11,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from infifusion.errors import NumericsError
+from infifusion.finite import first_not_finite
 from infifusion.progress.meter import Meter
-from infifusion.train.health import bad_gradient, first_not_finite
+from infifusion.train.health import bad_gradient
 from infifusion.train.parallel import shard
 
 PARTS = ("cross_entropy", "divergence")
@@ -68,23 +70,26 @@ class FusionTrainer(Trainer):
         naming the examples when the loss is NaN or Inf, and the weight or target that is.
         """
         out = model(**inputs)
-        if not torch.isfinite(out["loss"]):
+        # In one copy from the device: every one makes the processor wait for it.
+        figures = torch.stack([out[name].detach().float() for name in ("loss", *PARTS, "taught")])
+        loss_sum, cross_entropy, divergence, taught = figures.tolist()
+        if not math.isfinite(loss_sum):
             bad = first_not_finite(model.named_parameters())
             bad = bad or first_not_finite((name, inputs.get(name)) for name in OF_TARGET)
             raise NumericsError(
-                f"The loss is {out['loss'].item()} in step {self.state.global_step + 1}, in one of "
+                f"The loss is {loss_sum} in step {self.state.global_step + 1}, in one of "
                 f"the examples {self._names(inputs)}; "
                 + (f"{bad} holds NaN or Inf. " if bad else "weights and targets are finite. ")
                 + NUMBERS
             )
-        self._step_sum += float(out["loss"].detach())
+        self._step_sum += loss_sum
         self._step_count += len(inputs["gold_R"])
         # As many as in the other processes, or nearly: enough for a rate, and nothing is sent.
         self._meter.tokens += inputs["input_ids"].numel() * self.args.world_size
-        self._sums["cross_entropy"] += float(out["cross_entropy"])
-        self._sums["divergence"] += float(out["divergence"])
+        self._sums["cross_entropy"] += cross_entropy
+        self._sums["divergence"] += divergence
         self._counts["cross_entropy"] += len(inputs["gold_R"])
-        self._counts["divergence"] += int(out["taught"])
+        self._counts["divergence"] += int(taught)
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -106,21 +111,22 @@ class FusionTrainer(Trainer):
             )
         return loss
 
-    def _run_epoch(self, **keywords: Any) -> None:
+    def _run_epoch(self, *arguments: Any, **keywords: Any) -> None:
         """transformers' own; but where the checkpoint is that of the last step, it would take one
         step more."""
         if self.state.global_step >= self.state.max_steps:
             self.control.should_training_stop = True
             return
-        super()._run_epoch(**keywords)
+        super()._run_epoch(*arguments, **keywords)
 
     def loss_of_step(self) -> float:
         """Mean loss over the positions since the last call, of all processes."""
-        total = torch.tensor([self._step_sum, self._step_count], device=self.args.device)
+        total, count = self._step_sum, self._step_count
         self._step_sum, self._step_count = 0.0, 0
         if self.args.world_size > 1:
-            total = cast(torch.Tensor, self.accelerator.reduce(total, "sum"))
-        return float(total[0] / total[1].clamp_min(1))
+            both = torch.tensor([total, count], device=self.args.device)
+            total, count = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
+        return total / max(count, 1)
 
     def _names(self, inputs: dict[str, Any]) -> str:
         return ", ".join(self._name_of(int(n)) for n in inputs["example_B"])

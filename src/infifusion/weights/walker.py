@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.artifacts import plain, read_record, signature_of, write_record
-from infifusion.durable import sync
+from infifusion.durable import files_in, sync
 from infifusion.errors import ArtifactError
 from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
 from infifusion.runtime import progress_bar
@@ -76,7 +76,7 @@ def carry_out(
             raise
         shutil.rmtree(place / RECEIPTS)
         (place / PLAN).unlink()
-        sync(*(path for path in place.rglob("*") if path.is_file()))
+        sync(*files_in(place))
         if out.exists():
             out.rmdir()
         place.replace(out)
@@ -144,7 +144,7 @@ def _write_all(
         mark = signature_of(place / PLAN)
         for file, names in shards.items():
             receipt, path = receipt_of(place, file), place / file
-            if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark):
+            if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark, stage=None):
                 shard = {name: tasks[name] for name in names}
                 found = _write_shard(path, shard, tensors, blocks, advance)
                 sign(receipt, hashes_of([path], place), mark=mark, more={"tensors": found})
