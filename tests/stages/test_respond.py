@@ -326,7 +326,7 @@ def test_what_is_wrong_is_told_before_anything_is_written(
         run(tmp_path, recipe)
     text = str(caught.value)
     assert "prompts.0: " in text and "Did you mean 'prompt'" in text
-    assert "prompts.1: there is no file" in text and "Did you mean 'agreement'" in text
+    assert "prompts.1: There is no data file" in text and "Did you mean 'agreement'" in text
     assert not (tmp_path / "out").exists()
     good = tmp_path / "recipe.yaml"
     good.write_text(yaml.safe_dump(values(choose="agreement")), encoding="utf-8")

@@ -66,6 +66,19 @@ def test_a_fitted_temperature_teaches_as_the_same_number_given(recipe_file, tmp_
     assert at_1 == 1 and plain.keys() == shards.keys() and plain != shards
 
 
+def test_a_fitted_temperature_that_was_damaged_is_fitted_again(recipe_file, tmp_path: Path) -> None:
+    recipe, out = recipe_file("fit"), tmp_path / "out"
+    whole = teach(recipe, out)
+    kept = out / "teach/a/temperature.json"
+    content = kept.read_bytes()
+    kept.write_bytes(content.replace(b"nats", b"nuts"))
+    shards = {path: path.stat().st_mtime_ns for path in kept.parent.glob("*.safetensors")}
+    redone = command("run", recipe, "--run-dir", out, "--until", "teach", "--redo")
+    assert redone.exit_code == 0, redone.output
+    assert taught(out) == whole and kept.read_bytes() == content
+    assert shards == {path: path.stat().st_mtime_ns for path in shards}
+
+
 def test_a_pass_stopped_after_the_fit_goes_on_at_the_same_temperature(
     recipe_file, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -51,8 +52,8 @@ def examine() -> list[Finding]:
     checks: list[Callable[[], Iterator[Finding]]] = [
         _installation,
         _extras,
-        lambda: _devices(machine),
-        lambda: _room(machine),
+        partial(_devices, machine),
+        partial(_room, machine),
         _folders,
         _kernels,
         _sandbox,

@@ -56,49 +56,23 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     left_out: dict[str, Any] = {}
     splits = _splits(recipe, _written(recipe, folder), left_out)
     models = {PIVOT: recipe.pivot, **recipe.sources}
-    tokens: dict[str, int] = {}
     limits = {name: _longest(recipe, model) for name, model in models.items()}
-    too_long: dict[str, int] = dict.fromkeys(models, 0)
-    control: dict[str, int] = dict.fromkeys(models, 0)
+    left_out["too_long"] = dict.fromkeys(models, 0)
+    left_out["control_tokens"] = dict.fromkeys(models, 0)
+    tokens: dict[str, int] = {}
     straddling: dict[str, int] = dict.fromkeys(models, 0)
     files = []
     for split, examples in splits.items():
-        rendered = {
-            name: tokenize_examples(
-                model,
-                examples,
-                plain_template=recipe.data.plain_template,
-                title=f"prepare {name} {split}",
-            )
-            for name, model in models.items()
-        }
-        reasons: list[str | None] = [None] * len(examples)
-        for name, conversations in rendered.items():
-            for place, one in enumerate(conversations):
-                reason = _unfit(one, limits[name], recipe.data.max_length)
-                too_long[name] += len(one.ids) > limits[name]
-                control[name] += one.control is not None
-                reasons[place] = reasons[place] or (reason and f"{reason} for {name}")
-        fits = [reason is None for reason in reasons]
-        kept = [example for example, fit in zip(examples, fits, strict=True) if fit]
-        if split == "train" and not kept:
-            raise DataError(
-                f"No training example is left of {len(examples)}; the first, {examples[0].id}, "
-                f"{reasons[0]}."
-            )
-        splits[split] = kept
-        write_examples(folder.examples(split), kept)
+        splits[split], rendered = _fitting(recipe, split, examples, limits, left_out)
+        write_examples(folder.examples(split), splits[split])
         files.append(folder.examples(split))
         for name, conversations in rendered.items():
-            chosen = [one for one, fit in zip(conversations, fits, strict=True) if fit]
             path = folder.rendered(name, split)
-            write_rendered(path, as_rendered(chosen))
+            write_rendered(path, as_rendered(conversations))
             files.append(path)
-            straddling[name] += sum(one.straddles for one in chosen)
+            straddling[name] += sum(one.straddles for one in conversations)
             if split == "train":
-                tokens[name] = sum(len(one.starts) for one in chosen)
-    left_out["too_long"] = too_long
-    left_out["control_tokens"] = control
+                tokens[name] = sum(len(one.starts) for one in conversations)
     counts = {
         **{split: dict(Counter(e.domain for e in examples)) for split, examples in splits.items()},
         "left_out": left_out,
@@ -116,6 +90,41 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
         files=files,
     )
     log.info("prepare: %s", _in_words(counts))
+
+
+def _fitting(
+    recipe: Recipe,
+    split: str,
+    examples: list[Example],
+    limits: dict[str, int],
+    left_out: dict[str, Any],
+) -> tuple[list[Example], dict[str, list[Tokenized]]]:
+    """The examples that fit every model, and every model's rendering of them; the others are
+    counted in left_out. DataError where no training example fits."""
+    rendered = {
+        name: tokenize_examples(
+            model,
+            examples,
+            plain_template=recipe.data.plain_template,
+            title=f"prepare {name} {split}",
+        )
+        for name, model in {PIVOT: recipe.pivot, **recipe.sources}.items()
+    }
+    reasons: list[str | None] = [None] * len(examples)
+    for name, conversations in rendered.items():
+        for place, one in enumerate(conversations):
+            reason = _unfit(one, limits[name], recipe.data.max_length)
+            left_out["too_long"][name] += len(one.ids) > limits[name]
+            left_out["control_tokens"][name] += one.control is not None
+            reasons[place] = reasons[place] or (reason and f"{reason} for {name}")
+    places = [place for place, reason in enumerate(reasons) if reason is None]
+    if split == "train" and not places:
+        raise DataError(
+            f"No training example is left of {len(examples)}; the first, {examples[0].id}, "
+            f"{reasons[0]}."
+        )
+    kept = {name: [found[place] for place in places] for name, found in rendered.items()}
+    return [examples[place] for place in places], kept
 
 
 def add_sources(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -67,31 +68,21 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     shards = range((len(rendered) + size - 1) // size)
     pieces = FilePieces(out)
     missing = [shard for shard in my_part(shards) if pieces.must_be_made(shard_path(out, shard))]
-    if missing:
+    kept = out / TEMPERATURE
+    # All shards may be there, and the temperature lost: damaged, and deleted by --redo.
+    unfitted = model.temperature == "fit" and rank() == 0 and not kept.exists()
+    if missing or unfitted:
         loaded, tokens = teacher_of(model, recipe), batch_tokens_of(recipe)
         teacher = tokens.fit(
             lambda size: calibrated(
-                replace(loaded, batch_tokens=size), model, folder, name=name, kept=out / TEMPERATURE
+                replace(loaded, batch_tokens=size), model, folder, name=name, kept=kept
             )
         )
-        total = sum(
-            int(
-                rendered.offset_N1[min((s + 1) * size, len(rendered))]
-                - rendered.offset_N1[s * size]
-            )
-            for s in missing
-        )
-        with progress_bar(f"teach {name}", total, "tokens") as meter:
-            for shard in missing:
-                begin, end = shard * size, min((shard + 1) * size, len(rendered))
-
-                def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
-                    sized = replace(teacher, batch_tokens=size)
-                    return believe(sized, rendered, begin, end, names=names, advance=meter.advance)
-
-                beliefs = tokens.fit(work)
-                write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
-                pieces.sign(shard_path(out, shard))
+        parts = {n: (n * size, min((n + 1) * size, len(rendered))) for n in missing}
+        title = f"teach {name}"
+        for shard, beliefs in _believed(teacher, tokens, rendered, names, parts, title=title):
+            write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
+            pieces.sign(shard_path(out, shard))
     if rank() != 0:
         return
     paths = [shard_path(out, shard) for shard in shards]
@@ -99,7 +90,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     domains = np.array([example.domain for example in examples])
     reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
     counts = _counts(reader, rendered, size, domains)
-    temperature = temperature_of(model, out / TEMPERATURE)
+    temperature = temperature_of(model, kept)
     close_stage(
         out,
         fingerprint,
@@ -110,6 +101,29 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     bits = ", ".join(f"{domain} {value:.2f}" for domain, value in counts["bits_per_byte"].items())
     at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
     log.info("teach %s: %d positions%s; bits per byte: %s", name, counts["positions"], at, bits)
+
+
+def _believed(
+    teacher: Teacher,
+    tokens: BatchSize,
+    rendered: Rendered,
+    names: list[str],
+    parts: dict[int, tuple[int, int]],
+    *,
+    title: str,
+) -> Iterator[tuple[int, Beliefs]]:
+    """Each shard with what the teacher believes of its examples; parts: shard -> first example, and
+    the one after the last."""
+    offset_N1 = rendered.offset_N1
+    total = sum(int(offset_N1[end] - offset_N1[begin]) for begin, end in parts.values())
+    with progress_bar(title, total, "tokens") as meter:
+        for shard, (begin, end) in parts.items():
+
+            def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
+                sized = replace(teacher, batch_tokens=size)
+                return believe(sized, rendered, begin, end, names=names, advance=meter.advance)
+
+            yield shard, tokens.fit(work)
 
 
 def teacher_of(model: Model, recipe: Recipe) -> Teacher:
