@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +23,12 @@ def run_command(recipe: Path, assignments: list[str] | None, run_dir: Path | Non
     words += [] if run_dir is None else ["--run-dir", str(run_dir)]
     words += [word for assignment in assignments or [] for word in ("--set", assignment)]
     return shlex.join(words)
+
+
+def say_loading() -> None:
+    """A word to who waits at a terminal: torch and transformers take seconds to import."""
+    if sys.stderr.isatty():
+        typer.echo("Loading torch and transformers ...", err=True)
 
 
 def show(table: Any) -> None:

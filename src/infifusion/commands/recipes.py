@@ -10,7 +10,14 @@ from typing import Annotated
 
 import typer
 
-from infifusion.commands.options import AsJson, Assignments, RecipePath, run_command, show
+from infifusion.commands.options import (
+    AsJson,
+    Assignments,
+    RecipePath,
+    run_command,
+    say_loading,
+    show,
+)
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
@@ -19,6 +26,7 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
+    say_loading()
     from infifusion.stages.check import check_recipe
 
     typer.echo(check_recipe(loaded))
@@ -108,6 +116,7 @@ def run(
     if push_to_hub and last != "report":
         raise typer.BadParameter("--push-to-hub uploads what a whole run made: leave out --until.")
     wanted = ready_to_push(push_to_hub, loaded)
+    say_loading()
     from infifusion.stages.run import run_recipe
 
     run_recipe(
