@@ -17,6 +17,7 @@ from infifusion.commands.options import (
     run_command,
     say_loading,
     show,
+    work_offline_without_hub,
 )
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
@@ -27,6 +28,9 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
 
     loaded = load_recipe(recipe, assignments or [])
     say_loading()
+    files = [*loaded.data.train, *loaded.data.held_out, *loaded.data.decontaminate]
+    models = [loaded.pivot, *loaded.sources.values()]
+    work_offline_without_hub([*(one.path for one in files), *(one.model for one in models)])
     from infifusion.stages.check import check_recipe
 
     typer.echo(check_recipe(loaded))
