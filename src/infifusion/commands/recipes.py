@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from infifusion.commands.options import AsJson, Assignments, RecipePath, run_command, show
+from infifusion.commands.options import (
+    AsJson,
+    Assignments,
+    RecipePath,
+    run_command,
+    say_loading,
+    show,
+    work_offline_without_hub,
+)
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
@@ -19,6 +27,10 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
+    say_loading()
+    files = [*loaded.data.train, *loaded.data.held_out, *loaded.data.decontaminate]
+    models = [loaded.pivot, *loaded.sources.values()]
+    work_offline_without_hub([*(one.path for one in files), *(one.model for one in models)])
     from infifusion.stages.check import check_recipe
 
     typer.echo(check_recipe(loaded))
@@ -108,6 +120,7 @@ def run(
     if push_to_hub and last != "report":
         raise typer.BadParameter("--push-to-hub uploads what a whole run made: leave out --until.")
     wanted = ready_to_push(push_to_hub, loaded)
+    say_loading()
     from infifusion.stages.run import run_recipe
 
     run_recipe(
