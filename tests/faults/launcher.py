@@ -67,12 +67,13 @@ class Child:
         return self._status
 
     def wait(self, seconds: float = LIMIT) -> int:
-        """Its exit status. One that hangs is aborted, and says where its threads were."""
+        """Its exit status. One that hangs says where its threads are, and is killed."""
         ends = time.monotonic() + seconds
         while (status := self.poll()) is None:
             if time.monotonic() > ends:
-                self.send(signal.SIGABRT)
-                ends += LIMIT
+                self.send(signal.SIGUSR1)
+                time.sleep(1.0)
+                self.send(signal.SIGKILL)
             time.sleep(0.005)
         return status
 
@@ -100,7 +101,7 @@ def start(
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for old, new in ((silent, 0), (file, 1), (file, 2)):
             os.dup2(old, new)
-        faulthandler.enable(file=2)  # SIGABRT shows where every thread is
+        faulthandler.register(signal.SIGUSR1, file=2)
         os.environ |= environment or {}
         sys.argv = ["infifusion", *arguments]
         time.time = lambda: NOON
