@@ -236,6 +236,13 @@ def test_further_processes_have_logs_of_their_own(tmp_path: Path, monkeypatch, c
     assert "from the second" in said and "teach a" not in said
 
 
+def test_a_folder_that_vanished_is_not_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with follow(folder, name="tiny", steps=["prepare"], command="infifusion run"):
+        folder.rename(tmp_path / "away")
+    assert [path.name for path in tmp_path.iterdir()] == ["away"]
+
+
 def test_the_age_of_the_last_sign_survives_a_wrong_clock() -> None:
     sign = LastSign()
     state = state_with(updated=time.time() + 3600)  # their clock is an hour ahead

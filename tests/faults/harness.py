@@ -3,7 +3,8 @@
     python tests/faults/harness.py                       everything, 200 random kills
     python tests/faults/harness.py --only kill --faults 50 --seed 1
 
-Prints a table: kind, injected, survived, lost; exits with 1 where anything was lost.
+Prints a table: kind, injected, survived, lost, and whether --minutes cut it short; exits with 1
+where anything was lost.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def kinds(world: World, options: argparse.Namespace) -> dict[str, Callable[[], C
     def bounded(kind: str, inject: Kind, **settings: Any) -> Callable[[], Count]:
         def run() -> Count:
             ends = time.monotonic() + options.minutes * 60
-            return inject(world, kind, enough=lambda: time.monotonic() > ends, **settings)
+            count = inject(world, kind, enough=lambda: time.monotonic() > ends, **settings)
+            count.cut_short = time.monotonic() > ends
+            return count
 
         return run
 
@@ -61,7 +64,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", action="append", help="A kind; repeatable. All by default.")
     parser.add_argument("--faults", type=int, default=200, help="Random kills.")
-    parser.add_argument("--minutes", type=float, default=30.0, help="Bound of each kind.")
+    parser.add_argument("--minutes", type=float, default=10.0, help="Bound of each kind.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--begin", default=STAGES[0], choices=STAGES, help="First stage of points.")
     parser.add_argument("--until", default=STAGES[-1], choices=STAGES, help="Last stage of points.")
@@ -81,7 +84,8 @@ def main() -> None:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"\n{'kind':<28} {'injected':>8} {'survived':>8} {'lost':>6}")
     for count in counts:
-        print(f"{count.kind:<28} {count.injected:>8} {count.survived:>8} {len(count.lost):>6}")
+        row = f"{count.kind:<28} {count.injected:>8} {count.survived:>8} {len(count.lost):>6}"
+        print(f"{row}  cut short" if count.cut_short else row)
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps([vars(count) for count in counts], indent=1))

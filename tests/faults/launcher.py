@@ -67,13 +67,13 @@ class Child:
         return self._status
 
     def wait(self, seconds: float = LIMIT) -> int:
-        """Its exit status; kills it, and raises with what its threads did, where it hangs."""
+        """Its exit status. One that hangs says where its threads are, and is killed."""
         ends = time.monotonic() + seconds
         while (status := self.poll()) is None:
             if time.monotonic() > ends:
-                os.kill(self.pid, signal.SIGABRT)
-                os.waitpid(self.pid, 0)
-                raise TimeoutError(f"no end after {seconds:.0f} s: {self.words()[-6000:]}")
+                self.send(signal.SIGUSR1)
+                time.sleep(1.0)
+                self.send(signal.SIGKILL)
             time.sleep(0.005)
         return status
 
@@ -101,7 +101,7 @@ def start(
         file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         for old, new in ((silent, 0), (file, 1), (file, 2)):
             os.dup2(old, new)
-        faulthandler.enable(file=2)  # SIGABRT shows where every thread is
+        faulthandler.register(signal.SIGUSR1, file=2)
         os.environ |= environment or {}
         sys.argv = ["infifusion", *arguments]
         time.time = lambda: NOON

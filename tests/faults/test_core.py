@@ -12,6 +12,7 @@ import pytest
 
 HARNESS = Path(__file__).with_name("harness.py")
 KINDS = {  # kind -> at least so many are injected, where the machine allows it
+    "power loss at every point": 60,
     "kill": 4,
     "SIGTERM": 1,
     "Ctrl-C": 1,
@@ -24,7 +25,8 @@ KINDS = {  # kind -> at least so many are injected, where the machine allows it
 @pytest.mark.slow
 def test_what_is_disturbed_goes_on_to_the_bytes_of_an_undisturbed_run(tmp_path: Path) -> None:
     out = tmp_path / "counts.json"
-    command = [sys.executable, str(HARNESS), "--faults", "8", "--minutes", "1", "--json", str(out)]
+    command = [sys.executable, str(HARNESS), "--faults", "8", "--minutes", "2", "--json", str(out)]
+    command += ["--until", "prepare"]  # the points; other kinds go through all stages
     for kind in KINDS:
         command += ["--only", kind]
     environment = {**os.environ, "TMPDIR": str(tmp_path)}

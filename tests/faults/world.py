@@ -20,13 +20,15 @@ STAGES = ("prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
 
 @dataclass
 class Count:
-    """One row of the table. survived: went on and gave the bytes of the undisturbed run."""
+    """One row of the table. survived: went on and gave the bytes of the undisturbed run.
+    lost: one line for each that did not. where: the stages hit. cut_short: the time was up."""
 
     kind: str
     injected: int = 0
     survived: int = 0
     lost: list[str] = field(default_factory=list)
     where: Counter[str] = field(default_factory=Counter)
+    cut_short: bool = False
 
     def end(self, faults: int, problems: list[str]) -> None:
         """One folder that was disturbed `faults` times and then left to finish."""
