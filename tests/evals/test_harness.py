@@ -179,6 +179,9 @@ def test_a_chat_template_is_used_where_there_is_one(learnt, data, tmp_path):
     assert items_of(tmp_path / "auto")[0]["prompt"] == "<user>a?\n<assistant>"
     run(tmp_path / "chat", data, tmp_path / "off", apply_chat_template=False)
     assert items_of(tmp_path / "off")[0]["prompt"] == "a?\n"
+    given = CHAT.replace("<assistant>", "<answer>")
+    run(tmp_path / "chat", data, tmp_path / "given", chat_template=given)
+    assert items_of(tmp_path / "given")[0]["prompt"] == "<user>a?\n<answer>"
 
 
 def test_a_limit_asks_the_same_items_every_time(learnt, data, tmp_path):

@@ -37,6 +37,7 @@ def evaluate_model(
     extra_tasks: Mapping[str, Task] | None = None,
     unsafe_code: bool = False,
     tokenizer: str | None = None,
+    chat_template: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
     seed: int = 0,
@@ -44,6 +45,7 @@ def evaluate_model(
     """Generate greedily, judge, write out/<task>.jsonl (one item a line), return the summaries.
 
     model_path: a folder (a Path must exist) or a hub name; `tokenizer` where it lies elsewhere.
+    chat_template: in place of the tokenizer's own.
     data: folder with the tasks' files; None reads the hub.
     limit: items per task, a sample drawn with `seed`: the same items for every model.
     max_new_tokens: longest generation for every task; None is each task's own.
@@ -68,6 +70,7 @@ def evaluate_model(
         described = Model(
             model=str(model_path),
             tokenizer=tokenizer,
+            chat_template=chat_template,
             revision=revision,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
@@ -199,6 +202,8 @@ def _load_model(model: Model, *, batch_size: int | BatchSize) -> Any:
         revision=model.revision,
         trust_remote_code=model.trust_remote_code,
     )
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
     return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size)
 
 

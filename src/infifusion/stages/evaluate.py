@@ -144,6 +144,7 @@ def _score_part(
             extra_tasks={task: table[task] for task in tasks if task not in TASKS},
             unsafe_code=recipe.evaluate.unsafe_code,
             tokenizer=model.tokenizer,
+            chat_template=model.chat_template,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             seed=recipe.seed,
