@@ -104,7 +104,8 @@ def template_fields(text: str | None, record: Record, where: str) -> str:
         value = field_of(record, text, where)
         if not isinstance(value, str):
             raise DataError(
-                f"{where}: the field '{text}' holds a {type(value).__name__}; expected text."
+                f"{where}: the field '{text}' holds a {type(value).__name__}; expected text. "
+                "Name a field of text, or a template over fields."
             )
         return sound_text(value, where)
     try:
@@ -153,7 +154,7 @@ def field_of(record: Record, name: str, where: str) -> Any:
     if name not in record:
         raise DataError(
             f"{where}: there is no field '{name}'.{nearest(name, record)} "
-            f"Fields: {', '.join(record)}."
+            f"Fields: {', '.join(record)}. Name one of them in the recipe."
         )
     return record[name]
 
@@ -171,7 +172,10 @@ def to_example(source: DataSource, found: Format | None, record: Record, place: 
         turns = field_of(record, messages, where)
         *prompt, last = messages_of(turns, where, at_least=2)
         if last["role"] != "assistant":
-            raise DataError(f"{where}: the last message is by '{last['role']}', not assistant.")
+            raise DataError(
+                f"{where}: the last message is by '{last['role']}', not assistant. Drop that turn, "
+                "or give such records as prompts of write_responses."
+            )
         response = last["content"]
     return Example(id_of(source, record, place), source.domain, tuple(prompt), response)
 
@@ -211,7 +215,7 @@ def messages_of(value: Any, where: str, *, at_least: int) -> list[Message]:
     if not fits:
         raise DataError(
             f"{where}: expected a list of {at_least} or more messages, each with the texts 'role' "
-            "and 'content'."
+            "and 'content'. Rewrite the record, or leave it out."
         )
     return [
         Message(role=sound_text(m["role"], where), content=sound_text(m["content"], where))
@@ -240,7 +244,7 @@ def _read_jsonl(path: Path) -> Iterator[Record]:
             if not isinstance(record, dict):
                 raise DataError(
                     f'{where}: expected a JSON object such as {{"prompt": ..., "response": ...}}; '
-                    f"found a {type(record).__name__}."
+                    f"found a {type(record).__name__}. Rewrite or remove the line."
                 )
             yield record
 
@@ -293,9 +297,13 @@ def _read_csv(path: Path) -> Iterator[Record]:
                     )
                 yield record
         except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not a CSV file in UTF-8: {error}.") from None
+            raise DataError(
+                f"{path} is not a CSV file in UTF-8: {error}. Save it as one."
+            ) from None
         except csv.Error as error:
-            raise DataError(f"{path}, line {rows.line_num}: not CSV: {error}.") from None
+            raise DataError(
+                f"{path}, line {rows.line_num}: not CSV: {error}. Correct that line."
+            ) from None
 
 
 def _read_hub(source: DataFile, *, streaming: bool = False) -> Iterator[Record]:
