@@ -224,6 +224,8 @@ def test_models_without_tasks_are_still_shown_in_bits_per_byte(tmp_path: Path) -
     page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
     # 1.0 - 1.25 = -0.25
     assert page.row("unified")[1].strip() == "1.000 (-0.250)"
+    text = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "unified needs fewer bits per byte than the pivot in 1 of 1 domains." in text
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,11 @@ def bits_view(run: Run, summary: Json) -> dict[str, Any] | None:
     if not domains:
         return None
     base = models.get(PIVOT, {})
+    bases = {n: b for n, b in models.items() if kind_of(run, n) in ("pivot", "tuned")}
+    fused = [n for n in models if kind_of(run, n) == "fused"]
     return {
         "domains": domains,
+        "headlines": [said for n in fused if (said := _headline(n, models[n], bases))],
         "rows": [
             {
                 "model": name,
@@ -50,3 +53,15 @@ def bits_view(run: Run, summary: Json) -> dict[str, Any] | None:
             for domain in domains
         },
     }
+
+
+def _headline(model: str, bits: Json, bases: dict[str, Json]) -> str:
+    """In how many domains a model needs fewer bits than each base, as one sentence."""
+    said = []
+    for base, theirs in bases.items():
+        shared = [domain for domain in bits if domain in theirs]
+        fewer = sum(bits[domain] < theirs[domain] for domain in shared)
+        if shared:
+            name = "the pivot" if base == PIVOT else base
+            said.append(f"than {name} in {fewer} of {len(shared)} domains")
+    return f"{model} needs fewer bits per byte {', '.join(said)}." if said else ""
