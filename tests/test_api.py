@@ -130,6 +130,8 @@ def test_what_does_not_fit_is_refused(sources: list, options: dict, message: str
 def test_one_tokenizer_aligns_with_itself_everywhere() -> None:
     tokenizer = byte_level_tokenizer(320)
     found = infifusion.align(tokenizer, tokenizer, TEXTS[:3])
+    count = f"{len(found.source_T):,}"
+    assert repr(found) == f"Alignment(3 texts, {count} of {count} pivot positions aligned)"
     assert found.coverage.share == 1.0
     assert found.source_T.tolist() == list(range(len(found.source_T)))
     assert [len(ids) for ids in found.source_ids] == np.diff(found.pivot.row_N1).tolist()

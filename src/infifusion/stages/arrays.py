@@ -48,7 +48,7 @@ class Carried:
     pivot: Positions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Alignment:
     """Two tokenizers on the same texts.
 
@@ -65,6 +65,13 @@ class Alignment:
     coverage: Coverage
     source: Positions
     pivot: Positions
+
+    def __repr__(self) -> str:
+        aligned, positions = int((self.source_T >= 0).sum()), len(self.source_T)
+        return (
+            f"Alignment({len(self.pivot_ids)} texts, {aligned:,} of {positions:,} pivot positions "
+            "aligned)"
+        )
 
     def carry(self, probabilities_UV: ArrayLike, *, top_k: int = 64) -> Carried:
         """What the source believed, ready for `fuse`: row u says what it gave to every token of its
