@@ -2,34 +2,24 @@
 
     python tests/inputs/fuzz.py [--minutes 10] [--seed 0] [TARGET ...]
 
-Half of the inputs are whole documents with values in the wrong places, half are bytes of such
-documents moved about. What is found is written to fuzz-TARGET-N/ and printed; each such find
-becomes an entry of FOUND in test_fuzz.py.
+Each find (fuzz-TARGET-N/) becomes an entry of FOUND in test_fuzz.py.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
-import resource
-import shutil
-import signal
 import sys
 import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "report")]
 from conftest import tiny_model
+from fuzzing import Files, Language, Target, as_json, main, one_file
 from run_folder_maker import make_run_folder
 
 from infifusion.artifacts import read_json
@@ -42,13 +32,6 @@ from infifusion.report.page import write_report
 from infifusion.stages.merge_file import read_merge_file
 from infifusion.stages.merge_plan import plan_file
 from infifusion.sweep import load_sweep
-
-SECONDS = 10
-"""Processor time that one input may take; its file has a few thousand bytes."""
-MEMORY = 1 << 30
-"""Bytes of address space that a process may take beside what it has when it begins."""
-LONGEST_MESSAGE = 50_000
-Files = dict[str, bytes]
 
 RECIPE: dict[str, Any] = {
     "name": "r",
@@ -118,72 +101,7 @@ LEAVES = st.one_of(
     ),
     st.sampled_from(["validate", "union", "ties", "rsaf", "mean", "x:y", "math:sqrt", "..", "\0"]),
 )
-VALUES = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4)
-    ),
-    max_leaves=12,
-)
-
-
-class OutOfTime(BaseException):
-    """An input took more than SECONDS of processor time."""
-
-
-@st.composite
-def changed(draw: st.DrawFn, whole: Any) -> Any:
-    """A document of which some values stand elsewhere, are gone, or are anything."""
-    document = json.loads(json.dumps(whole))
-    for _ in range(draw(st.integers(1, 4))):
-        places = list(_places(document))
-        holder, key = draw(st.sampled_from(places)) if places else (None, None)
-        if holder is None:
-            return draw(VALUES)
-        kind = draw(st.sampled_from(["value", "value", "gone", "moved", "renamed", "added"]))
-        if kind == "value":
-            holder[key] = draw(VALUES)
-        elif kind == "gone":
-            del holder[key]
-        elif kind == "moved":
-            other, place = draw(st.sampled_from(places))
-            holder[key] = json.loads(json.dumps(other[place])) if place in _keys(other) else None
-        elif isinstance(holder, dict):
-            value = holder.pop(key) if kind == "renamed" else draw(VALUES)
-            holder[
-                draw(st.text(max_size=8) | st.sampled_from(sorted(map(str, holder)) or ["x"]))
-            ] = value
-        else:
-            holder.append(draw(VALUES))
-    return document
-
-
-def _keys(holder: Any) -> list[Any]:
-    return list(holder) if isinstance(holder, dict) else list(range(len(holder)))
-
-
-def _places(value: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(value, dict | list):
-        for key in _keys(value):
-            yield value, key
-            yield from _places(value[key])
-
-
-@st.composite
-def moved_about(draw: st.DrawFn, documents: list[bytes]) -> bytes:
-    """Bytes of a document: cut, doubled, flipped, and with words of the language put in."""
-    content = draw(st.sampled_from(documents))
-    for _ in range(draw(st.integers(1, 6))):
-        start = draw(st.integers(0, len(content)))
-        stop = min(len(content), start + draw(st.integers(0, 40)))
-        piece = draw(
-            st.sampled_from(WORDS)
-            | st.binary(max_size=8)
-            | st.just(b"")
-            | st.just(content[start:stop] * 2)
-        )
-        content = content[:start] + piece + content[stop:]
-    return content[:20_000]
+YAML_AND_JSON = Language(WORDS, LEAVES)
 
 
 def as_yaml(value: Any) -> bytes:
@@ -194,27 +112,10 @@ def as_yaml(value: Any) -> bytes:
         return json.dumps(value).encode()
 
 
-def documents(wholes: list[Any], write: Callable[[Any], bytes]) -> st.SearchStrategy[bytes]:
-    """Whole documents with changes, and bytes of the documents moved about."""
-    return st.one_of(
-        *(changed(whole).map(write) for whole in wholes),
-        moved_about([write(whole) for whole in wholes]),
-    )
-
-
 def as_lines(values: Any) -> bytes:
     """JSON objects, one a line."""
     listed = values if isinstance(values, list) else [values]
     return b"".join(json.dumps(value).encode() + b"\n" for value in listed)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A reader: what is written into its folder, and the call that reads it."""
-
-    files: st.SearchStrategy[Files]
-    read: Callable[[Path], object]
-    prepare: Callable[[Path], object] = field(default=lambda folder: None)
 
 
 def _models(folder: Path) -> None:
@@ -255,136 +156,37 @@ def _in_run() -> st.SearchStrategy[Files]:
             for path in sorted(folder.rglob("*.json"))
         }
     return st.sampled_from(sorted(wholes)).flatmap(
-        lambda name: documents([wholes[name]], lambda value: json.dumps(value).encode()).map(
+        lambda name: YAML_AND_JSON.documents([wholes[name]], as_json).map(
             lambda content: {name: content}
         )
     )
-
-
-def _one(name: str, content: st.SearchStrategy[bytes]) -> st.SearchStrategy[Files]:
-    return content.map(lambda found: {name: found})
 
 
 EXAMPLE = {"id": "d/1", "domain": "d", "prompt": [{"role": "user", "content": "p"}],
            "response": "r", "written_by": None, "winner": "a"}  # fmt: skip
 TARGETS = {
     "recipe": Target(
-        _one("r.yaml", documents([RECIPE], as_yaml)), lambda f: load_recipe(f / "r.yaml").resolve()
+        one_file("r.yaml", YAML_AND_JSON.documents([RECIPE], as_yaml)),
+        lambda f: load_recipe(f / "r.yaml").resolve(),
     ),
     "sweep": Target(
-        _one("s.yaml", documents([SWEEP], as_yaml)), lambda f: load_sweep(f / "s.yaml", [])
+        one_file("s.yaml", YAML_AND_JSON.documents([SWEEP], as_yaml)),
+        lambda f: load_sweep(f / "s.yaml", []),
     ),
     "merge": Target(
-        _one("m.yaml", documents([MERGE, SLICES], as_yaml)),
+        one_file("m.yaml", YAML_AND_JSON.documents([MERGE, SLICES], as_yaml)),
         lambda f: plan_file(read_merge_file(f / "m.yaml", base_override=None), f / "m.yaml"),
         _models,
     ),
-    "data": Target(_one("x.jsonl", documents([RECORDS, RECORDS[0]], as_lines)), _data),
-    "prepared": Target(_one("x.jsonl", documents([[EXAMPLE, EXAMPLE]], as_lines)), _prepared),
+    "data": Target(
+        one_file("x.jsonl", YAML_AND_JSON.documents([RECORDS, RECORDS[0]], as_lines)), _data
+    ),
+    "prepared": Target(
+        one_file("x.jsonl", YAML_AND_JSON.documents([[EXAMPLE, EXAMPLE]], as_lines)), _prepared
+    ),
     "run": Target(_in_run(), _run, make_run_folder),
 }
 
 
-def feed(target: Target, folder: Path, files: Files) -> None:
-    """Read one input. Only an InfiFusionError with a message of bounded length may come of it."""
-    before = {name: _content(folder / name) for name in files}
-    try:
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-        with limited_time(SECONDS):
-            target.read(folder)
-    except InfiFusionError as error:
-        assert 0 < len(str(error)) < LONGEST_MESSAGE, f"a message of {len(str(error))} characters"
-    finally:
-        for name, content in before.items():
-            if content is not None:
-                (folder / name).write_bytes(content)
-
-
-def _content(path: Path) -> bytes | None:
-    return path.read_bytes() if path.exists() else None
-
-
-@contextlib.contextmanager
-def limited_time(seconds: float) -> Iterator[None]:
-    """Raise OutOfTime once the block has taken so much processor time."""
-
-    def stop(number: int, frame: object) -> None:
-        raise OutOfTime(f"more than {seconds} s of processor time")
-
-    before = signal.signal(signal.SIGPROF, stop)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        signal.signal(signal.SIGPROF, before)
-
-
-def limit_memory(more: int) -> None:
-    """Let this process take `more` bytes of address space and no more: MemoryError beyond."""
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    most = pages * resource.getpagesize() + more
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def fuzz(name: str, *, minutes: float, first_seed: int) -> tuple[int, int]:
-    """Feed one target for some minutes; how many inputs, and how many finds."""
-    target, fed, finds = TARGETS[name], 0, 0
-    end = time.monotonic() + 60 * minutes
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        target.prepare(folder)
-        last: Files = {}
-
-        @settings(
-            max_examples=200,
-            deadline=None,
-            database=None,
-            phases=[Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(target.files)
-        def once(files: Files) -> None:
-            nonlocal fed, last
-            if time.monotonic() < end:
-                fed, last = fed + 1, files
-                feed(target, folder, files)
-
-        while time.monotonic() < end:
-            first_seed += 1
-            try:
-                seed(first_seed)(once)()
-            except (Exception, OutOfTime) as error:
-                finds += 1
-                _keep(f"fuzz-{name}-{finds}", last)
-                print("".join(traceback.format_exception(error)[-6:]), flush=True)
-    return fed, finds
-
-
-def _keep(name: str, files: Files) -> None:
-    place = Path(name)
-    shutil.rmtree(place, ignore_errors=True)
-    for inner, content in files.items():
-        (place / inner).parent.mkdir(parents=True, exist_ok=True)
-        (place / inner).write_bytes(content)
-
-
-def main() -> None:
-    """Fuzz the targets named, one after another; exit status 1 where something was found."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("targets", nargs="*", metavar="TARGET", help=", ".join(TARGETS))
-    parser.add_argument("--minutes", type=float, default=10, help="for each target")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    limit_memory(MEMORY)
-    found = 0
-    for name in options.targets or TARGETS:
-        fed, finds = fuzz(name, minutes=options.minutes, first_seed=1000 * options.seed)
-        found += finds
-        print(f"{name}: {fed:,} inputs in {options.minutes:g} minutes, {finds} finds", flush=True)
-    sys.exit(1 if found else 0)
-
-
 if __name__ == "__main__":
-    main()
+    main(TARGETS, about=__doc__)

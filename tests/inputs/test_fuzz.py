@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz import TARGETS, Files, OutOfTime, feed, limited_time
+from fuzz import TARGETS
+from fuzzing import Files, OutOfTime, feed, limited_time
 from hypothesis import HealthCheck, Phase, given, settings
 
 EXAMPLES = 40

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 sys.path.append(str(Path(__file__).parent))
-from fuzz_models import TARGETS, feed, whole_model
+from fuzz_models import TARGETS
+from fuzzing import Files, feed
 
 
 @pytest.mark.parametrize("name", TARGETS)
 def test_random_model_files_meet_our_own_errors_alone(name, tmp_path):
-    whole_model(tmp_path)
     target = TARGETS[name]
+    target.prepare(tmp_path)
 
     @settings(
         max_examples=150,
@@ -24,8 +25,8 @@ def test_random_model_files_meet_our_own_errors_alone(name, tmp_path):
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(target.content)
-    def once(content: bytes) -> None:
-        feed(target, tmp_path, content)
+    @given(target.files)
+    def once(files: Files) -> None:
+        feed(target, tmp_path, files)
 
     once()
