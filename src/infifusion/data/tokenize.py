@@ -16,19 +16,20 @@ from infifusion.types import Rendered
 
 # ids and text of one conversation -> byte at which each token starts, and the text's length.
 ByteStarts = Callable[[list[int], str], NDArray[np.int64]]
+NOTHING = np.zeros(0, dtype=np.int32)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tokenized:
     """One conversation: ids up to and including the end of the turn; index of the first response
     token; start bytes of the response tokens and of the end of the turn; `straddles` when a token
     covers both the last bytes of the prompt and the first of the response (it counts as prompt);
     `control` the first token of the response that is a special one (an end of turn, a role), which
-    text must not hold, or None."""
+    text must not hold, or None. Arrays, because all of a data set are in memory at once."""
 
-    ids: list[int]
+    ids: NDArray[np.int32]
     first: int
-    starts: list[int]
+    starts: NDArray[np.int32]
     straddles: bool
     control: int | None
 
@@ -68,9 +69,9 @@ def tokenize(
         offset = conversation.start - conversation.lead
         done.append(
             Tokenized(
-                ids=[*before, *ids[:last], end],
+                ids=np.array([*before, *ids[:last], end], dtype=np.int32),
                 first=len(before) + first,
-                starts=[*(starts[first:last] - offset).tolist(), conversation.length],
+                starts=np.append(starts[first:last] - offset, conversation.length).astype(np.int32),
                 straddles=int(starts[first]) > conversation.start,
                 control=next((i for i in ids[first:last] if i in special), None),
             )
@@ -83,14 +84,10 @@ def as_rendered(tokenized: list[Tokenized]) -> Rendered:
     lengths = [len(one.ids) for one in tokenized]
     rows = [len(one.starts) for one in tokenized]
     return Rendered(
-        ids_L=np.concatenate([np.asarray(one.ids, dtype=np.int32) for one in tokenized])
-        if tokenized
-        else np.zeros(0, dtype=np.int32),
+        ids_L=np.concatenate([NOTHING, *(one.ids for one in tokenized)]),
         offset_N1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         first_N=np.asarray([one.first for one in tokenized], dtype=np.int32),
-        start_R=np.concatenate([np.asarray(one.starts, dtype=np.int32) for one in tokenized])
-        if tokenized
-        else np.zeros(0, dtype=np.int32),
+        start_R=np.concatenate([NOTHING, *(one.starts for one in tokenized)]),
         row_N1=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
     )
 

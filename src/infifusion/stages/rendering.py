@@ -89,7 +89,7 @@ class Renderer:
         (done,) = self.tokenize_fitting([example])
         if done is None or done.ids[-1] >= len(self.table):
             return []
-        return [done.ids[-1]] if self.table.added_V[done.ids[-1]] else []
+        return [int(done.ids[-1])] if self.table.added_V[done.ids[-1]] else []
 
     def text_of(self, ids: list[int]) -> str:
         """The text that generated tokens stand for, byte for byte; special tokens are no text.
