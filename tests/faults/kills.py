@@ -14,9 +14,9 @@ from world import Count, World
 PER_FOLDER = 20
 """So many times a folder is disturbed before it is left to finish."""
 
-SHARE = 0.25
-"""Moments are drawn evenly over this share of what an undisturbed run takes: the next goes on from
-what the last has left, so that all parts of a run are hit."""
+SHARES = (0.1, 1.0)
+"""Moments are drawn evenly over a share of what an undisturbed run takes, and each folder draws its
+share: a short one stops the run again and again where it is, a long one lets it come further."""
 
 KEPT = "Run the same command again"
 Budget = Callable[[], bool]
@@ -69,11 +69,12 @@ def random_moments(
     draw = random.Random(f"{kind} {seed}")
     while count.injected < faults and not (enough() and count.injected):
         hit, problems = 0, []
+        longest = world.seconds * draw.uniform(*SHARES)
         for _ in range(min(PER_FOLDER, faults - count.injected)):
             if hit and enough():
                 break
             child = world.start()
-            time.sleep(draw.uniform(0.0, world.seconds * SHARE))
+            time.sleep(draw.uniform(0.0, longest))
             if child.poll() is not None:
                 break
             where = world.stage()
