@@ -30,7 +30,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from evidence_suite import KINDS, make_evidence_suite
 
-from infifusion.artifacts import Json, atomic_write, read_json
+from infifusion.durable import atomic_write
+from infifusion.records import Json, read_json
 from infifusion.report.sweep import markdown_table, summary_table, write_sweep_plots
 from infifusion.stages.sweep import run_sweep
 from infifusion.strict import read_yaml

@@ -37,7 +37,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import yaml
 
-from infifusion.artifacts import read_json, write_json
 from infifusion.choose.candidates import Candidate, Choice, Judges
 from infifusion.data.store import read_lines, write_lines
 from infifusion.demo.domains import DOMAINS, problems
@@ -46,6 +45,7 @@ from infifusion.demo.tasks import TASKS
 from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.statistics import compare
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json, write_json
 from infifusion.stages.run import run_recipe
 from infifusion.strict import Strict
 from infifusion.types import Prompt

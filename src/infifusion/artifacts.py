@@ -33,26 +33,23 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
 
-from infifusion.durable import atomic_write, sync, temporary_folder
+from infifusion.durable import sync, temporary_folder
 from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
 from infifusion.lock import lost
-from infifusion.redact import redact
+from infifusion.records import Json, damaged, plain, read_record, write_record
 from infifusion.runtime import log, rank
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
-SIGNATURE = "signature"
 EXACT = "fingerprint_sha256"
-EARLIER = {"fingerprint", "counts", "seconds", "files"}
-"""The keys of records that were written before they were signed."""
+SIGNED = {"fingerprint", EXACT, "counts", "seconds", "files", "bytes"}
+"""What a manifest holds."""
 REDO = "Run again with --redo, which makes anew what is damaged and what follows from it."
 LOOK_EVERY = 0.2  # seconds
 SCRATCH = ("checkpoints", "done", "parts")
 """Folders of a stage that hold work under way; they go once the stage is signed, not before."""
-Json = dict[str, Any]
 
 
 class State(StrEnum):
@@ -228,8 +225,8 @@ def read_manifest(folder: Path, *, made_by: str) -> Json:
             f"{folder} holds no {MANIFEST}: the stage '{made_by}' is not finished there. Run "
             "`infifusion run` on the recipe again; it goes on where it stopped."
         ) from None
-    if not manifest.keys() >= EARLIER:
-        raise _damaged(path, f"it lacks {', '.join(sorted(EARLIER - manifest.keys()))}")
+    if not manifest.keys() >= SIGNED:
+        raise damaged(path, f"it lacks {', '.join(sorted(SIGNED - manifest.keys()))}")
     return manifest
 
 
@@ -273,76 +270,8 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
     return differences
 
 
-def plain(value: Any) -> Any:
-    """The value as JSON would give it back (tuples become lists, paths strings), redacted."""
-    return redact(json.loads(json.dumps(value, default=str)))
-
-
 def cache_folder() -> Path:
     """Where what can be made again is kept: $INFIFUSION_CACHE, else the user's cache folder."""
     own = os.environ.get("INFIFUSION_CACHE")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return Path(own) if own else cache / "infifusion"
-
-
-def read_json(path: Path) -> Json:
-    """One JSON object; ArtifactError when the file is damaged. A signature is checked and left
-    out."""
-    return _read(path)[0]
-
-
-def write_json(path: Path, value: Json) -> None:
-    """Write a JSON object whole or not at all, without secrets and home paths."""
-    _write(path, plain(value))
-
-
-def read_record(path: Path) -> Json:
-    """What `write_record` wrote; ArtifactError when a byte of it has changed."""
-    value, signed = _read(path)
-    if not signed and not value.keys() <= EARLIER:
-        raise _damaged(path, "it is not signed")
-    return value
-
-
-def write_record(path: Path, value: Json) -> None:
-    """Write a JSON object with a signature: a hash over its text, byte for byte."""
-    _write(path, _signed(plain(value)))
-
-
-def signature_of(path: Path) -> str:
-    """The signature of a file that `write_record` wrote; the same for the same content."""
-    return _signed(read_record(path))[SIGNATURE]
-
-
-def _write(path: Path, value: Json) -> None:
-    with atomic_write(path) as temporary:
-        temporary.write_text(_as_text(value), encoding="utf-8")
-
-
-def _read(path: Path) -> tuple[Json, bool]:
-    """A JSON object, and whether it was signed."""
-    try:
-        text = path.read_bytes().decode("utf-8")
-        value = json.loads(text)
-        if not isinstance(value, dict):
-            raise ValueError("expected a JSON object")
-        signed = SIGNATURE in value
-        if signed and text != _as_text(_signed(value)):
-            raise ValueError("its content is not what was signed")
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, str(error)) from None
-    value.pop(SIGNATURE, None)
-    return value, signed
-
-
-def _signed(value: Json) -> Json:
-    unsigned = {key: value[key] for key in value if key != SIGNATURE}
-    return {**unsigned, SIGNATURE: sha256_of_text(_as_text(unsigned))}
-
-
-def _as_text(value: Json) -> str:
-    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
-
-
-def _damaged(path: Path, why: str) -> ArtifactError:
-    return ArtifactError(f"{path} is damaged ({why}). Delete it, or add --redo, and run again.")

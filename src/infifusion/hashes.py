@@ -68,8 +68,8 @@ def wrong_size(folder: Path, manifest: Mapping[str, Any], name: str) -> str:
     path = folder / name
     if not path.is_file():
         return f"{path} is missing."
-    found, expected = path.stat().st_size, manifest.get("bytes", {}).get(name)
-    if expected is None or found == expected:
+    found, expected = path.stat().st_size, manifest["bytes"][name]
+    if found == expected:
         return ""
     return f"{path} is not the file that was written: it has {found:,} bytes, not {expected:,}."
 

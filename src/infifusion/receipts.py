@@ -11,9 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, STARTED, Json, read_record, signature_of, write_record
+from infifusion.artifacts import MANIFEST, STARTED
 from infifusion.errors import ArtifactError
 from infifusion.hashes import quick_hash
+from infifusion.records import Json, read_record, signature_of, write_record
 from infifusion.runtime import log
 
 RECEIPTS = "receipts"

@@ -1,6 +1,6 @@
 """What must not be written down: tokens, passwords, and where the user's home folder is.
 
-One place for everything that a run writes or says: artifacts.plain applies it to every JSON file
+One place for everything that a run writes or says: records.plain applies it to every JSON file
 (manifests, settings, scores), runtime to every line of the log, stages.run to the copy of the
 recipe, report.card to model cards. A redacted path still works: a recipe and a shell read `~` as
 the home folder. Redacting twice changes nothing, so a fingerprint that lies in a manifest and one

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.artifacts import read_json
 from infifusion.demo import suite
 from infifusion.demo.domains import DOMAINS, split_of
 from infifusion.demo.models import PIVOT, SOURCES
 from infifusion.errors import ArtifactError
 from infifusion.recipe import DataSource, load_recipe
+from infifusion.records import read_json
 
 
 @pytest.fixture

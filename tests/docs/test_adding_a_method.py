@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
 from infifusion import cli
-from infifusion.artifacts import read_json
+from infifusion.records import read_json
 
 pytestmark = pytest.mark.slow
 PAGE = ROOT / "docs" / "adding.md"

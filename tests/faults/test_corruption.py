@@ -14,18 +14,11 @@ import pytest
 import yaml
 from conftest import write_jsonl
 
-from infifusion.artifacts import (
-    EXACT,
-    MANIFEST,
-    STARTED,
-    open_stage,
-    read_json,
-    read_record,
-    write_record,
-)
+from infifusion.artifacts import EXACT, MANIFEST, STARTED, open_stage, read_manifest
 from infifusion.errors import ArtifactError
 from infifusion.hashes import sha256_of
 from infifusion.recipe import Recipe, load_recipe
+from infifusion.records import read_record, write_json, write_record
 from infifusion.report.run_folder import read_run
 from infifusion.stages import evaluate as evaluating
 from infifusion.stages import fuse as fusing
@@ -430,12 +423,17 @@ def test_an_unfinished_evaluation_asks_again_where_its_answers_are_damaged(
     assert (out / "demo_word.jsonl").read_bytes() == whole
 
 
-def test_what_an_earlier_version_wrote_is_still_read(tmp_path: Path) -> None:
-    import json
+def test_a_manifest_without_a_signature_is_damaged(tmp_path: Path) -> None:
+    manifest = {"fingerprint": {"a": 1}, "counts": {}, "seconds": 0.1, "files": {}, "bytes": {}}
+    write_json(tmp_path / MANIFEST, manifest)
+    with pytest.raises(ArtifactError, match="not signed"):
+        read_record(tmp_path / MANIFEST)
 
-    manifest = {"fingerprint": {"a": 1}, "counts": {}, "seconds": 0.1, "files": {}}
-    (tmp_path / MANIFEST).write_text(json.dumps(manifest))
-    assert read_record(tmp_path / MANIFEST) == read_json(tmp_path / MANIFEST) == manifest
+
+def test_a_signed_manifest_that_lacks_something_is_damaged(tmp_path: Path) -> None:
+    write_record(tmp_path / MANIFEST, {"fingerprint": {}, "counts": {}})
+    with pytest.raises(ArtifactError, match="it lacks bytes, files, fingerprint_sha256, seconds"):
+        read_manifest(tmp_path, made_by="teach")
 
 
 def test_a_merge_makes_anew_a_shard_that_was_damaged_while_it_was_away(

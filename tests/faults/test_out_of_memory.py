@@ -13,10 +13,10 @@ import torch
 import yaml
 from conftest import write_jsonl
 
-from infifusion.artifacts import read_json
 from infifusion.errors import RunError
 from infifusion.memory import BatchSize, ran_out
 from infifusion.recipe import Recipe, load_recipe
+from infifusion.records import read_json
 from infifusion.stages import respond as responding
 from infifusion.stages import teach as teaching
 from infifusion.stages.distill import distill

@@ -22,12 +22,12 @@ from conftest import tiny_model
 from fuzzing import Files, Language, Target, as_json, main, one_file
 from run_folder_maker import make_run_folder
 
-from infifusion.artifacts import read_json
 from infifusion.data.examples import read_examples
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, load_examples, load_responses
 from infifusion.errors import InfiFusionError
 from infifusion.recipe import DataSource, PromptSource, load_recipe
+from infifusion.records import read_json
 from infifusion.report.page import write_report
 from infifusion.stages.merge_file import read_merge_file
 from infifusion.stages.merge_plan import plan_file

@@ -8,6 +8,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from infifusion.records import write_record
+
 TASKS = ("demo_sums", "demo_boxed", "demo_code")
 DOMAINS = ("sums", "boxed", "code")
 SOURCES = ("arithmetician", "algebraist", "coder")
@@ -116,9 +118,11 @@ def _settings(root: Path, members: list[str]) -> None:
 
 
 def _manifest(folder: Path, seconds: float, counts: dict[str, Any]) -> None:
-    write(
-        folder / "manifest.json",
-        {"fingerprint": {}, "counts": counts, "seconds": seconds, "files": {}},
+    path = folder / "manifest.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_record(
+        path,
+        {"fingerprint": {}, "counts": counts, "seconds": seconds, "files": {}, "bytes": {}},
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infifusion.artifacts import State, open_stage, read_json
+from infifusion.records import read_json
 
 TOKEN = "hf_" + "Planted0" * 5
 ENVIRONMENT = {"HF_TOKEN": "hf_" + "Environ1" * 5, "WANDB_API_KEY": "planted-wandb-0123456789"}
@@ -63,13 +62,3 @@ def test_no_secret_and_no_home_path_is_written_or_said(suite, make_recipe, tmp_p
         cwd=tmp_path,
     )
     assert copied.returncode == 0, copied.stderr
-
-
-def test_a_manifest_of_before_with_whole_paths_is_still_the_same_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    folder = tmp_path / "teach"
-    fingerprint = {"model": f"{tmp_path}/model", "k": 3}
-    folder.mkdir()
-    before = {"fingerprint": fingerprint, "counts": {}, "seconds": 1.0, "files": {}}
-    (folder / "manifest.json").write_text(json.dumps(before))
-    assert open_stage(folder, fingerprint) is State.DONE

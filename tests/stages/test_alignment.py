@@ -14,12 +14,12 @@ from typer.testing import CliRunner
 from infifusion import cli
 from infifusion.align.byte_spans import token_table
 from infifusion.align.min_ed import pair_by_edit_distance
-from infifusion.artifacts import read_json
 from infifusion.data.store import load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.errors import ArtifactError
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json
 from infifusion.stages.combine import positions
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import load_target

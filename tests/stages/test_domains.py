@@ -11,10 +11,10 @@ import yaml
 from conftest import arithmetic, write_jsonl
 from test_whole_run import command
 
-from infifusion.artifacts import read_json
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import DataError
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan import plan_recipe
 

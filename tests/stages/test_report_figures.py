@@ -15,11 +15,11 @@ from safetensors.torch import load_file
 
 from infifusion.align.boundaries import keys, match
 from infifusion.align.byte_spans import token_table
-from infifusion.artifacts import read_json
 from infifusion.data.store import load_rendered
 from infifusion.data.tokenize import gold_ids
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json
 from infifusion.stages.run import run_recipe
 from infifusion.stages.teaching import LIKELIEST, WORST_TOKENS
 

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from infifusion import cli
-from infifusion.artifacts import read_json
 from infifusion.data.store import load_examples, read_lines
 from infifusion.data.tokenizers import encode, load_tokenizer
 from infifusion.errors import ArtifactError, DataError, RecipeError
+from infifusion.records import read_json
 from infifusion.stages import respond as stage
 from infifusion.stages.decide import Verifiers
 from infifusion.stages.rendering import open_renderer

@@ -11,9 +11,9 @@ import pytest
 import yaml
 from test_whole_run import command
 
-from infifusion.artifacts import read_json
 from infifusion.evals.statistics import mcnemar_exact
 from infifusion.progress.state import read_state
+from infifusion.records import read_json
 
 SETTINGS = {"max_steps": [2, 4]}
 

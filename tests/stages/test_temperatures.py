@@ -12,8 +12,8 @@ from conftest import arithmetic, learn
 from test_whole_run import command
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from infifusion.artifacts import read_json
 from infifusion.errors import ArtifactError, DataError
+from infifusion.records import read_json
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
 from infifusion import cli
-from infifusion.artifacts import read_json
 from infifusion.data.store import load_rendered
 from infifusion.errors import ArtifactError, InfiFusionError
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json
 from infifusion.stages.run import run_recipe
 from infifusion.types import Beliefs
 

@@ -5,16 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.artifacts import (
-    State,
-    close_stage,
-    open_stage,
-    read_json,
-    read_manifest,
-    verify_files,
-)
+from infifusion.artifacts import State, close_stage, open_stage, read_manifest, verify_files
 from infifusion.durable import atomic_folder, atomic_write
 from infifusion.errors import ArtifactError
+from infifusion.records import read_json
 
 PRINT = {"top_k": 10, "model": {"hash": "a"}}
 

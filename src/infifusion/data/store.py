@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from safetensors.numpy import load_file, save_file
 
-from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
+from infifusion.records import Json
 from infifusion.types import Example, Message, Rendered, Written
 
 Made = TypeVar("Made")

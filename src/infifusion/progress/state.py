@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from infifusion.artifacts import Json, read_json
 from infifusion.errors import ArtifactError
 from infifusion.progress.meter import Meter
+from infifusion.records import Json, read_json
 
 PROGRESS = "progress.json"
 LOG = "log.txt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.charts.dots import Dot, dot_chart
 from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import PIVOT, Run

@@ -12,8 +12,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
+from infifusion.records import Json
 from infifusion.redact import redact, redact_text
 from infifusion.report.table import CAPTION, markdown_table
 from infifusion.report.use import has_chat_template

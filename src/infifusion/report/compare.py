@@ -7,17 +7,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.evals.statistics import compare
+from infifusion.records import Json
 from infifusion.report.charts.chart import Chart
-from infifusion.report.charts.dots import Dot, dot_chart
+from infifusion.report.charts.dots import dot_chart
 from infifusion.report.damaged import run_as_written
 from infifusion.report.document import document
 from infifusion.report.kinds import KINDS, kind_of
 from infifusion.report.run_folder import Run, read_run
-from infifusion.report.scores import paired
+from infifusion.report.scores import difference_dots, paired
 from infifusion.report.summary import domains_of, summary_of, tasks_of
 from infifusion.report.words import duration
 
@@ -86,19 +86,7 @@ def comparison_charts(pairs: list[dict[str, Any]]) -> dict[str, Chart]:
     for one, other in dict.fromkeys((pair["first"], pair["second"]) for pair in different):
         here = [pair for pair in different if (pair["first"], pair["second"]) == (one, other)]
         tasks = dict.fromkeys(pair["task"] for pair in here)
-        dots = [
-            Dot(
-                pair["model"],
-                100 * pair["difference"],
-                pair["points"],
-                pair["outcome"],
-                *(100 * edge for edge in pair["ci95"]),
-                group=task,
-            )
-            for task in tasks
-            for pair in here
-            if pair["task"] == task
-        ]
+        dots = difference_dots(here, tasks, named_by="model")
         charts[f"{other}-minus-{one}"] = dot_chart(
             f"{other} minus {one} in points, 95 % interval", dots, zero=True, most=WIDEST_LABELS
         )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from infifusion.artifacts import Json
 from infifusion.recipe import STAGES
+from infifusion.records import Json
 from infifusion.report.charts.timeline import Span, timeline
 from infifusion.report.run_folder import Run
 from infifusion.report.words import data_size, duration

@@ -6,7 +6,7 @@ import math
 from itertools import combinations
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.charts.chart import Chart
 from infifusion.report.charts.lines import Line, line_chart
 from infifusion.report.run_folder import Run

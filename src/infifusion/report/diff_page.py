@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.document import document
 from infifusion.report.tensors import grid_of
 

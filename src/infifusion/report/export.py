@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
+from infifusion.records import Json
 from infifusion.report.bits import bits_view
 from infifusion.report.charts.chart import Chart, as_csv, standalone
 from infifusion.report.charts.heat import heat_chart

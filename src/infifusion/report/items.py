@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.document import size_in_page
 from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run

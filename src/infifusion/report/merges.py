@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.deltas import deltas_view
 from infifusion.report.run_folder import Run
 from infifusion.report.tensors import grid_of

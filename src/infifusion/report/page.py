@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.artifacts import Json, write_json
 from infifusion.durable import atomic_write
+from infifusion.records import Json, write_json
 from infifusion.report.alignment import coverage_view, teachers_view, worst_tokens_view
 from infifusion.report.bits import bits_view
 from infifusion.report.cost import cost_view

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.charts.chart import Chart
 from infifusion.report.charts.dots import Dot, dot_chart
 from infifusion.report.kinds import kind_of
@@ -76,25 +77,33 @@ def paired(pair: Json) -> dict[str, Any]:
 
 def difference_charts(pairs: list[dict[str, Any]], tasks: list[str]) -> dict[str, Chart]:
     """One chart per model that others are compared with, grouped by task."""
-    charts = {}
-    for base in dict.fromkeys(pair["a"] for pair in pairs):
-        dots = [
-            Dot(
-                pair["b"],
-                100 * pair["difference"],
-                pair["points"],
-                pair["outcome"],
-                *(100 * edge for edge in pair["ci95"]),
-                group=task,
-            )
-            for task in tasks
-            for pair in pairs
-            if pair["task"] == task and pair["a"] == base
-        ]
-        charts[f"difference-from-{base}"] = dot_chart(
-            f"Difference from {base} in points, 95 % interval", dots, zero=True
+    return {
+        f"difference-from-{base}": dot_chart(
+            f"Difference from {base} in points, 95 % interval",
+            difference_dots([pair for pair in pairs if pair["a"] == base], tasks, named_by="b"),
+            zero=True,
         )
-    return charts
+        for base in dict.fromkeys(pair["a"] for pair in pairs)
+    }
+
+
+def difference_dots(
+    pairs: list[dict[str, Any]], tasks: Iterable[str], *, named_by: str
+) -> list[Dot]:
+    """A dot with its interval, in points, for each paired comparison; those of a task together."""
+    return [
+        Dot(
+            pair[named_by],
+            100 * pair["difference"],
+            pair["points"],
+            pair["outcome"],
+            *(100 * edge for edge in pair["ci95"]),
+            group=task,
+        )
+        for task in tasks
+        for pair in pairs
+        if pair["task"] == task
+    ]
 
 
 def _by_pair(

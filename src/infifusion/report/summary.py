@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.run_folder import Run, read_run
 
 SCORE = ("n", "correct", "accuracy", "ci95")

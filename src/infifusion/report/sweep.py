@@ -6,8 +6,8 @@ import csv
 import io
 from pathlib import Path
 
-from infifusion.artifacts import Json
 from infifusion.durable import atomic_write
+from infifusion.records import Json
 from infifusion.report.charts.chart import Chart, standalone
 from infifusion.report.charts.dots import Dot, dot_chart
 from infifusion.report.document import document

@@ -6,7 +6,7 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.summary import domains_of, tasks_of
 
 MISSING = "–"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.charts.chart import Chart
 from infifusion.report.charts.stack import bar_chart, stacked_chart
 from infifusion.report.run_folder import Run

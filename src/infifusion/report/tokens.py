@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.document import size_in_page
 from infifusion.report.run_folder import Run
 from infifusion.report.teaching import taught_sources

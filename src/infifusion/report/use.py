@@ -6,7 +6,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from infifusion.artifacts import Json
+from infifusion.records import Json
 
 SIGNIFICANT = 0.05
 MINUS = "\u2212"

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, read_json, read_record, write_record
+from infifusion.artifacts import MANIFEST
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import DataError
 from infifusion.recipe import Model
+from infifusion.records import read_json, read_record, write_record
 from infifusion.runtime import log, rank
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.spread import wait_for

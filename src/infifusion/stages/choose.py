@@ -11,18 +11,17 @@ from typing import Any
 
 from infifusion.artifacts import (
     STARTED,
-    Json,
     State,
     close_stage,
     open_stage,
     read_manifest,
     verify_files,
-    write_json,
 )
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, write_lines
 from infifusion.errors import ArtifactError, DataError
 from infifusion.recipe import Recipe, WriteResponses, as_json
+from infifusion.records import Json, write_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.decide import Decided, Verifiers, choosers_of, decided
 from infifusion.stages.folders import PIVOT, RunFolder

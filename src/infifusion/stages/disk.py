@@ -7,11 +7,11 @@ import os
 import shutil
 from collections.abc import Callable, Collection, Iterable, Iterator
 
-from infifusion.artifacts import Json
 from infifusion.disk import FULL, errno_of
 from infifusion.errors import RunError
 from infifusion.lock import LOCK, vanished
 from infifusion.recipe import Recipe
+from infifusion.records import Json
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan import plan_of_run
 

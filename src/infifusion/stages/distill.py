@@ -9,14 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infifusion.artifacts import (
-    State,
-    close_stage,
-    open_stage,
-    read_manifest,
-    verify_stage,
-    write_json,
-)
+from infifusion.artifacts import State, close_stage, open_stage, read_manifest, verify_stage
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.durable import files_in
@@ -24,6 +17,7 @@ from infifusion.errors import DataError
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
+from infifusion.records import write_json
 from infifusion.runtime import log, rank
 from infifusion.stages.calibrate import temperature_identity
 from infifusion.stages.folders import PIVOT, RunFolder

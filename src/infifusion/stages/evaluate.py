@@ -14,11 +14,8 @@ from infifusion.artifacts import (
     is_done,
     open_stage,
     read_manifest,
-    read_record,
     share_stage,
     verify_stage,
-    write_json,
-    write_record,
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
@@ -29,6 +26,7 @@ from infifusion.hashes import sha256_of
 from infifusion.memory import BatchSize
 from infifusion.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
 from infifusion.recipe import Model, Plan, Recipe, as_json
+from infifusion.records import read_record, write_json, write_record
 from infifusion.registry import look_up, nearest
 from infifusion.runtime import log, rank, world_size
 from infifusion.stages.bits import by_domain, response_bytes, response_nats

@@ -8,7 +8,6 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import write_json
 from infifusion.data.examples import read_examples
 from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
@@ -16,6 +15,7 @@ from infifusion.evals.harness import evaluate_model, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.recipe import DataSource, Model
+from infifusion.records import write_json
 from infifusion.stages.bits import bits_per_byte_by_domain
 from infifusion.stages.evaluate import BITS, require_task, tasks_with
 from infifusion.stages.rendering import tokenize_examples

@@ -19,10 +19,8 @@ from infifusion.artifacts import (
     close_stage,
     open_stage,
     read_manifest,
-    read_record,
     verify_files,
     verify_stage,
-    write_json,
 )
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids
@@ -32,6 +30,7 @@ from infifusion.fuse.gate import better_in_domain, better_on_response
 from infifusion.hashes import quick_hash_of
 from infifusion.receipts import Hashes, is_whole, mark_of, must_be_made, sign
 from infifusion.recipe import FuseTarget, Recipe, as_json
+from infifusion.records import read_record, write_json
 from infifusion.runtime import log, rank, track
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
 from infifusion.stages.folders import PIVOT, RunFolder

@@ -6,10 +6,11 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import MANIFEST, read_json
+from infifusion.artifacts import MANIFEST
 from infifusion.errors import CheckpointError
 from infifusion.hashes import sha256_of
 from infifusion.recipe import Model, as_json
+from infifusion.records import read_json
 from infifusion.stages.folders import RunFolder
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")

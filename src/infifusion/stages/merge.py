@@ -10,12 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import State, close_stage, open_stage, verify_stage, write_json
+from infifusion.artifacts import State, close_stage, open_stage, verify_stage
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.durable import files_in
 from infifusion.errors import RecipeError
 from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
+from infifusion.records import write_json
 from infifusion.runtime import log, rank
 from infifusion.stages.bits import bits_per_byte_by_domain
 from infifusion.stages.deltas import deltas

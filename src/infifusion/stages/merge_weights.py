@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from infifusion import __version__
-from infifusion.artifacts import write_json
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge import METHODS
 from infifusion.merge.arrays import Arrays, not_finite
@@ -23,6 +22,7 @@ from infifusion.merge.result import Merged
 from infifusion.merge.rsaf import Params as RsafParams
 from infifusion.merge.rsaf import across_tensors, measure
 from infifusion.recipe import as_json
+from infifusion.records import write_json
 from infifusion.registry import look_up
 from infifusion.stages.merge_chat import chat_template_of, write_chat_template
 from infifusion.stages.merge_device import choose_place

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import Json
 from infifusion.errors import InfiFusionError, RecipeError
 from infifusion.plan.case import PIVOT, Case, Hardware, Row
 from infifusion.plan.devices import CPU, NETWORK, device_called
@@ -16,6 +15,7 @@ from infifusion.plan.memory import CONTEXT
 from infifusion.plan.online import Teaching, all_cached, teaching
 from infifusion.plan.rates import CPU_BASE_MEMORY, of_cpu, of_device
 from infifusion.recipe import Recipe
+from infifusion.records import Json
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan_file import age_in_words, read_calibration
 from infifusion.stages.plan_models import facts_of_all

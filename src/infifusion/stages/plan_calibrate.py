@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import MANIFEST, read_json
+from infifusion.artifacts import MANIFEST
 from infifusion.errors import RunError
 from infifusion.plan.case import PIVOT, Case, Hardware, Row
 from infifusion.plan.devices import CPU
@@ -28,6 +28,7 @@ from infifusion.plan.estimate import estimate
 from infifusion.plan.rates import CPU_BASE_MEMORY, CPU_UNITS, flops_per_second, of_cpu
 from infifusion.plan.work import UNITS, Work
 from infifusion.recipe import load_recipe
+from infifusion.records import read_json
 from infifusion.runtime import log, set_up_logging
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan_file import write_calibration

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import read_json, write_json
 from infifusion.errors import ArtifactError
 from infifusion.plan.work import UNITS
+from infifusion.records import read_json, write_json
 
 FORMAT = 1
 """Raised when the units change: a file of another format is not used."""

@@ -13,13 +13,14 @@ from pathlib import Path
 import numpy as np
 from safetensors import safe_open
 
-from infifusion.artifacts import MANIFEST, plain, read_json
+from infifusion.artifacts import MANIFEST
 from infifusion.data.examples import LOCAL_SUFFIXES, read_examples
 from infifusion.data.overlap import without_duplicates
 from infifusion.errors import DataError, RecipeError
 from infifusion.plan.case import PIVOT
 from infifusion.plan.lengths import Lengths
 from infifusion.recipe import DataSource, Model, Recipe, as_json
+from infifusion.records import plain, read_json
 from infifusion.stages.folders import SPLITS, RunFolder
 from infifusion.stages.plan_text import Counter, counter_of
 from infifusion.types import Example

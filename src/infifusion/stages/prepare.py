@@ -15,7 +15,6 @@ from infifusion.artifacts import (
     State,
     close_stage,
     open_stage,
-    read_json,
     read_manifest,
     same_fingerprint,
     verify_files,
@@ -27,6 +26,7 @@ from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
 from infifusion.hashes import sha256_of
 from infifusion.recipe import DataSource, Model, Recipe, as_json
+from infifusion.records import read_json
 from infifusion.runtime import log, rank
 from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
 from infifusion.stages.identity import stage_identity, tokenizer_of

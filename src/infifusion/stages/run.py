@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 import infifusion
-from infifusion.artifacts import MANIFEST, STARTED, write_record
+from infifusion.artifacts import MANIFEST, STARTED
 from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.lock import LOCK, hold
@@ -20,6 +20,7 @@ from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.progress.state import LOG, PROGRESS
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
+from infifusion.records import write_record
 from infifusion.redact import redact_text
 from infifusion.report.page import write_report
 from infifusion.report.summary import summarise
@@ -82,7 +83,6 @@ def run_recipe(
 def _run_stages(
     recipe: Recipe, folder: RunFolder, *, until: str, recipe_file: Path | None, command: str
 ) -> Path | None:
-    page: Path | None = None
     last = STAGES.index(until)
     steps = [step for step in steps_of(recipe, folder) if STAGES.index(step.stage) <= last]
     names = [step.key for step in steps]
@@ -101,17 +101,24 @@ def _run_stages(
                 # The first stages may stand alone; now the settings are known to fit the folder.
                 write_settings(recipe, folder, recipe_file, command)
                 _say_plan(recipe, folder, followed)
-        if STAGES.index(until) >= STAGES.index("evaluate") and rank() == 0:
-            compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
-        if STAGES.index(until) >= STAGES.index("distill") and rank() == 0:
-            write_cards(recipe, folder, summarise(folder.root))
-        if until == "report" and rank() == 0:
+        return _finish(recipe, folder, until) if rank() == 0 else None
+
+
+def _finish(recipe: Recipe, folder: RunFolder, until: str) -> Path | None:
+    """What follows the last step: comparisons, model cards, the report, as far as `until` goes."""
+    last = STAGES.index(until)
+    if last >= STAGES.index("evaluate"):
+        compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
+    if last >= STAGES.index("distill"):
+        summary = summarise(folder.root)
+        write_cards(recipe, folder, summary)
+        if until == "report":
             page = write_report(folder.root)
-            console.print(console_table(summarise(folder.root)))
+            console.print(console_table(summary))
             log.info("Report: %s", page)
-        elif rank() == 0:
-            log.info("Stopped after %s. The same command without --until goes on.", until)
-    return page
+            return page
+    log.info("Stopped after %s. The same command without --until goes on.", until)
+    return None
 
 
 def _leave_nothing(place: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import MANIFEST, Json, read_json, write_json
+from infifusion.artifacts import MANIFEST
 from infifusion.errors import InfiFusionError
 from infifusion.evals.families import (
     Counts,
@@ -18,6 +18,7 @@ from infifusion.evals.families import (
 )
 from infifusion.evals.harness import read_items
 from infifusion.evals.statistics import mcnemar_exact
+from infifusion.records import Json, read_json, write_json
 from infifusion.stages.evaluate import BITS
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.plan import plan_recipe

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import plain, read_record, signature_of, write_record
 from infifusion.durable import files_in, sync
 from infifusion.errors import ArtifactError
 from infifusion.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
+from infifusion.records import plain, read_record, signature_of, write_record
 from infifusion.runtime import progress_bar
 from infifusion.weights.reader import Checkpoint
 from infifusion.weights.writer import SHARD_BYTES, Shard, Spec, plan_shards, write_index
