@@ -188,3 +188,23 @@ def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     config.save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match="lacks .* of the weights"):
         load_model(Model(model=str(tmp_path)))
+
+
+def test_a_cache_of_many_shards_needs_few_open_files(tmp_path: Path) -> None:
+    """A large cache has more shards than a process may have files."""
+    whole = pass_over(tiny_model("llama", 53, seed=1), DATA)
+    rows = DATA.row_N1[1]
+    first = {name: getattr(whole, name)[:rows] for name in whole.__dataclass_fields__}
+    shards = 20
+    for shard in range(shards):
+        write_shard(tmp_path, shard, Beliefs(**first), vocabulary=53)
+
+    def open_files() -> int:
+        return len(list(Path("/proc/self/fd").iterdir()))
+
+    before = open_files()
+    reader = BeliefReader(tmp_path, rows * np.arange(shards + 1), 1, vocabulary=53)
+    for begin in range(shards - 1):
+        beliefs = reader.examples(begin, begin + 2)
+        assert np.array_equal(beliefs.gold_U, np.tile(first["gold_U"], 2))
+    assert open_files() <= before + 4

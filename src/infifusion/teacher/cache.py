@@ -42,7 +42,10 @@ def write_shard(folder: Path, shard: int, beliefs: Beliefs, *, vocabulary: int) 
 
 
 class BeliefReader:
-    """Rows of a finished cache, read from memory-mapped shards."""
+    """Rows of a finished cache, read from memory-mapped shards.
+
+    Only the shards of the last call are open: a large cache has more than a process may have files.
+    """
 
     def __init__(
         self, folder: Path, row_N1: NDArray[np.int64], shard_examples: int, *, vocabulary: int
@@ -52,25 +55,30 @@ class BeliefReader:
 
         Raises ArtifactError when the shards do not hold exactly these rows.
         """
-        examples = len(row_N1) - 1
-        self._row_N1, self._shard_examples = row_N1, shard_examples
+        self._folder, self._row_N1, self._shard_examples = folder, row_N1, shard_examples
         self._bits = high_bits(vocabulary)
-        self._shards = []
-        for shard, first in enumerate(range(0, examples, shard_examples)):
-            low, high = int(row_N1[first]), int(row_N1[min(first + shard_examples, examples)])
-            self._shards.append(_open(shard_path(folder, shard), low, high - low, self._bits))
+        self._shards: dict[int, _Shard] = {}
+        for shard in range(-(-(len(row_N1) - 1) // shard_examples)):
+            self._open(shard)
 
     def examples(self, begin: int, end: int) -> Beliefs:
         """The rows of examples [begin, end); at least one."""
         low, high = int(self._row_N1[begin]), int(self._row_N1[end])
-        touched = self._shards[begin // self._shard_examples : -(-end // self._shard_examples)]
-        parts = [shard.rows(low, high) for shard in touched]
+        touched = range(begin // self._shard_examples, -(-end // self._shard_examples))
+        self._shards = {shard: self._shards.get(shard) or self._open(shard) for shard in touched}
+        parts = [shard.rows(low, high) for shard in self._shards.values()]
         whole = {
             name: parts[0][name] if len(parts) == 1 else np.concatenate([p[name] for p in parts])
             for name in (LOW, HIGH, *PLAIN)
         }
         ids_UK = unpack_ids(whole.pop(LOW), whole.pop(HIGH), self._bits)
         return Beliefs(ids_UK=ids_UK, **whole)
+
+    def _open(self, shard: int) -> _Shard:
+        first = shard * self._shard_examples
+        end = min(first + self._shard_examples, len(self._row_N1) - 1)
+        low, high = int(self._row_N1[first]), int(self._row_N1[end])
+        return _open(shard_path(self._folder, shard), low, high - low, self._bits)
 
 
 @dataclass(frozen=True)
