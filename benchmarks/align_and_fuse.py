@@ -298,20 +298,11 @@ def read_texts(path: Path | None) -> list[str]:
 
 def make_tokenizers(folder: Path) -> Path:
     """ByteLevel tokenizers of the usual sizes (smaller where the text has too few words)."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
+    from bpe import byte_level_bpe
 
     texts = read_texts(None)
     for name, size in SIZES.items():
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size, initial_alphabet=alphabet, show_progress=False
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder / name)
+        byte_level_bpe(texts, size).save_pretrained(folder / name)
     return folder
 
 

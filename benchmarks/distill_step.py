@@ -280,24 +280,13 @@ def texts(count: int) -> list[dict[str, str]]:
 def make_models(folder: Path, options: argparse.Namespace) -> None:
     """student/ and teacher/ of one vocabulary, and train.jsonl."""
     import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerFast
+    from bpe import byte_level_bpe
+    from transformers import AutoModelForCausalLM, LlamaConfig
 
     records = texts(options.examples)
     (folder / "train.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records))
-    byte_level = Tokenizer(models.BPE())
-    byte_level.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    byte_level.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    byte_level.train_from_iterator([r["prompt"] + r["response"] for r in records], trainer)
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=byte_level, eos_token="<eos>", pad_token="<eos>"
-    )
+    text = [record["prompt"] + record["response"] for record in records]
+    tokenizer = byte_level_bpe(text, 400, pad_token="<eos>")
     for seed, name in enumerate(("student", "teacher")):
         torch.manual_seed(seed)
         AutoModelForCausalLM.from_config(llama(options, LlamaConfig)).save_pretrained(folder / name)

@@ -1,6 +1,6 @@
 """Do memory, open files, threads and speed stay flat over a long run? And what of odd sizes?
 
-    .venv/bin/python benchmarks/load.py [--tokens 2000000] [--only long,many,huge,sources,resumes]
+    .venv/bin/python benchmarks/load.py [--tokens 2000000] [--only long,many,huge,sources]
         [--work DIR] [--json FILE]
 
 long     real text (made-up words where ../shared/data is absent) of so many tokens of the pivot
@@ -8,7 +8,6 @@ long     real text (made-up words where ../shared/data is absent) of so many tok
 many     100,000 examples with responses of one token
 huge     10 examples with responses of 100,000 tokens
 sources  50 sources
-resumes  a run stopped 500 times, each time soon after it went on, until it is done
 
 Every stage runs in a process of its own, which notes four times a second how far it is, its
 resident and its anonymous memory (MB; files that are mapped count in the first alone), open files
@@ -20,11 +19,9 @@ Prints tables; writes JSON.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -35,8 +32,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from bpe import byte_level_bpe
+from transformers import LlamaConfig, LlamaForCausalLM
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 REAL = {
@@ -68,17 +65,7 @@ def pairs_of_text() -> list[tuple[str, str]]:
 
 def make_model(folder: Path, text: list[str], *, vocabulary: int, seed: int, length: int) -> None:
     """A tokenizer trained on the text, and random weights."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(text, trainer)
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    byte_level_bpe(text, vocabulary).save_pretrained(folder)
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -265,41 +252,6 @@ def sources(work: Path) -> dict[str, float]:
     return whole(make(work, rows, sources=50, vocabulary=500, shard_examples=64), work)
 
 
-def resumes(work: Path, count: int = 500) -> dict[str, float]:
-    """Stop the run again and again, each time a little after its first new file."""
-    rows = pairs_of_text()[:2000]
-    recipe = make(work, rows, vocabulary=500, shard_examples=4)
-    out = work / "out"
-    command = [sys.executable, "-m", "infifusion", "run", str(recipe), "--run-dir", str(out)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
-    started, stops, shards, stages = time.monotonic(), 0, [], []
-    while stops < count:
-        before = len(list(out.rglob("*.safetensors")))
-        process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-        while process.poll() is None and len(list(out.rglob("*.safetensors"))) <= before:
-            time.sleep(0.02)
-        if process.poll() is not None:
-            _, said = process.communicate()
-            if process.returncode:
-                raise SystemExit(f"a resume failed:\n{said}")
-            break
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate()
-        if process.returncode not in (143, 0):
-            raise SystemExit(f"stop {stops} ended with {process.returncode}:\n{said}")
-        stops += 1
-        shards.append(len(list(out.rglob("*.safetensors"))))
-        stages.append(len(list(out.rglob("manifest.json"))))
-    subprocess.run(command, env=environment, check=True, capture_output=True)
-    went_back = sum(b < a for a, b in itertools.pairwise(shards))
-    return {
-        "stops": stops,
-        "seconds": time.monotonic() - started,
-        "fewer files than before": went_back,
-        "stages at the end": len(list(out.rglob("manifest.json"))),
-    }
-
-
 def table(found: dict[str, dict[str, object]]) -> str:
     lines = []
     for title, values in found.items():
@@ -322,8 +274,7 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--tokens", type=int, default=2_000_000)
-    parser.add_argument("--stops", type=int, default=500)
-    parser.add_argument("--only", default="long,many,huge,sources,resumes")
+    parser.add_argument("--only", default="long,many,huge,sources")
     parser.add_argument("--work", type=Path)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -333,7 +284,6 @@ def main() -> None:
         "many": many,
         "huge": huge,
         "sources": sources,
-        "resumes": lambda folder: resumes(folder, options.stops),
     }
     found = {}
     for name in options.only.split(","):

@@ -145,27 +145,10 @@ def make_model(
     entries: int,
 ) -> None:
     """Random weights, and a ByteLevel BPE trained on the words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-    from transformers import (
-        AutoModelForCausalLM,
-        GPT2Config,
-        LlamaConfig,
-        PreTrainedTokenizerFast,
-        Qwen2Config,
-    )
+    from bpe import byte_level_bpe
+    from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    trainer = trainers.BpeTrainer(
-        vocab_size=entries,
-        special_tokens=["<eos>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator([" ".join(words)], trainer)
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<eos>", pad_token="<eos>"
-    ).save_pretrained(folder)
+    byte_level_bpe([" ".join(words)], entries, pad_token="<eos>").save_pretrained(folder)
     ends = {"bos_token_id": 0, "eos_token_id": 0}
     if kind == "gpt2":
         config = GPT2Config(

@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from bpe import byte_level_bpe
+from transformers import LlamaConfig, LlamaForCausalLM
 
 
 def texts(count: int) -> list[str]:
@@ -37,19 +37,7 @@ def make(folder: Path, examples: int) -> Path:
     """Models, data and the recipe."""
     lines = texts(examples + 100)
     for seed, (name, size) in enumerate({"pivot": 4000, "a": 8000, "b": 6000}.items()):
-        tokenizer = Tokenizer(models.BPE())
-        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = decoders.ByteLevel()
-        trainer = trainers.BpeTrainer(
-            vocab_size=size,
-            special_tokens=["<eos>"],
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(lines, trainer)
-        PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(
-            folder / name
-        )
+        byte_level_bpe(lines, size).save_pretrained(folder / name)
         torch.manual_seed(seed)
         width = 256
         config = LlamaConfig(
