@@ -208,3 +208,13 @@ def test_a_cache_of_many_shards_needs_few_open_files(tmp_path: Path) -> None:
         beliefs = reader.examples(begin, begin + 2)
         assert np.array_equal(beliefs.gold_U, np.tile(first["gold_U"], 2))
     assert open_files() <= before + 4
+
+
+def test_a_shard_is_read_without_a_look_at_the_rest_of_its_folder(tmp_path: Path) -> None:
+    """With n shards, n looks at n files: with 4,000 shards minutes at every opening. A link out of
+    the folder, which no model folder may have, shows whether anybody looked."""
+    beliefs = pass_over(tiny_model("llama", 53, seed=1), DATA)
+    write_shard(tmp_path, 0, beliefs, vocabulary=53)
+    (tmp_path / "notes").symlink_to("/etc/hosts")
+    reader = BeliefReader(tmp_path, DATA.row_N1, len(DATA), vocabulary=53)
+    assert np.array_equal(reader.examples(0, len(DATA)).gold_U, beliefs.gold_U)

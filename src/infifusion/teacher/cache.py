@@ -21,7 +21,7 @@ from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
 from infifusion.types import Beliefs
-from infifusion.weights.reader import Checkpoint
+from infifusion.weights.reader import arrays_of
 
 IDS = "ids_UK"
 LOW, HIGH = "low_UK", "high_UH"
@@ -96,8 +96,7 @@ class _Shard:
 
 def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     try:
-        stored = Checkpoint(path.parent, single=path.name)
-        arrays = {name: stored.array(name).reshape(stored.shape(name)) for name in stored}
+        arrays = arrays_of(path)
         found = len(arrays["gold_U"])
     except (CheckpointError, OSError, KeyError) as error:
         raise ArtifactError(

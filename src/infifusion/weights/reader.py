@@ -87,11 +87,7 @@ class Checkpoint:
                 f"The tensor {name} in {self.folder} is stored as {stored.dtype}, which cannot be "
                 "merged. Convert the model to bfloat16."
             )
-        if stored.size == 0:
-            return np.empty(0, STORED[stored.dtype])
-        return np.frombuffer(
-            self._map(stored.file), STORED[stored.dtype], count=stored.size, offset=stored.start
-        )
+        return _flat(self._map(stored.file), stored)
 
     def read_ahead(self, name: str) -> None:
         """Ask the system to read the tensor before it is used."""
@@ -108,13 +104,33 @@ class Checkpoint:
 
     def _map(self, file: str) -> mmap.mmap:
         if file not in self._maps:
-            with (self.folder / file).open("rb") as opened:
-                self._maps[file] = mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+            self._maps[file] = _mapped(self.folder / file)
         return self._maps[file]
 
     def config(self) -> dict[str, Any]:
         """config.json of the folder."""
         return read_config(self.folder)
+
+
+def arrays_of(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of one safetensors file of our own in its shape, read from the file when it is
+    used. Nothing else in its folder is looked at: a cache has thousands of files in one. Raises
+    CheckpointError where the file is cut short or damaged."""
+    header, content = read_header(path), _mapped(path)
+    return {name: _flat(content, stored).reshape(stored.shape) for name, stored in header.items()}
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as opened:
+        return mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _flat(content: mmap.mmap, stored: Stored) -> np.ndarray:
+    """The tensor as stored; bfloat16 as uint16."""
+    dtype = STORED[stored.dtype]
+    if stored.size == 0:
+        return np.empty(0, dtype)
+    return np.frombuffer(content, dtype, count=stored.size, offset=stored.start)
 
 
 def read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
