@@ -138,10 +138,13 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
     if rank() != 0:
         return
     wait_for(receipts, f"fuse {target.name}", there=there)
-    found = [read_record(receipt) for receipt in receipts]
-    write_json(out / "weights.json", view.as_json([part["view"] for part in found]))
+    tallies = []
+    for part in map(read_record, receipts):
+        view.add(part["view"])
+        tallies.append(part["tally"])
+    write_json(out / "weights.json", view.as_json())
     maps = {source.name: source.mapping for source in sources}
-    counts = counts_of(add_tallies([part["tally"] for part in found]), maps)
+    counts = counts_of(add_tallies(tallies), maps)
     close_stage(
         out,
         fingerprint,

@@ -22,6 +22,8 @@ LONGEST_SAMPLE = 400
 LIKELIEST = 5
 """Guesses kept of every source at every token of a sample text."""
 WORST_TOKENS = 20
+COUNTED = 1 << 20
+"""Positions whose tokens are counted at once."""
 
 
 def who_may_teach(names: Sequence[str], open_SN: NDArray[np.bool_], domains: Sequence[str]) -> str:
@@ -66,6 +68,8 @@ class TeachingView:
         for domain in self._domains:
             numbers = [n for n, example in enumerate(examples) if example.domain == domain]
             self._shown |= set(numbers[:SAMPLES_PER_DOMAIN])
+        self._parts: list[dict[str, Any]] = []
+        self._missed: list[Counter[int]] = [Counter() for _ in names]
 
     def part(
         self, begin: int, end: int, beliefs: Aligned, projected: list[Projected], fused: Target
@@ -98,8 +102,17 @@ class TeachingView:
             ],
         }
 
-    def as_json(self, parts: list[dict[str, Any]]) -> dict[str, Any]:
-        """What fuse/<target>/weights.json holds: all parts together, in their order."""
+    def add(self, part: dict[str, Any]) -> None:
+        """Take in what `part` gave, in the order of the data. The tokens without a boundary are
+        added up at once: a part has thousands, and there are thousands of parts."""
+        for missed, unaligned in zip(self._missed, part["unaligned"], strict=True):
+            for token, times in unaligned.items():
+                missed[int(token)] += times
+        self._parts.append({key: value for key, value in part.items() if key != "unaligned"})
+
+    def as_json(self) -> dict[str, Any]:
+        """What fuse/<target>/weights.json holds: all parts together."""
+        parts, seen_V = self._parts, _times_seen(self._gold_R)
 
         def total(key: str) -> NDArray[np.float64]:
             return np.sum([np.asarray(part[key]) for part in parts], axis=0)
@@ -116,21 +129,16 @@ class TeachingView:
                 for place, weights in enumerate(bin_BS.round(4).tolist())
             ],
             "worst_tokens": {
-                name: self._worst([part["unaligned"][s] for part in parts])
-                for s, name in enumerate(self._names)
+                name: self._worst(missed, seen_V)
+                for name, missed in zip(self._names, self._missed, strict=True)
             },
             "examples": [sample for part in parts for sample in part["samples"]],
         }
 
-    def _worst(self, parts: list[dict[str, int]]) -> list[dict[str, Any]]:
+    def _worst(self, missed: Counter[int], seen_V: NDArray[np.int64]) -> list[dict[str, Any]]:
         """The pivot tokens at whose first byte a source most often has no token boundary."""
-        missed: Counter[int] = Counter()
-        for part in parts:
-            for token, times in part.items():
-                missed[int(token)] += times
-        seen = Counter(self._gold_R.tolist())
         return [
-            {"token": self._text(token), "unaligned": missed[token], "seen": seen[token]}
+            {"token": self._text(token), "unaligned": missed[token], "seen": int(seen_V[token])}
             for token in sorted(missed, key=lambda token: (-missed[token], token))[:WORST_TOKENS]
         ]
 
@@ -182,3 +190,11 @@ def _counted(ids: NDArray[np.int32]) -> dict[str, int]:
     """How often each id stands in there; JSON has strings for keys."""
     values, counts = np.unique(ids, return_counts=True)
     return {str(value): int(count) for value, count in zip(values, counts, strict=True)}
+
+
+def _times_seen(ids: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How often each id stands in there, [largest + 1]; some at a time: there may be a billion."""
+    seen_V = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
+    for begin in range(0, len(ids), COUNTED):
+        seen_V += np.bincount(ids[begin : begin + COUNTED], minlength=len(seen_V))
+    return seen_V
