@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from infifusion.data.store import load_rendered, write_rendered
 from infifusion.data.tokenize import as_rendered, gold_ids, tokenize
 from infifusion.data.tokenizers import leading_ids, load_tokenizer, tokenizer_json
 from infifusion.errors import DataError, TokenizerError
-from infifusion.types import Example, Message
+from infifusion.types import Example, Message, Rendered
 
 PLAIN = "{prompt}{response}"
 CHAT = (
@@ -130,6 +131,24 @@ def test_rendered_examples_come_back_from_disk_and_gold_ids_are_the_response(tmp
     expected = [token for one in done for token in one.ids[one.first :]]
     assert gold_ids(again).tolist() == expected
     assert np.diff(again.row_N1).tolist() == [len(one.starts) for one in done]
+
+
+def test_gold_ids_take_little_more_memory_than_they_have() -> None:
+    """Five bytes a position, not twenty: every process of a run asks for those of every model."""
+    examples, first, length = 2_000, 10, 510
+    offset_N1 = np.arange(examples + 1, dtype=np.int64) * length
+    row_N1 = np.arange(examples + 1, dtype=np.int64) * (length - first)
+    ids_L = np.arange(offset_N1[-1], dtype=np.int32)
+    first_N, start_R = np.full(examples, first, np.int32), np.zeros(row_N1[-1], np.int32)
+    rendered = Rendered(ids_L, offset_N1, first_N, start_R, row_N1)
+    tracemalloc.start()
+    try:
+        gold_R = gold_ids(rendered)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert np.array_equal(gold_R, ids_L.reshape(examples, length)[:, first:].reshape(-1))
+    assert most < 6 * len(gold_R)
 
 
 def test_a_beginning_of_text_that_the_tokenizer_adds_is_found() -> None:

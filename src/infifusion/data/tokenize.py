@@ -118,8 +118,9 @@ def without_end(value_R: NDArray[np.float32], row_N1: NDArray[np.int64]) -> NDAr
 
 
 def gold_ids(rendered: Rendered) -> NDArray[np.int32]:
-    """The token of each response row: [R]."""
-    lengths = np.diff(rendered.row_N1)
-    begin = rendered.offset_N1[:-1] + rendered.first_N
-    within = np.arange(len(rendered.start_R)) - np.repeat(rendered.row_N1[:-1], lengths)
-    return rendered.ids_L[np.repeat(begin, lengths) + within]
+    """The token of each response row: [R]. A response is a run of ids, so that no index of all
+    rows, twice as long as they are, has to be made."""
+    begin_N = rendered.offset_N1[:-1] + rendered.first_N
+    end_N = begin_N + np.diff(rendered.row_N1)
+    runs = zip(begin_N.tolist(), end_N.tolist(), strict=True)
+    return np.concatenate([NOTHING, *(rendered.ids_L[begin:end] for begin, end in runs)])
