@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from infifusion.artifacts import MANIFEST, STARTED
+from infifusion.disk import unreadable
 from infifusion.errors import ArtifactError
 from infifusion.hashes import quick_hash
 from infifusion.records import Json, read_record, signature_of, write_record
@@ -50,14 +51,17 @@ def sign(receipt: Path, hashes: Hashes, *, mark: str, more: Json | None = None) 
 
 def is_whole(receipt: Path, hashes: Callable[[], Hashes], *, mark: str) -> bool:
     """Whether a piece is there as it was made. `hashes` makes those of what is there now, and may
-    fail where something is missing or cut short."""
+    fail where something is missing or cut short. RunError where that cannot be seen just now: hours
+    of work are not made anew, nor deleted, for a passing fault."""
     if not receipt.exists():
         return False
     try:
         found = read_record(receipt)
         wanted = {"stage": mark, "piece": receipt.stem, "hashes": hashes()}
-    except (ArtifactError, OSError, ValueError):
+    except (ArtifactError, FileNotFoundError, NotADirectoryError, ValueError):
         return False
+    except OSError as error:
+        raise unreadable(receipt, error) from error
     return {key: found.get(key) for key in wanted} == wanted
 
 

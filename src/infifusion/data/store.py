@@ -8,8 +8,10 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import TypeVar
 
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from infifusion.disk import unreadable
 from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError
 from infifusion.records import Json
@@ -86,11 +88,15 @@ def write_rendered(path: Path, rendered: Rendered) -> None:
 
 
 def load_rendered(path: Path) -> Rendered:
-    """What `write_rendered` wrote; ArtifactError when the file is damaged."""
+    """What `write_rendered` wrote; ArtifactError when the file is damaged, RunError where it cannot
+    be read just now."""
     try:
+        path.open("rb").close()  # safetensors says of every file that it cannot open: no such file
         return Rendered(**load_file(path))
-    except Exception as error:  # safetensors raises its own kinds on damage
+    except (SafetensorError, FileNotFoundError, TypeError, ValueError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}). Delete the folder {path.parent.parent} and run "
             "again."
         ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+from infifusion.disk import unreadable
 from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
@@ -98,11 +99,13 @@ def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     try:
         arrays = arrays_of(path)
         found = len(arrays["gold_U"])
-    except (CheckpointError, OSError, KeyError) as error:
+    except (CheckpointError, FileNotFoundError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}): it is missing or cut short. Delete the folder "
             f"{path.parent} and run again."
         ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     wide = -(-arrays[LOW].shape[1] * bits // 8)
     if (
         found != rows
