@@ -199,10 +199,19 @@ def test_a_plan_and_a_dry_run_write_nothing_and_say_what_would_be_done(models, t
     assert sorted(p.name for p in models.iterdir()) == before
 
 
-def test_tau0_is_scored_at_every_candidate(tmp_path: Path) -> None:
+def test_tau0_is_scored_at_every_candidate_on_the_disk_of_the_run(tmp_path: Path) -> None:
+    """A model of billions of parameters does not fit where temporary files lie."""
+    places = []
+
     def merge_at(tau0: float, place: Path) -> None:
+        places.append(place)
         place.write_text(str(tau0))
 
-    tried = choose_tau0(merge_at, lambda place: abs(float(place.read_text()) - 0.7))
+    def score(place: Path) -> float:
+        return abs(float(place.read_text()) - 0.7)
+
+    tried = choose_tau0(merge_at, score, scratch=tmp_path / "tau0")
     assert [one["tau0"] for one in tried] == list(TAU0_CANDIDATES)
     assert min(tried, key=lambda one: one["bits_per_byte"])["tau0"] == 0.7
+    assert {place.parent.parent for place in places} == {tmp_path}
+    assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import Any
 
 from infifusion.artifacts import State, close_stage, open_stage, verify_stage
 from infifusion.data.store import load_examples, load_rendered
-from infifusion.durable import files_in
+from infifusion.durable import files_in, temporary_folder
 from infifusion.errors import RecipeError
 from infifusion.merge import METHODS, PARAMS
 from infifusion.recipe import MergeRun, Recipe, as_json
@@ -62,6 +61,7 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
                 seed=recipe.seed,
             ),
             lambda place: _validation_bits(recipe, folder, place),
+            scratch=out / "tau0",
         )
         params["tau0"] = min(tried, key=lambda one: one["bits_per_byte"])["tau0"]
         log.info("merge %s: tau0 %.2f has the fewest bits per byte", run.name, params["tau0"])
@@ -135,15 +135,18 @@ def _deltas(models: Mapping[str, Path], base: Path) -> dict[str, Any]:
 
 
 def choose_tau0(
-    merge_at: Callable[[float, Path], object], score: Callable[[Path], float]
+    merge_at: Callable[[float, Path], object], score: Callable[[Path], float], *, scratch: Path
 ) -> list[dict[str, float]]:
-    """Merge at every candidate, score each folder (fewer is better); the table of both."""
+    """Merge at every candidate, score each folder (fewer is better); the table of both.
+
+    Each lies beside `scratch` while it is scored, on the disk that holds the run: the system's
+    folder for temporary files is often in memory, or smaller than a model.
+    """
     tried = []
     for tau0 in TAU0_CANDIDATES:
-        with tempfile.TemporaryDirectory(prefix="infifusion-tau0-") as scratch:
-            place = Path(scratch) / "model"
-            merge_at(tau0, place)
-            tried.append({"tau0": tau0, "bits_per_byte": score(place)})
+        with temporary_folder(scratch) as folder:
+            merge_at(tau0, folder / "model")
+            tried.append({"tau0": tau0, "bits_per_byte": score(folder / "model")})
     return tried
 
 
