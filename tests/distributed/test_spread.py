@@ -84,6 +84,27 @@ def test_waiting_ends_when_the_last_file_is_there(tmp_path: Path) -> None:
     assert paths[1].exists() and time.monotonic() - started >= 0.4
 
 
+def test_waiting_does_not_look_at_all_files_each_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A teacher pass waits for a thousand shards of other processes, five looks a second."""
+    paths = [tmp_path / str(n) for n in range(100)]
+    looks, naps = [], []
+
+    def nap(seconds: float) -> None:
+        paths[len(naps)].touch()  # one more file with every look
+        naps.append(seconds)
+
+    def there(path: Path) -> bool:
+        looks.append(path)
+        return path.exists()
+
+    monkeypatch.setattr("time.sleep", nap)
+    wait_for(paths, "test", there=there)
+    assert len(naps) == len(paths) and all(path.exists() for path in paths)
+    assert len(looks) <= 2 * len(paths), "5,050 where every look is at all that are missing"
+
+
 def test_parts_are_put_together_in_the_tasks_order(tmp_path: Path) -> None:
     from infifusion.evals.harness import every_nth, merge_parts, write_items
     from infifusion.evals.tasks import TASKS

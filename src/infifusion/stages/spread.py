@@ -33,17 +33,25 @@ def wait_for(
 ) -> None:
     """Return when all files are `there`; says every minute what is waited for.
 
+    They are looked at one after the other, the next one when the one before is there: a folder may
+    lack thousands, and looking at all of them five times a second is hard on a network's disk.
     Raises RunError, within a second, where another process of the run has died or its folder has
     vanished.
     """
     said = time.monotonic()
-    missing = [path for path in paths if not there(path)]
-    while missing:
+    left = list(paths)[::-1]
+
+    def look() -> None:
+        while left and there(left[-1]):
+            left.pop()
+
+    look()
+    while left:
         time.sleep(LOOK_EVERY)
         why = lost()  # before the files are looked at: a process that has ended may be done
-        missing = [path for path in missing if not there(path)]
-        if missing and why:
+        look()
+        if left and why:
             raise RunError(why)
-        if missing and time.monotonic() - said > SAY_EVERY:
+        if left and time.monotonic() - said > SAY_EVERY:
             said = time.monotonic()
-            log.info("%s: waiting for %s and %d more", what, missing[0], len(missing) - 1)
+            log.info("%s: waiting for %s and up to %d more", what, left[-1], len(left) - 1)
