@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import AutoModelForCausalLM
 
 from infifusion.recipe import Recipe
-from infifusion.stages.evaluate import settings_of
+from infifusion.stages.evaluate import evaluate, settings_of
+from infifusion.stages.folders import RunFolder
+from infifusion.stages.prepare import prepare
 
 
 def test_scores_of_a_sample_of_the_items_belong_to_the_seed_that_drew_it(make_recipe) -> None:
@@ -17,3 +24,27 @@ def test_scores_of_a_sample_of_the_items_belong_to_the_seed_that_drew_it(make_re
     assert settings(0, limit=5) == settings(0, limit=5)
     assert settings(0, limit=5) != settings(1, limit=5)
     assert settings(0, limit=5) != settings(0, limit=6)
+
+
+def test_a_model_spread_over_devices_is_evaluated_as_it_taught(
+    suite: Path, make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a source of 70 billion parameters teaches, and days later does not fit one device."""
+    maps = []
+    load = AutoModelForCausalLM.from_pretrained
+
+    def noted(*arguments: Any, **settings: Any) -> Any:
+        maps.append(settings.get("device_map"))
+        return load(*arguments, **settings)
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
+    line = json.dumps({"question": "1+1?", "answer": "It is 2.\n#### 2"}) + "\n"
+    for part in ("train", "test"):
+        (tmp_path / f"gsm8k_{part}.jsonl").write_text(line * 5)
+    asked = {"tasks": ["gsm8k"], "data": str(tmp_path), "limit": 1, "max_new_tokens": 2}
+    values = make_recipe(suite, evaluate=asked, fuse={}, distill={"sft": {}}, merge={})
+    values["sources"]["a"]["device_map"] = "auto"
+    recipe, folder = Recipe.from_mapping(values, where="here"), RunFolder(tmp_path / "run")
+    prepare(recipe, folder)
+    evaluate(recipe, folder, "source:a", recipe.resolve())
+    assert maps == ["auto", "auto"], "for the task, and for bits per byte"

@@ -40,6 +40,7 @@ def evaluate_model(
     chat_template: str | None = None,
     revision: str | None = None,
     trust_remote_code: bool = False,
+    device_map: str | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Generate greedily, judge, write out/<task>.jsonl (one item a line), return the summaries.
@@ -56,6 +57,7 @@ def evaluate_model(
         batch_size: compare models at one batch size.
     apply_chat_template: auto applies it where the tokenizer has one.
     extra_tasks: name -> Task, further rows of the table TASKS.
+    device_map: auto spreads a model that is too large for one device.
 
     The summary of a task is scoring.summarise. Raises RecipeError for an unknown task, DataError
     for bad items, CheckpointError for a model that does not load, SandboxError, before anything is
@@ -74,6 +76,7 @@ def evaluate_model(
             revision=revision,
             trust_remote_code=trust_remote_code,
             dtype=dtype,
+            device_map=device_map,
         )
         model = _load_model(described, batch_size=batch_size)
         chat = apply_chat_template

@@ -28,7 +28,7 @@ class Model(Strict):
     attn_implementation: str | None = None
     """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
     device_map: str | None = None
-    """Passed to from_pretrained in the teacher pass, e.g. auto."""
+    """Passed to from_pretrained wherever the model runs without being trained, e.g. auto."""
     quantization: Quantization | None = None
     """Load the weights in 4 bits (NF4) or 8 through bitsandbytes: a source in the teacher pass, the
     pivot in runs with `lora`, whose adapters are then merged into the unquantised weights."""

@@ -145,6 +145,7 @@ def _score_part(
             chat_template=model.chat_template,
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
+            device_map=model.device_map,
             seed=recipe.seed,
         )
     begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
