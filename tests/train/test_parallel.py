@@ -2,10 +2,12 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
 from infifusion.errors import RecipeError
+from infifusion.train.arguments import make_arguments
 from infifusion.train.parallel import FSDP, environment_restored, parallel_settings
 
 
@@ -51,3 +53,14 @@ def test_the_environment_is_as_before_after_a_run(monkeypatch, name, before: str
     with environment_restored():
         os.environ[name] = "true"
     assert os.environ.get(name) == before
+
+
+def test_processes_wait_for_the_one_that_writes_a_large_checkpoint(tmp_path: Path) -> None:
+    """Weights in float32 and Adam's moments of 32 billion parameters, on a network's disk."""
+
+    def patience(**values: object) -> int:
+        return make_arguments(values, out=tmp_path, seed=0, bf16_by_default=False).ddp_timeout
+
+    checkpoint, per_second = 12 * 32e9, 200e6
+    assert patience() > 3 * checkpoint / per_second, "written, synced, and read to be signed"
+    assert patience(ddp_timeout=60) == 60
