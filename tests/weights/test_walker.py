@@ -380,6 +380,32 @@ def test_a_shard_that_is_cut_short_is_written_again(tmp_path, monkeypatch):
         assert torch.equal(tensor(out, name), tensor(tmp_path / "fresh", name))
 
 
+def test_a_merge_that_memory_stops_keeps_its_finished_shards(tmp_path, monkeypatch):
+    import infifusion.weights.walker as walker
+
+    base, models = three(tmp_path)
+    real, out = walker._write_shard, tmp_path / "out"
+    written: list[str] = []
+
+    def tight(path, *parts):
+        if written:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        written.append(path.name)
+        return real(path, *parts)
+
+    def noted(path, *parts):
+        written.append(path.name)
+        return real(path, *parts)
+
+    monkeypatch.setattr(walker, "_write_shard", tight)
+    with pytest.raises(torch.OutOfMemoryError):
+        merge_folders(models, base, "sce", out, shard_bytes=100)
+    monkeypatch.setattr(walker, "_write_shard", noted)
+    merge_folders(models, base, "sce", out, shard_bytes=100)
+    assert written == ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    assert not walker.unfinished(out).exists()
+
+
 def test_two_processes_do_not_write_one_folder(tmp_path):
     from infifusion.errors import ArtifactError
     from infifusion.weights.walker import _alone

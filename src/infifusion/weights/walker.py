@@ -55,9 +55,9 @@ def carry_out(
 
     Shards are written in a hidden folder beside `out`, which `finish(folder, details of every
     tensor)` completes (config, tokenizer) and which then takes its name: `out` appears whole or not
-    at all. A merge that was killed leaves the hidden folder behind; one with the same `identity`
-    goes on at its last complete shard, one with another starts anew. A merge that its input stops
-    removes it. Raises ArtifactError when `out` is not free.
+    at all. A merge that was killed, or that memory or a device stopped, leaves the hidden folder
+    behind; one with the same `identity` goes on at its last complete shard, one with another starts
+    anew. A merge that its input stops removes it. Raises ArtifactError when `out` is not free.
     """
     if out.is_symlink() or out.is_mount() or (out.exists() and not _is_empty_folder(out)):
         raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
@@ -71,7 +71,7 @@ def carry_out(
             details = _write_all(tasks, shards, place, threads)
             write_index(place, shards, specs)
             finish(place, details)
-        except (ValueError, RuntimeError):  # the input is wrong; nothing of it is of use
+        except ValueError:  # the input is wrong; nothing of it is of use
             shutil.rmtree(place, ignore_errors=True)
             raise
         shutil.rmtree(place / RECEIPTS)
