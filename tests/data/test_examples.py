@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
@@ -8,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from conftest import write_jsonl
 
-from infifusion.data.examples import read_examples
+from infifusion.data.examples import first_record, read_examples
 from infifusion.data.overlap import ngrams, without_duplicates, without_overlap
 from infifusion.errors import DataError
 from infifusion.recipe import DataSource
@@ -41,6 +42,38 @@ def test_fields_and_templates_are_mapped_from_jsonl_and_parquet_alike(tmp_path: 
     first = found[0][1]
     assert first.prompt[0]["content"] == "Q: q1\nA:" and first.response == "a1"
     assert first.id == "d/1" and len(found[0]) == 5
+
+
+def test_the_first_record_of_a_large_parquet_file_is_read_without_the_rest(tmp_path: Path) -> None:
+    """`check`, and so every start of a run, looks at one record of files of gigabytes."""
+    path = tmp_path / "x.parquet"
+    rows = pyarrow.Table.from_pylist([{"prompt": f"p{n}", "response": "r"} for n in range(2000)])
+    pyarrow.parquet.write_table(rows, path, row_group_size=1000, compression="none")
+    second = pyarrow.parquet.ParquetFile(path).metadata.row_group(1).column(0)
+    content = bytearray(path.read_bytes())
+    start = second.dictionary_page_offset or second.data_page_offset
+    content[start : start + 40] = bytes(40)
+    path.write_bytes(content)
+    source = DataSource(path=str(path), domain="d")
+    first = first_record(source)
+    assert first is not None and first["prompt"] == "p0"
+    with pytest.raises(DataError, match="is not a whole Parquet file"):
+        read_examples(source, seed=0)
+
+
+def test_columns_that_nobody_asks_for_are_not_kept(tmp_path: Path) -> None:
+    path, unused = tmp_path / "x.jsonl", 200_000
+    write_jsonl(
+        path, [{"prompt": f"p{n}", "response": "r", "trace": "t" * unused} for n in range(50)]
+    )
+    source = DataSource(path=str(path), domain="d", prompt="prompt", response="response")
+    tracemalloc.start()
+    try:
+        found, _ = read_examples(source, seed=0)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(found) == 50 and most < 10 * unused
 
 
 def test_the_last_message_is_the_response(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +23,8 @@ from infifusion.types import Example, Message
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
 LONGEST_LINE = 1 << 26
 """Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
+ROWS_AT_ONCE = 512
+"""Rows of Parquet that are Python objects at once."""
 EXAMPLE_LINE = '{"prompt": "...", "response": "..."}'
 Entry = TypeVar("Entry")
 
@@ -31,14 +34,15 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
 
     Raises DataError that names the file and the line or row for anything that does not fit.
     """
-    records = list(read_records(source))
-    if not records:
+    records = read_records(source)
+    first = next(records, None)
+    if first is None:
         raise DataError(f"{source.path} holds no examples. Check the file, or the hub's split.")
-    found = format_of(source, records[0])
+    found = format_of(source, first)
     if found is not None:
-        log.info("%s: %s (%s)", source.path, found.name, ", ".join(found.present(records[0])))
+        log.info("%s: %s (%s)", source.path, found.name, ", ".join(found.present(first)))
     examples, empty = [], 0
-    for place, record in enumerate(records):
+    for place, record in enumerate(chain([first], records)):
         example = to_example(source, found, record, place)
         if example.response.strip():
             examples.append(example)
@@ -76,7 +80,8 @@ def is_local(source: DataFile) -> bool:
 
 
 def read_records(source: DataFile) -> Iterator[Record]:
-    """The records of a file or hub data set, in order."""
+    """The records of a file or hub data set, in order. A file is read as far as it is asked for; of
+    JSON alone all at once."""
     path = Path(source.path)
     if is_local(source):
         if not path.is_file():
@@ -274,12 +279,13 @@ def _read_parquet(path: Path) -> Iterator[Record]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(
             f"{path} is not a whole Parquet file: {error}. Copy or download it again."
         ) from None
-    yield from table.to_pylist()
 
 
 def _read_csv(path: Path) -> Iterator[Record]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 from infifusion.data.examples import (
     Record,
@@ -32,11 +33,12 @@ def read_prompts(
     left_out = {"empty_prompt": 0, "duplicate_prompt": 0}
     seen: set[tuple[tuple[str, str], ...]] = set()
     for part, source in enumerate(sources):
-        records = list(read_records(source))
-        if not records:
+        records = read_records(source)
+        first = next(records, None)
+        if first is None:
             raise DataError(f"{source.path} holds no prompts. Check the file, or the hub's split.")
-        form = prompt_format_of(source, records[0])
-        found = [prompt_of(source, part, form, *one) for one in enumerate(records)]
+        form = prompt_format_of(source, first)
+        found = [prompt_of(source, part, form, *one) for one in enumerate(chain([first], records))]
         for prompt in limited(found, source, seed=seed):
             text = tuple((m["role"], m["content"]) for m in prompt.messages)
             if not any(content.strip() for _, content in text):
