@@ -16,6 +16,7 @@ from infifusion.durable import files_in
 from infifusion.errors import DataError
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
+from infifusion.memory import free_memory
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.records import write_json
 from infifusion.runtime import log, rank
@@ -101,6 +102,8 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         out,
         name_of=lambda n: examples[n].id,
     )
+    # Trainer, model and optimizer hold on to one another; the next run needs their room.
+    free_memory()
     if rank() != 0:
         return
     write_json(out / "history.json", history)
