@@ -11,6 +11,7 @@ from conftest import write_jsonl
 
 from infifusion.data.examples import first_record, read_examples
 from infifusion.data.overlap import ngrams, without_duplicates, without_overlap
+from infifusion.data.store import load_examples, load_labels, write_examples
 from infifusion.errors import DataError
 from infifusion.recipe import DataSource
 from infifusion.types import Example, Message
@@ -74,6 +75,22 @@ def test_columns_that_nobody_asks_for_are_not_kept(tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     assert len(found) == 50 and most < 10 * unused
+
+
+def test_labels_are_read_without_keeping_the_texts(tmp_path: Path) -> None:
+    """Every process of a run needs them for days; the texts of a billion tokens take five GB."""
+    size, path = 100_000, tmp_path / "train.jsonl"
+    write_examples(path, [example(f"{n}", "r" * size) for n in range(50)])
+    tracemalloc.start()
+    try:
+        labels = load_labels(path)
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert [(one.id, one.domain, one.written_by) for one in labels] == [
+        (one.id, one.domain, one.written_by) for one in load_examples(path)
+    ]
+    assert len(labels) == 50 and most < 10 * size
 
 
 def test_the_last_message_is_the_response(tmp_path: Path) -> None:

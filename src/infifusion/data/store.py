@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
@@ -28,6 +28,21 @@ def write_examples(path: Path, examples: list[Example]) -> None:
 def load_examples(path: Path) -> list[Example]:
     """What `write_examples` wrote; ArtifactError when the file is damaged."""
     return list(_each(path, lambda value: _example(value, value.get("written_by"))))
+
+
+class Label(NamedTuple):
+    """An example without its texts: what a process keeps of it for days."""
+
+    id: str
+    domain: str
+    written_by: str | None
+
+
+def load_labels(path: Path) -> list[Label]:
+    """The same examples' labels, line by line; ArtifactError when the file is damaged."""
+    return list(
+        _each(path, lambda value: Label(value["id"], value["domain"], value.get("written_by")))
+    )
 
 
 def load_responses(path: Path) -> list[Example]:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from infifusion.artifacts import State, close_stage, open_stage, read_manifest, verify_stage
-from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.store import Label, load_labels, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.durable import files_in
 from infifusion.errors import DataError
@@ -28,7 +28,7 @@ from infifusion.stages.named import function_and_params
 from infifusion.stages.online import OnlineTarget
 from infifusion.train.batches import MakesRows
 from infifusion.train.run import ADAPTER, Job, train
-from infifusion.types import Example, Target
+from infifusion.types import Target
 
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
@@ -74,7 +74,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     )
     if pivot.chat_template is not None:
         tokenizer.chat_template = pivot.chat_template
-    examples = load_examples(folder.examples("train"))
+    labels = load_labels(folder.examples("train"))
     target = _target(recipe, folder, run)
     history = train(
         Job(
@@ -97,10 +97,10 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             revision=pivot.revision if started_from is None else None,
             trust_remote_code=pivot.trust_remote_code,
             attn_implementation=pivot.attn_implementation,
-            chosen=_chosen(run, examples),
+            chosen=_chosen(run, labels),
         ),
         out,
-        name_of=lambda n: examples[n].id,
+        name_of=lambda n: labels[n].id,
     )
     # Trainer, model and optimizer hold on to one another; the next run needs their room.
     free_memory()
@@ -134,15 +134,15 @@ def _require_domains(folder: RunFolder, run: TrainingRun) -> None:
             )
 
 
-def _chosen(run: TrainingRun, examples: list[Example]) -> NDArray[np.int64] | None:
+def _chosen(run: TrainingRun, labels: list[Label]) -> NDArray[np.int64] | None:
     """Numbers of the examples that the run trains on; None for all."""
     if run.domains is None and run.written:
         return None
     return np.flatnonzero(
         [
-            (run.domains is None or example.domain in run.domains)
-            and (run.written or example.written_by is None)
-            for example in examples
+            (run.domains is None or label.domain in run.domains)
+            and (run.written or label.written_by is None)
+            for label in labels
         ]
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from infifusion.align.evidence import bits_per_byte
 from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.store import load_labels, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
 from infifusion.fuse.gate import better_on_response
@@ -55,7 +55,7 @@ class OnlineTarget:
         """out: where fitted temperatures are kept, one file per source."""
         self._target, self._combine = target, fusion_function(target)
         self._pivot = load_rendered(folder.rendered(PIVOT, "train"))
-        self._names = [example.id for example in load_examples(folder.examples("train"))]
+        self._names = [label.id for label in load_labels(folder.examples("train"))]
         names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
         gated = target.gate == "bits_per_byte"
         loaded: dict[str, Source] = {}

@@ -18,7 +18,7 @@ from infifusion.artifacts import (
     share_stage,
     verify_files,
 )
-from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.store import load_labels, load_rendered
 from infifusion.memory import BatchSize
 from infifusion.receipts import FilePieces
 from infifusion.recipe import Model, Recipe
@@ -62,8 +62,8 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         read += [folder.examples("validation"), folder.rendered(name, "validation")]
     verify_files(folder.prepare, prepared, only=read)
     rendered = load_rendered(rendered_path)
-    examples = load_examples(folder.examples("train"))
-    names = [example.id for example in examples]
+    labels = load_labels(folder.examples("train"))
+    names = [label.id for label in labels]
     size = recipe.teach.shard_examples
     shards = range((len(rendered) + size - 1) // size)
     pieces = FilePieces(out)
@@ -87,7 +87,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         return
     paths = [shard_path(out, shard) for shard in shards]
     wait_for(paths, f"teach {name}", there=pieces.is_whole)
-    domains = np.array([example.domain for example in examples])
+    domains = np.array([label.domain for label in labels])
     reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
     counts = _counts(reader, rendered, size, domains)
     temperature = temperature_of(model, kept)
