@@ -28,6 +28,9 @@ Item = TypeVar("Item")
 
 log = logging.getLogger("infifusion")
 console = Console(stderr=True)
+TOKENIZERS = "TOKENIZERS_PARALLELISM"
+TOKENIZERS_ASKED = os.environ.get(TOKENIZERS)
+"""What the environment says of it, before `quiet_libraries` does."""
 
 
 class RedactedFormatter(logging.Formatter):
@@ -69,13 +72,27 @@ def shows_live() -> bool:
 
 def quiet_libraries() -> None:
     """Hide the progress bars and notices of libraries that run inside a stage."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault(TOKENIZERS, "false")  # else each later fork is commented on
     import datasets
     import transformers
 
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+
+
+@contextlib.contextmanager
+def tokenizing_on_all_processors() -> Iterator[None]:
+    """Let the tokenizers library share its work among all processors while the block runs, unless
+    the environment of this process said what it wants. The tokens are the same."""
+    before = os.environ.get(TOKENIZERS)
+    if TOKENIZERS_ASKED is None:
+        os.environ[TOKENIZERS] = "true"
+    try:
+        yield
+    finally:
+        if TOKENIZERS_ASKED is None:
+            os.environ[TOKENIZERS] = before or "false"
 
 
 def rank() -> int:
