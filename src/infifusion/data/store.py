@@ -8,14 +8,14 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 from infifusion.disk import unreadable
 from infifusion.durable import atomic_write
-from infifusion.errors import ArtifactError
+from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.records import Json
 from infifusion.types import Example, Message, Rendered, Written
+from infifusion.weights.reader import arrays_of
 
 Made = TypeVar("Made")
 
@@ -103,12 +103,11 @@ def write_rendered(path: Path, rendered: Rendered) -> None:
 
 
 def load_rendered(path: Path) -> Rendered:
-    """What `write_rendered` wrote; ArtifactError when the file is damaged, RunError where it cannot
-    be read just now."""
+    """What `write_rendered` wrote, read from the file when it is used: the processes of a machine
+    share it. ArtifactError when the file is damaged, RunError where it cannot be read just now."""
     try:
-        path.open("rb").close()  # safetensors says of every file that it cannot open: no such file
-        return Rendered(**load_file(path))
-    except (SafetensorError, FileNotFoundError, TypeError, ValueError, KeyError) as error:
+        return Rendered(**arrays_of(path))
+    except (CheckpointError, FileNotFoundError, TypeError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}). Delete the folder {path.parent.parent} and run "
             "again."
