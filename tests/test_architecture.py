@@ -21,6 +21,7 @@ HANDS = {
     "evals",
     "report",
     "artifacts",
+    "records",
     "disk",
     "durable",
     "runtime",
@@ -34,7 +35,18 @@ HANDS = {
     "versions",
 }
 FACES = {"cli", "commands", "exits", "api", "demo", "__init__", "__main__"}
-NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
+NO_TORCH = {
+    "recipe",
+    "strict",
+    "errors",
+    "registry",
+    "artifacts",
+    "records",
+    "cli",
+    "report",
+    "types",
+    "rows",
+}
 NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
 NO_TORCH |= {"callable_package", "api", "__init__"}
 NO_TORCH |= {"commands", "exits", "progress", "versions"}

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from infifusion.data.examples import LOCAL_SUFFIXES
+from infifusion.data.files import LOCAL_SUFFIXES
 from infifusion.durable import atomic_write
 from infifusion.errors import CheckpointError, DataError, RecipeError
 from infifusion.evals.tasks import TASKS

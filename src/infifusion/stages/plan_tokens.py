@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import safe_open
 
 from infifusion.artifacts import MANIFEST
-from infifusion.data.examples import LOCAL_SUFFIXES, read_examples
+from infifusion.data.examples import read_examples
+from infifusion.data.files import LOCAL_SUFFIXES
 from infifusion.data.overlap import without_duplicates
 from infifusion.errors import DataError, RecipeError
 from infifusion.plan.case import PIVOT
