@@ -30,7 +30,7 @@ def recipe(**changes: object) -> dict[str, Any]:
 
 WRONG: dict[str, tuple[object, str]] = {
     "nothing": ("", "holds nothing"),
-    "a recipe": ({"name": "r", **RECIPE}, "recipe: this key is required and missing"),
+    "a recipe": ({"name": "r", **RECIPE}, "is a recipe .*, not a sweep file: infifusion run "),
     "a recipe that is gone": ({**SWEEP, "recipe": "gone.yaml"}, "There is no file .*gone.yaml"),
     "a list for a recipe": ({**SWEEP, "recipe": [RECIPE]}, "recipe"),
     "two seeds alike": ({**SWEEP, "seeds": [1, 1]}, "seeds names a seed twice"),

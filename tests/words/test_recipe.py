@@ -38,6 +38,16 @@ MATH_AND_CODE = {
 }
 
 
+def test_every_name_that_stands_for_nothing_has_a_line_of_its_own() -> None:
+    with pytest.raises(RecipeError) as error:
+        make(distill={"u": {"target": "v"}}, merge={"m": {"models": ["w"]}})
+    assert str(error.value).splitlines() == [
+        "r.yaml has 2 problems:",
+        "  distill.u.target: there is no fused target 'v'.",
+        "  merge.m.models: there is no run 'w' in distill.",
+    ]
+
+
 def test_each_is_written_out_one_per_source_in_order() -> None:
     plan = make().resolve()
     assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
@@ -150,7 +160,7 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"s": {"domains": "math"}}, "merge": {}}, "distill.s.domains"),
         (
             {"distill": {"p": {"target": "pair", "each": True, "domains": "own"}}, "merge": {}},
-            "name of the source 'a'.* Known: d.*name of the source 'b'",
+            "(?s)name of the source 'a'. Known: d.\n.*name of the source 'b'. Known: d.$",
         ),
     ],
 )

@@ -98,12 +98,13 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
 
 def _chooser_problems(asked: WriteResponses) -> list[str]:
     """Choosers, and the sandbox they need."""
+    named = {source.choose or asked.choose for source in asked.prompts}
     try:
         choosers_of(asked)
-        if not asked.unsafe_code and any(
-            (source.choose or asked.choose) == "unit_tests" for source in asked.prompts
-        ):
+        if "unit_tests" in named and not asked.unsafe_code:
             require_sandbox()
+    except RecipeError as error:
+        return [str(error)]
     except InfiFusionError as error:
         return [f"write_responses: {error}"]
     return []
