@@ -24,6 +24,16 @@ KINDS = {
     "merge file": ("merge_method", "infifusion merge"),
 }
 """What a YAML file of ours can be, the key that no other kind has, the command that reads it."""
+PLAIN = {
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "list_type": "expected a list",
+    "string_type": "expected text",
+    **dict.fromkeys(["bool_type", "bool_parsing"], "expected true or false"),
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "expected a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "expected a number"),
+}
+"""pydantic's kinds of problems in the words of docs/recipe_fields.md."""
 MEND_YAML = "Correct that place; text that YAML takes for something else goes in quotes."
 QUOTES = " Put it in quotes to make it text."
 LONGEST_SHOWN = 300
@@ -225,6 +235,10 @@ def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
             lines.append(f"  {location}: this key is required and missing.")
         else:
             message = problem["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should be", "expected")
+            message = PLAIN.get(problem["type"], message)
+            if problem["type"] == "model_type" and (keys := _fields_at(cls, problem["loc"])):
+                message += f" of keys such as {', '.join(keys[:3])}"
             # A mapping is shown only where it stands for something else.
             own = isinstance(problem["input"], dict) and problem["type"] == "value_error"
             found = "" if own else f" (found {_in_short(problem['input'])})"
@@ -240,14 +254,14 @@ def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
     return f"{where} has {count}:\n" + "\n".join(lines)
 
 
-def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """Field names of the model reached by walking `location` from `cls`."""
+def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model reached by walking `location` from `cls`, in its order."""
     here: Any = cls
     for part in location:
         fields = getattr(here, "model_fields", {})
         if part in fields:
             here = _model_in(fields[part].annotation)
-    return set(getattr(here, "model_fields", {}))
+    return list(getattr(here, "model_fields", {}))
 
 
 def _plain_types(annotation: Any) -> Iterator[type]:

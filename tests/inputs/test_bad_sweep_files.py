@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[object, str]] = {
         recipe(teach={"top_k": [1, 0]}),
         "top_k: .*greater than or equal to 1",
     ),
-    "entries in a list": (recipe(fuse=[{}]), "fuse: .*valid dictionary"),
+    "entries in a list": (recipe(fuse=[{}]), "fuse: expected a mapping"),
     "an entry that is none": (recipe(fuse={"u": 3}), "fuse.u: "),
     "a name that is none": (recipe(fuse={3: {}}), "fuse.3"),
     "a target that is none": (recipe(distill={"u": {"target": {"u": 1}}}), "distill.u.target"),

@@ -104,6 +104,7 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"teach": {"topk": 3}}, "teach.topk: there is no such key. Did you mean 'top_k'"),
         ({"pivot": {"model": "p", "dtype": "fp32"}}, "pivot.dtype.*'float32'.*found 'fp32'"),
         ({"pivot": {}}, "pivot.model: this key is required"),
+        ({"pivot": "./p"}, "pivot: expected a mapping of keys such as model, revision, .*'./p'"),
         ({"sources": {}}, "sources: .*at least 1"),
         ({"teach": {"top_k": 0}}, "teach.top_k: .*greater than or equal to 1.*found 0"),
         ({"name": "a/b"}, "name: "),

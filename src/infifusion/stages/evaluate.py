@@ -193,7 +193,7 @@ def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
     """Our tasks, and those of the table module:TABLE; `where` names the setting in errors."""
     if tasks_from is None:
         return dict(TASKS)
-    more = look_up({}, tasks_from, kind="table of tasks")
+    more = look_up({}, tasks_from, kind="table of tasks", where=where)
     if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
         raise RecipeError(
             f"{where}: {tasks_from} is no dict of infifusion.evals.tasks.Task by name. See "

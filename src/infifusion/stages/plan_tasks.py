@@ -26,7 +26,8 @@ def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
         return []
     table = dict(TASKS)
     if settings.tasks_from:
-        table |= look_up({}, settings.tasks_from, kind="table of tasks")
+        where = "evaluate.tasks_from"
+        table |= look_up({}, settings.tasks_from, kind="table of tasks", where=where)
     for name in settings.tasks:
         require_task(name, table, where="evaluate.tasks")
     found = [_facts(table[name], recipe) for name in settings.tasks]
