@@ -131,7 +131,7 @@ class WriteResponses(Strict):
     shard_prompts: int = Field(default=256, ge=1)
     """Prompts per shard of answers: what an interruption can cost."""
     unsafe_code: bool = False
-    """Run generated code without a sandbox where the kernel offers none."""
+    """Run generated code without the sandbox: only limits of time and memory hold."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

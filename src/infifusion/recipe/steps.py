@@ -148,6 +148,6 @@ class Evaluate(Strict):
     """Pairs of models [a, b] to compare item by item; by default the pivot with every fused model,
     and SFT with every fused model."""
     unsafe_code: bool = False
-    """Run generated code without a sandbox where the kernel offers none."""
+    """Run generated code without the sandbox: only limits of time and memory hold."""
     tasks_from: str | None = None
     """module:TABLE with further tasks, such as infifusion.demo.tasks:TASKS."""
