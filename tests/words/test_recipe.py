@@ -114,6 +114,10 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"u": {"loss": "kl"}}, "merge": {}}, "the loss 'kl' needs a target"),
         ({"distill": {"u": {"start": "v"}}, "merge": {}}, "'v' is not pivot, previous"),
         ({"merge": {"m": {"models": ["unifid"]}}}, "Did you mean 'unified'"),
+        (
+            {"merge": {"m": {"models": ["pair"], "dtype": "auto"}}},
+            "merge.m.dtype: expected 'float32'",
+        ),
         ({"merge": {"sft": {"models": ["pair"]}}}, "'sft' names two models"),
         (
             {"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}},
