@@ -118,6 +118,25 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
             {"merge": {"m": {"models": ["pair"], "dtype": "auto"}}},
             "merge.m.dtype: expected 'float32'",
         ),
+        ({"merge": {"m": {"models": ["pair", "pair"]}}}, "merge.m.models: 'pair' is named twice"),
+        ({"merge": {"pair-a": {"models": ["pair"]}}}, "'pair-a' names two models"),
+        ({"merge": {"pair": {"models": ["pair"]}}}, "'pair' names two models"),
+        ({"merge": {"pivot": {"models": ["pair"]}}}, "'pivot' names two models"),
+        (
+            {"fuse": {"t": {"each": True}, "t-b": {}}, "distill": {}, "merge": {}},
+            "'t-b' names two f",
+        ),
+        (
+            {"fuse": {"t": {"sources": []}}, "distill": {}, "merge": {}},
+            "fuse.t.sources: name a source",
+        ),
+        (
+            {"fuse": {"t": {"sources": ["a", "a"]}}, "distill": {}, "merge": {}},
+            "a source is named tw",
+        ),
+        ({"sources": {"pivot": {"model": "x"}}}, "sources.pivot: the name is taken"),
+        ({"evaluate": {"models": ["sft", "sft"]}}, "evaluate.models: 'sft' is named twice"),
+        ({"evaluate": {"tasks": ["math", "math"]}}, "evaluate.tasks: 'math' is named twice"),
         ({"merge": {"sft": {"models": ["pair"]}}}, "'sft' names two models"),
         (
             {"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}},
