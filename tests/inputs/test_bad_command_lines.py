@@ -71,6 +71,14 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         {"merge": {"m": {"models": ["pair"], "params": {"tau00": 1}}}},
         "merge.m.params.*tau00: there is no such key. Did you mean 'tau0'",
     ),
+    "models of a method": (
+        {"merge": {"m": {"method": "slerp", "models": ["pair"], "params": {"t": 0.5}}}},
+        "merge.m: slerp goes between two models; found 4. Give a base and one",
+    ),
+    "weights of models": (
+        {"merge": {"m": {"method": "ties", "models": ["pair"], "params": {"weight": [1, 2]}}}},
+        "merge.m: 'weight' holds 2 values, but 3 models are merged",
+    ),
     "validate": (
         {"merge": {"m": {"method": "linear", "models": ["pair"], "params": {"tau0": "validate"}}}},
         "validate is RSAF's",
