@@ -55,6 +55,10 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         {"fuse": {"u": {"params": {"kappa": "much"}}}, **FUSED},
         "fuse.u.params.*kappa: .*'much'",
     ),
+    "prior of other sources": (
+        {"fuse": {"u": {"function": "bayes", "params": {"prior": [1, 2]}}}, **FUSED},
+        "fuse.u: bayes: expected 3 positive prior weights",
+    ),
     "loss": (
         {"distill": {"unified": {"target": "unified", "loss": "ckl"}}, "merge": {}},
         "no loss called 'ckl'. Did you mean 'kl'",
