@@ -21,7 +21,6 @@ HANDS = {
     "evals",
     "report",
     "artifacts",
-    "records",
     "disk",
     "durable",
     "runtime",
@@ -29,25 +28,15 @@ HANDS = {
     "lock",
     "hashes",
     "receipts",
+    "records",
     "memory",
     "finite",
     "progress",
     "versions",
 }
 FACES = {"cli", "commands", "exits", "api", "demo", "__init__", "__main__"}
-NO_TORCH = {
-    "recipe",
-    "strict",
-    "errors",
-    "registry",
-    "artifacts",
-    "records",
-    "cli",
-    "report",
-    "types",
-    "rows",
-}
-NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
+NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
+NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts", "records"}
 NO_TORCH |= {"callable_package", "api", "__init__"}
 NO_TORCH |= {"commands", "exits", "progress", "versions"}
 

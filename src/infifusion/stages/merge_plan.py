@@ -64,7 +64,7 @@ def plan_file(
         return open_model(name, path.parent, allow_pickle=pickle)
 
     where = str(path)
-    method = look_up(METHODS, file.merge_method, kind="merge method")
+    method = look_up(METHODS, file.merge_method, kind="merge method", where=where)
     params = params_class_of(method, PARAMS, file.merge_method, where=where)
     notes = check_parameters(file, params, where=where)
     slices = file.layer_slices() or [_as_slice(file, model)]
