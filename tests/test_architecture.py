@@ -28,6 +28,7 @@ HANDS = {
     "lock",
     "hashes",
     "receipts",
+    "records",
     "memory",
     "finite",
     "progress",
@@ -35,7 +36,7 @@ HANDS = {
 }
 FACES = {"cli", "commands", "exits", "api", "demo", "__init__", "__main__"}
 NO_TORCH = {"recipe", "strict", "errors", "registry", "artifacts", "cli", "report", "types", "rows"}
-NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts"}
+NO_TORCH |= {"plan", "sweep", "variants", "hashes", "receipts", "records"}
 NO_TORCH |= {"callable_package", "api", "__init__"}
 NO_TORCH |= {"commands", "exits", "progress", "versions"}
 

@@ -18,14 +18,16 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f" Did you mean '{close[0]}'?" if close else ""
 
 
-def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
-    """The entry called `name`; `kind` ("merge method") is the word used in the error.
+def look_up(table: Mapping[str, Entry], name: str, *, kind: str, where: str = "") -> Entry:
+    """The entry called `name`; `kind` ("merge method") is the word used in the error, which begins
+    with `where`, the file or key that has the name.
 
     A name with a colon, `module:function`, is imported instead, so that a method can live outside
     the package. Raises RecipeError with the known names and the nearest spelling.
     """
     if name in table:
         return table[name]
+    place = f"{where}: " if where else ""
     if ":" in name:
         module_name, _, attribute = name.partition(":")
         try:
@@ -33,11 +35,11 @@ def look_up(table: Mapping[str, Entry], name: str, *, kind: str) -> Entry:
         except Exception as error:  # a module can raise anything while it is imported
             others = f", or name one of: {', '.join(sorted(table))}" if table else ""
             raise RecipeError(
-                f"The {kind} '{name}' cannot be imported: {error}. Expected module:function of an "
-                f"importable module; put its folder on PYTHONPATH{others}."
+                f"{place}The {kind} '{name}' cannot be imported: {error}. Expected module:function "
+                f"of an importable module; put its folder on PYTHONPATH{others}."
             ) from error
     raise RecipeError(
-        f"There is no {kind} called '{name}'.{nearest(name, table)} Known: "
+        f"{place}There is no {kind} called '{name}'.{nearest(name, table)} Known: "
         f"{', '.join(sorted(table))}; or module:function for your own."
     )
 

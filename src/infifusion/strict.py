@@ -18,6 +18,22 @@ LARGEST_FILE = 1_000_000
 """Bytes of a YAML file; a recipe has a few thousand."""
 LARGEST_VALUE = 100_000
 """Values of a YAML file with its aliases written out."""
+KINDS = {
+    "recipe": ("pivot", "infifusion run"),
+    "sweep file": ("recipe", "infifusion sweep"),
+    "merge file": ("merge_method", "infifusion merge"),
+}
+"""What a YAML file of ours can be, the key that no other kind has, the command that reads it."""
+PLAIN = {
+    "dict_type": "expected a mapping",
+    "model_type": "expected a mapping",
+    "list_type": "expected a list",
+    "string_type": "expected text",
+    **dict.fromkeys(["bool_type", "bool_parsing"], "expected true or false"),
+    **dict.fromkeys(["int_type", "int_parsing", "int_from_float"], "expected a whole number"),
+    **dict.fromkeys(["float_type", "float_parsing"], "expected a number"),
+}
+"""pydantic's kinds of problems in the words of docs/recipe_fields.md."""
 MEND_YAML = "Correct that place; text that YAML takes for something else goes in quotes."
 QUOTES = " Put it in quotes to make it text."
 LONGEST_SHOWN = 300
@@ -105,6 +121,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} holds {found}; expected a mapping of keys to values, such as `name: first`."
         )
     return values
+
+
+def require_kind(values: dict[str, Any], kind: str, path: Path) -> None:
+    """RecipeError where a file is plainly of another of the KINDS: one sentence in place of a line
+    for every key."""
+    if KINDS[kind][0] in values:
+        return
+    for other, (key, command) in KINDS.items():
+        if key in values:
+            raise RecipeError(
+                f"{path} is a {other} (it has the key '{key}'), not a {kind}: {command} {path}."
+            )
 
 
 def _parse(text: str, where: str) -> Any:
@@ -197,7 +225,7 @@ def _in_short(value: object) -> str:
 def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors():
-        location = ".".join(str(part) for part in problem["loc"]) or "(top level)"
+        location = ".".join(str(part) for part in problem["loc"])
         if problem["type"] == "extra_forbidden":
             known = _fields_at(cls, problem["loc"][:-1])
             hint = nearest(str(problem["loc"][-1]), known)
@@ -206,26 +234,34 @@ def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
         elif problem["type"] == "missing":
             lines.append(f"  {location}: this key is required and missing.")
         else:
-            message = problem["msg"].removeprefix("Value error, ").removesuffix(".")
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message.replace("Input should be", "expected")
+            message = PLAIN.get(problem["type"], message)
+            if problem["type"] == "model_type" and (keys := _fields_at(cls, problem["loc"])):
+                message += f" of keys such as {', '.join(keys[:3])}"
             # A mapping is shown only where it stands for something else.
             own = isinstance(problem["input"], dict) and problem["type"] == "value_error"
             found = "" if own else f" (found {_in_short(problem['input'])})"
             plain = problem["type"] == "string_type" and not isinstance(
                 problem["input"], (dict, list, type(None))
             )
-            lines.append(f"  {location}: {message}{found}.{QUOTES if plain else ''}")
+            place = f"{location}: " if location else ""
+            for said in message.split("\n"):  # a validator of the whole can find several
+                sentence = f"{said.removesuffix('.')}{found}"
+                sentence += "" if sentence.endswith("?") else "."
+                lines.append(f"  {place}{sentence}{QUOTES if plain else ''}")
     count = "a problem" if len(lines) == 1 else f"{len(lines)} problems"
     return f"{where} has {count}:\n" + "\n".join(lines)
 
 
-def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
-    """Field names of the model reached by walking `location` from `cls`."""
+def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Field names of the model reached by walking `location` from `cls`, in its order."""
     here: Any = cls
     for part in location:
         fields = getattr(here, "model_fields", {})
         if part in fields:
             here = _model_in(fields[part].annotation)
-    return set(getattr(here, "model_fields", {}))
+    return list(getattr(here, "model_fields", {}))
 
 
 def _plain_types(annotation: Any) -> Iterator[type]:

@@ -17,7 +17,7 @@ from pydantic import Field
 from infifusion.errors import RecipeError
 from infifusion.recipe import LONGEST_NAME, Recipe, anchor
 from infifusion.registry import nearest
-from infifusion.strict import Strict, override, read_yaml
+from infifusion.strict import Strict, override, read_yaml, require_kind
 from infifusion.variants import (
     ARMS,
     Tags,
@@ -51,7 +51,7 @@ class Sweep(Strict):
     recipe, or the path of a key such as training.max_steps."""
     arms: list[str] | None = None
     """Models to compare: runs and merges (a varied one stands for all its variants), pivot,
-    source:NAME. By default all of the recipe."""
+    source:NAME. By default the pivot, runs and merges, without the members of an `each`."""
     against: list[str] = []
     """Arms that every other arm is compared with; by default the runs without a target (SFT), or
     the pivot where there is none."""
@@ -80,7 +80,9 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
 
     Raises RecipeError for whatever is wrong with the file or with any of its recipes.
     """
-    sweep = Sweep.from_mapping(override(read_yaml(path), assignments), where=str(path))
+    values = read_yaml(path)
+    require_kind(values, "sweep file", path)
+    sweep = Sweep.from_mapping(override(values, assignments), where=str(path))
     folder, where, values = path.parent.resolve(), str(path), sweep.recipe
     if isinstance(values, str):
         inner = (folder / Path(values).expanduser()).resolve()

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 from conftest import write_jsonl
 
-from infifusion.data.examples import first_record, read_examples
+from infifusion.data.examples import read_examples
+from infifusion.data.files import first_record
 from infifusion.data.overlap import ngrams, without_duplicates, without_overlap
 from infifusion.data.store import load_examples, load_labels, write_examples
 from infifusion.errors import DataError

@@ -11,7 +11,8 @@ import pyarrow.parquet
 import pytest
 from conftest import write_jsonl
 
-from infifusion.data.examples import first_record, read_examples
+from infifusion.data.examples import read_examples
+from infifusion.data.files import first_record
 from infifusion.data.formats import FORMATS, recognise
 from infifusion.errors import DataError
 from infifusion.recipe import DataSource

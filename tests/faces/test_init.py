@@ -208,7 +208,12 @@ def test_a_model_that_cannot_be_reached_is_sized_by_its_name(name: str, like: st
         (["--pivot", "./nowhere", "--source", "a=x", "--train", "d=x"], "no model folder"),
         (["--pivot", "p", "--source", "a", "--train", "d=x"], "NAME=MODEL"),
         (["--pivot", "p", "--source", "a=x", "--train", "d=./no.jsonl"], "no data file"),
-        (["--template", "laptop", "--tasks", "gsm9k"], "gsm8k"),
+        (
+            ["--pivot", "p", "--source", "a=x", "--train", "no.csv"],
+            "no.csv. Give the path of a .jsonl, .json, .parquet, .csv file.\n",
+        ),
+        (["--template", "laptop", "--tasks", "gsm9k"], "--tasks: there is no task 'gsm9k'"),
+        (["--template", "laptop", "--tasks", "bits_per_byte"], "always computed; leave it out"),
     ],
 )
 def test_a_wrong_wish_is_refused_with_what_to_do(

@@ -446,15 +446,15 @@ def test_a_merge_makes_anew_a_shard_that_was_damaged_while_it_was_away(
     model = folder.merge("pairwise") / "model/model.safetensors"
     whole = model.read_bytes()
     shutil.rmtree(folder.merge("pairwise"))
-    real = merge_weights._copy_side_files
+    real = merge_weights.copy_side_files
 
     def killed(*_: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(merge_weights, "_copy_side_files", killed)
+    monkeypatch.setattr(merge_weights, "copy_side_files", killed)
     with pytest.raises(Killed):
         merge(recipe, folder, recipe.resolve().merges[0])
-    monkeypatch.setattr(merge_weights, "_copy_side_files", real)
+    monkeypatch.setattr(merge_weights, "copy_side_files", real)
     shard = walker.unfinished(model.parent) / "model.safetensors"
     data = np.fromfile(shard, np.uint8)
     flip(shard, place=len(data) - 5)

@@ -30,7 +30,7 @@ FUSED = {"distill": {"u": {"target": "u"}}, "merge": {}}
 NAMES: dict[str, tuple[dict[str, Any], str]] = {
     "fusion function": (
         {"fuse": {"u": {"function": "meen"}}, **FUSED},
-        "no fusion function called 'meen'. Did you mean 'mean'",
+        "fuse.u: There is no fusion function called 'meen'. Did you mean 'mean'",
     ),
     "foreign function": (
         {"fuse": {"u": {"function": "nowhere:f"}}, **FUSED},
@@ -55,6 +55,10 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         {"fuse": {"u": {"params": {"kappa": "much"}}}, **FUSED},
         "fuse.u.params.*kappa: .*'much'",
     ),
+    "prior of other sources": (
+        {"fuse": {"u": {"function": "bayes", "params": {"prior": [1, 2]}}}, **FUSED},
+        "fuse.u: bayes: expected 3 positive prior weights",
+    ),
     "loss": (
         {"distill": {"unified": {"target": "unified", "loss": "ckl"}}, "merge": {}},
         "no loss called 'ckl'. Did you mean 'kl'",
@@ -71,11 +75,26 @@ NAMES: dict[str, tuple[dict[str, Any], str]] = {
         {"merge": {"m": {"models": ["pair"], "params": {"tau00": 1}}}},
         "merge.m.params.*tau00: there is no such key. Did you mean 'tau0'",
     ),
+    "models of a method": (
+        {"merge": {"m": {"method": "slerp", "models": ["pair"], "params": {"t": 0.5}}}},
+        "merge.m: slerp goes between two models; found 4. Give a base and one",
+    ),
+    "weights of models": (
+        {"merge": {"m": {"method": "ties", "models": ["pair"], "params": {"weight": [1, 2]}}}},
+        "merge.m: 'weight' holds 2 values, but 3 models are merged",
+    ),
     "validate": (
         {"merge": {"m": {"method": "linear", "models": ["pair"], "params": {"tau0": "validate"}}}},
         "validate is RSAF's",
     ),
-    "task": ({"evaluate": {"tasks": ["gsm9k"]}}, "no task 'gsm9k'. Did you mean 'gsm8k'"),
+    "task": (
+        {"evaluate": {"tasks": ["gsm9k"]}},
+        "evaluate.tasks: there is no task 'gsm9k'. Did you mean 'gsm8k'",
+    ),
+    "bits per byte as a task": (
+        {"evaluate": {"tasks": ["bits_per_byte"]}},
+        "bits_per_byte of data.held_out is always computed; leave it out",
+    ),
     "tasks_from": (
         {"evaluate": {"tasks_from": "nowhere:TASKS"}},
         "'nowhere:TASKS' cannot be imported",
@@ -124,6 +143,10 @@ COMMANDS: dict[str, tuple[list[str], str]] = {
     "no such stage": (
         ["run", "RECIPE", "--until", "distil"],
         "no stage 'distil'. Did you mean 'distill'",
+    ),
+    "a merge as a recipe": (
+        ["check", "MERGE"],
+        "is a merge file .*'merge_method'.*infifusion merge",
     ),
     "jobs": (["sweep", "RECIPE", "--jobs", "0"], "--jobs"),
     "jobs of words": (["sweep", "RECIPE", "--jobs", "many"], "--jobs.*valid integer"),
@@ -250,7 +273,7 @@ def test_a_command_that_does_not_fit_is_refused(
     here.mkdir()
     monkeypatch.chdir(here)
     contents = {"TEXT": b"words\n", "BYTES": b"\xff\xfe\x00", "EMPTY": b"", "LISTS": b"[1]\n",
-                "DEEP": b"[" * 100_000}  # fmt: skip
+                "DEEP": b"[" * 100_000, "MERGE": b"merge_method: ties"}  # fmt: skip
     for name, content in contents.items():
         (tmp_path / f"{name.lower()}.txt").write_bytes(content)
     write_jsonl(tmp_path / "data.jsonl", [{"prompt": "p"}])

@@ -105,7 +105,7 @@ WRONG: dict[str, tuple[object, str | list[str]]] = {
     "a list": ("- a\n", "holds a list"),
     "a recipe": (
         {"name": "r", "pivot": {"model": "p"}},
-        ["merge_method: .*required", "pivot: there is"],
+        "is a recipe .*the key 'pivot'.*, not a merge file: infifusion run ",
     ),
     "no models": (
         {"merge_method": "linear"},

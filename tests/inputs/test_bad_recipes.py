@@ -201,8 +201,8 @@ ASSIGNMENTS = {
     "teach.top_k=&a [*a]": "aliases",
     "teach.topk=3": "teach.topk: there is no such key. Did you mean 'top_k'",
     "teach.top_k=0": "teach.top_k: .*greater than or equal to 1 .found 0",
-    "teach.top_k=many": "teach.top_k: .*valid integer.*found 'many'",
-    "name=1.5": "name: .*valid string .found 1.5.* Put it in quotes",
+    "teach.top_k=many": "teach.top_k: expected a whole number .found 'many'",
+    "name=1.5": "name: expected text .found 1.5.* Put it in quotes",
     ".=1": "there is no such key",
 }
 

@@ -30,7 +30,7 @@ def recipe(**changes: object) -> dict[str, Any]:
 
 WRONG: dict[str, tuple[object, str]] = {
     "nothing": ("", "holds nothing"),
-    "a recipe": ({"name": "r", **RECIPE}, "recipe: this key is required and missing"),
+    "a recipe": ({"name": "r", **RECIPE}, "is a recipe .*, not a sweep file: infifusion run "),
     "a recipe that is gone": ({**SWEEP, "recipe": "gone.yaml"}, "There is no file .*gone.yaml"),
     "a list for a recipe": ({**SWEEP, "recipe": [RECIPE]}, "recipe"),
     "two seeds alike": ({**SWEEP, "seeds": [1, 1]}, "seeds names a seed twice"),
@@ -49,7 +49,7 @@ WRONG: dict[str, tuple[object, str]] = {
         recipe(teach={"top_k": [1, 0]}),
         "top_k: .*greater than or equal to 1",
     ),
-    "entries in a list": (recipe(fuse=[{}]), "fuse: .*valid dictionary"),
+    "entries in a list": (recipe(fuse=[{}]), "fuse: expected a mapping"),
     "an entry that is none": (recipe(fuse={"u": 3}), "fuse.u: "),
     "a name that is none": (recipe(fuse={3: {}}), "fuse.3"),
     "a target that is none": (recipe(distill={"u": {"target": {"u": 1}}}), "distill.u.target"),

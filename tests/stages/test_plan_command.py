@@ -94,6 +94,13 @@ def test_a_sample_counts_the_tokens_that_prepare_does(
     assert before["prepare"]["tokens"] == pytest.approx(after["prepare"]["tokens"], rel=0.005)
 
 
+def test_what_is_not_counted_of_written_answers_is_said(recipe_file, tmp_path: Path) -> None:
+    prompts = [{"path": "prompts.jsonl", "domain": "sums"}]
+    notes = planned(recipe_file(write_responses={"prompts": prompts}))["notes"]
+    said = "write_responses: writing the answers is not counted, nor are the examples"
+    assert any(note.startswith(said) for note in notes)
+
+
 def test_examples_beyond_the_window_of_any_model_are_not_counted(
     suite: Path, recipe_file, tmp_path: Path
 ) -> None:

@@ -183,6 +183,7 @@ def test_a_run_pushes_the_models_it_was_asked_for(
         (["org/a"], "expected MODEL=ORG/NAME .*sft, unified, pair-a, pair-b, pair-c, pairwise"),
         (["gone=org/a"], "expected MODEL=ORG/NAME"),
         (["sft=a b"], "is no name of a hub repository"),
+        (["sft=org/a/b"], r"is no name .*'org/a/b'\.$"),
         (["sft=org/a", "unified=org/a"], "named twice"),
     ],
 )
@@ -201,3 +202,5 @@ def test_the_one_fused_model_needs_no_name(suite: Path, make_recipe) -> None:
     distill = {"sft": {}, "unified": {"target": "unified"}}
     recipe = Recipe(**make_recipe(suite, distill=distill, merge={}))
     assert models_to_push(["org/a"], recipe) == {"unified": "org/a"}
+    with pytest.raises(RecipeError, match="--push-to-hub sft: expected MODEL=ORG/NAME"):
+        models_to_push(["sft"], recipe)  # a model of the run, not the name of a repository

@@ -38,6 +38,16 @@ MATH_AND_CODE = {
 }
 
 
+def test_every_name_that_stands_for_nothing_has_a_line_of_its_own() -> None:
+    with pytest.raises(RecipeError) as error:
+        make(distill={"u": {"target": "v"}}, merge={"m": {"models": ["w"]}})
+    assert str(error.value).splitlines() == [
+        "r.yaml has 2 problems:",
+        "  distill.u.target: there is no fused target 'v'.",
+        "  merge.m.models: there is no run 'w' in distill.",
+    ]
+
+
 def test_each_is_written_out_one_per_source_in_order() -> None:
     plan = make().resolve()
     assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
@@ -94,6 +104,7 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"teach": {"topk": 3}}, "teach.topk: there is no such key. Did you mean 'top_k'"),
         ({"pivot": {"model": "p", "dtype": "fp32"}}, "pivot.dtype.*'float32'.*found 'fp32'"),
         ({"pivot": {}}, "pivot.model: this key is required"),
+        ({"pivot": "./p"}, "pivot: expected a mapping of keys such as model, revision, .*'./p'"),
         ({"sources": {}}, "sources: .*at least 1"),
         ({"teach": {"top_k": 0}}, "teach.top_k: .*greater than or equal to 1.*found 0"),
         ({"name": "a/b"}, "name: "),
@@ -103,6 +114,29 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"u": {"loss": "kl"}}, "merge": {}}, "the loss 'kl' needs a target"),
         ({"distill": {"u": {"start": "v"}}, "merge": {}}, "'v' is not pivot, previous"),
         ({"merge": {"m": {"models": ["unifid"]}}}, "Did you mean 'unified'"),
+        (
+            {"merge": {"m": {"models": ["pair"], "dtype": "auto"}}},
+            "merge.m.dtype: expected 'float32'",
+        ),
+        ({"merge": {"m": {"models": ["pair", "pair"]}}}, "merge.m.models: 'pair' is named twice"),
+        ({"merge": {"pair-a": {"models": ["pair"]}}}, "'pair-a' names two models"),
+        ({"merge": {"pair": {"models": ["pair"]}}}, "'pair' names two models"),
+        ({"merge": {"pivot": {"models": ["pair"]}}}, "'pivot' names two models"),
+        (
+            {"fuse": {"t": {"each": True}, "t-b": {}}, "distill": {}, "merge": {}},
+            "'t-b' names two f",
+        ),
+        (
+            {"fuse": {"t": {"sources": []}}, "distill": {}, "merge": {}},
+            "fuse.t.sources: name a source",
+        ),
+        (
+            {"fuse": {"t": {"sources": ["a", "a"]}}, "distill": {}, "merge": {}},
+            "a source is named tw",
+        ),
+        ({"sources": {"pivot": {"model": "x"}}}, "sources.pivot: the name is taken"),
+        ({"evaluate": {"models": ["sft", "sft"]}}, "evaluate.models: 'sft' is named twice"),
+        ({"evaluate": {"tasks": ["math", "math"]}}, "evaluate.tasks: 'math' is named twice"),
         ({"merge": {"sft": {"models": ["pair"]}}}, "'sft' names two models"),
         (
             {"merge": {"m": {"models": ["pair"], "params": {"tau0": "validate"}}}},
@@ -150,7 +184,7 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"s": {"domains": "math"}}, "merge": {}}, "distill.s.domains"),
         (
             {"distill": {"p": {"target": "pair", "each": True, "domains": "own"}}, "merge": {}},
-            "name of the source 'a'.* Known: d.*name of the source 'b'",
+            "(?s)name of the source 'a'. Known: d.\n.*name of the source 'b'. Known: d.$",
         ),
     ],
 )

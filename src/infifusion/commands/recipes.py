@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -151,7 +150,12 @@ def sweep(
     redo: Annotated[
         bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
     ] = False,
-    assignments: Assignments = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="a.b=c", help="Override one key of the sweep file; repeatable."
+        ),
+    ] = None,
 ) -> None:
     """Compare arms over settings and seeds. A recipe with lists in place of values."""
     from infifusion.sweep import load_sweep
@@ -161,7 +165,7 @@ def sweep(
         for world in worlds:
             typer.echo(f"{world.folder}: {', '.join(world.arms)}")
         typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
-        typer.echo(f"Next: infifusion sweep {shlex.quote(str(sweep_file))}")
+        typer.echo("Next: the same command without --dry-run.")
         return
     from infifusion.stages.sweep import run_sweep
 

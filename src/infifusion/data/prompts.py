@@ -13,9 +13,9 @@ from infifusion.data.examples import (
     limited,
     messages_of,
     own_names,
-    read_records,
     template_fields,
 )
+from infifusion.data.files import read_records
 from infifusion.data.formats import Format, recognise
 from infifusion.errors import DataError
 from infifusion.recipe import PromptSource

@@ -86,7 +86,8 @@ def require_sandbox() -> None:
         raise SandboxError(
             f"Generated code cannot be sandboxed here: {reason}. Expected Linux 5.13 or later "
             "with Landlock and seccomp, on x86_64 or aarch64. Evaluate code tasks on such a "
-            "machine, or pass --unsafe-code to run generated code unprotected."
+            "machine, or pass --unsafe-code (in a recipe: unsafe_code: true) to run generated code "
+            "unprotected."
         )
 
 

@@ -19,14 +19,15 @@ class DataFile(Strict):
     split: str = "train"
     """Split of a hub data set."""
     domain: str
-    """Label of these examples in tables and plots."""
+    """Label of these examples: gate: domain, a run's domains, tables and plots go by it."""
     limit: int | None = Field(default=None, ge=1)
     """Take at most this many examples, chosen by the recipe's seed."""
 
 
 class DataSource(DataFile):
     """Training examples: prompts with their responses. Where neither prompt, response nor messages
-    is given, the columns say the format: conversational, sharegpt, alpaca, prompt-completion."""
+    is given, the columns say the format: prompt-response, conversational, sharegpt, alpaca,
+    prompt-completion, conversational prompt-completion."""
 
     prompt: str | None = None
     """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'; `prompt`
@@ -131,7 +132,7 @@ class WriteResponses(Strict):
     shard_prompts: int = Field(default=256, ge=1)
     """Prompts per shard of answers: what an interruption can cost."""
     unsafe_code: bool = False
-    """Run generated code without a sandbox where the kernel offers none."""
+    """Run generated code without the sandbox: only limits of time and memory hold."""
 
     @model_validator(mode="after")
     def _fits(self) -> Self:

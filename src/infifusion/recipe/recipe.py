@@ -16,7 +16,7 @@ from infifusion.recipe.plan import Plan
 from infifusion.recipe.references import LONGEST_NAME, problems_of
 from infifusion.recipe.steps import Distill, Evaluate, Fuse, Merge, Teach
 from infifusion.registry import nearest
-from infifusion.strict import Strict, override, read_yaml
+from infifusion.strict import Strict, override, read_yaml, require_kind
 
 STAGES = (
     "respond",
@@ -67,7 +67,7 @@ class Recipe(Strict):
     def _names_fit(self) -> Self:
         problems = list(problems_of(self))
         if problems:
-            raise ValueError("; ".join(problems))
+            raise ValueError("\n".join(problems))
         return self
 
     def resolve(self) -> Plan:
@@ -77,7 +77,9 @@ class Recipe(Strict):
 
 def load_recipe(path: Path, assignments: Iterable[str] = ()) -> Recipe:
     """Read, override, validate; relative paths become absolute, from the recipe's folder."""
-    values = override(read_yaml(path), list(assignments))
+    values = read_yaml(path)
+    require_kind(values, "recipe", path)
+    values = override(values, list(assignments))
     recipe = Recipe.from_mapping(values, where=str(path))
     return anchor(recipe, path.parent.resolve())
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from infifusion.recipe.data import DataFile
@@ -29,11 +29,19 @@ def problems_of(recipe: Recipe) -> Iterable[str]:
 
 
 def _name_problems(recipe: Recipe) -> Iterable[str]:
-    """Names that stand twice, or that no folder can have."""
+    """Names that stand twice, or that no folder can have. What `each` makes has names too."""
+    groups = [name for name, distill in recipe.distill.items() if distill.each]
+    models = [*groups, *recipe.merge, *RESERVED]
+    models += [part for name in recipe.distill for part in _members(recipe, name)]
+    for name in _repeated(models):
+        yield f"'{name}' names two models; give each run and merge a name of its own"
+    targets = [f"{name}{end}" for name in recipe.fuse for end in _endings(recipe, name)]
+    for name in _repeated(targets):
+        yield f"'{name}' names two fused targets; give each a name of its own"
+    for name in RESERVED:
+        if name in recipe.sources:
+            yield f"sources.{name}: the name is taken; call the source something else"
     names = [*recipe.distill, *recipe.merge]
-    for name in names:
-        if name in RESERVED or names.count(name) > 1:
-            yield f"'{name}' names two models; give each run and merge a name of its own"
     for name in [*names, *recipe.fuse, *recipe.sources]:
         if not _names_a_folder(name):
             yield (
@@ -52,10 +60,10 @@ def _source_problems(recipe: Recipe) -> Iterable[str]:
             if source not in recipe.sources:
                 hint = nearest(source, recipe.sources)
                 yield f"{where}.sources: there is no source '{source}'.{hint}"
-    if asked is not None and asked.sources is not None and not asked.sources:
-        yield "write_responses.sources: name a source, or leave it out for all of them"
-    if asked is not None and len(set(asked.sources or [])) < len(asked.sources or []):
-        yield "write_responses.sources: a source is named twice"
+        if sources is not None and not sources:
+            yield f"{where}.sources: name a source, or leave it out for all of them"
+        if _repeated(sources or []):
+            yield f"{where}.sources: a source is named twice"
     for name, fuse in recipe.fuse.items():
         if fuse.gate == "domain" and fuse.teacher == "online":
             yield (
@@ -101,6 +109,8 @@ def _merge_problems(recipe: Recipe) -> Iterable[str]:
             if model not in recipe.distill:
                 hint = nearest(model, recipe.distill)
                 yield f"merge.{name}.models: there is no run '{model}' in distill.{hint}"
+        for model in _repeated(merge.models):
+            yield f"merge.{name}.models: '{model}' is named twice"
         if merge.params.get("tau0") == "validate" and recipe.data.validation_share == 0:
             yield f"merge.{name}.params.tau0: validate needs data.validation_share above 0"
 
@@ -111,12 +121,10 @@ def _evaluate_problems(recipe: Recipe) -> Iterable[str]:
     known = {"pivot", *(f"source:{s}" for s in recipe.sources), *recipe.distill, *recipe.merge}
     known -= groups
     scored = set(recipe.evaluate.models or known)
-    known |= {
-        f"{name}-{s}"
-        for name in groups
-        if recipe.distill[name].target in recipe.fuse
-        for s in (recipe.fuse[recipe.distill[name].target or ""].sources or recipe.sources)
-    }
+    known |= {part for name in groups for part in _members(recipe, name)}
+    for where, named in (("models", recipe.evaluate.models), ("tasks", recipe.evaluate.tasks)):
+        for name in _repeated(named or []):
+            yield f"evaluate.{where}: '{name}' is named twice"
     for model in [
         *(recipe.evaluate.models or []),
         *(m for p in recipe.evaluate.compare for m in p),
@@ -132,6 +140,28 @@ def _evaluate_problems(recipe: Recipe) -> Iterable[str]:
             )
     if any(len(pair) != 2 for pair in recipe.evaluate.compare):
         yield "evaluate.compare: expected pairs [a, b]"
+
+
+def _members(recipe: Recipe, name: str) -> list[str]:
+    """Names of the models that a run of `distill` makes: its own, or with `each` one per member of
+    its target, if there is such a target."""
+    distill = recipe.distill[name]
+    if not distill.each:
+        return [name]
+    if distill.target not in recipe.fuse:
+        return []
+    return [f"{name}{end}" for end in _endings(recipe, distill.target) if end]
+
+
+def _endings(recipe: Recipe, target: str) -> list[str]:
+    """What follows a target's name in the names of its members; nothing without `each`."""
+    fuse = recipe.fuse[target]
+    return [f"-{s}" for s in fuse.sources or recipe.sources] if fuse.each else [""]
+
+
+def _repeated(names: Sequence[str]) -> list[str]:
+    """The names that stand there more than once."""
+    return [name for name in dict.fromkeys(names) if names.count(name) > 1]
 
 
 def _names_a_folder(name: str) -> bool:

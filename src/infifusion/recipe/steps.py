@@ -6,7 +6,6 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from infifusion.recipe.models import Dtype
 from infifusion.strict import Strict
 
 Parallel = Literal["ddp", "fsdp", "deepspeed"]
@@ -122,7 +121,7 @@ class Merge(Strict):
     """Names of runs in `distill`; the name of a run with `each` stands for all its members."""
     params: dict[str, Any] = {}
     """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
-    dtype: Dtype | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """dtype of the written weights; the pivot's by default."""
     device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
     """Where the merge is calculated: cpu (compiled loops), cuda, or cuda:1 for the second GPU."""
@@ -145,9 +144,9 @@ class Evaluate(Strict):
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest generation; each task's own default otherwise."""
     compare: list[list[str]] = []
-    """Pairs of models [a, b] to compare item by item; by default the pivot with every fused model,
-    and SFT with every fused model."""
+    """Pairs of models [a, b] to compare item by item; by default the pivot with every run and
+    merge, and every run without a target (SFT) with every fused model."""
     unsafe_code: bool = False
-    """Run generated code without a sandbox where the kernel offers none."""
+    """Run generated code without the sandbox: only limits of time and memory hold."""
     tasks_from: str | None = None
     """module:TABLE with further tasks, such as infifusion.demo.tasks:TASKS."""

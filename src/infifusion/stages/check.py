@@ -7,14 +7,13 @@ from pathlib import Path
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.evals.sandbox import require_sandbox
-from infifusion.fuse import FUSION_FUNCTIONS
-from infifusion.fuse import PARAMS as FUSE_PARAMS
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
 from infifusion.runtime import quantization_config
 from infifusion.stages.check_data import look_at_data, look_at_prompts
 from infifusion.stages.check_models import require_bytes, require_model_folder
+from infifusion.stages.combine import check_target
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
@@ -98,12 +97,13 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
 
 def _chooser_problems(asked: WriteResponses) -> list[str]:
     """Choosers, and the sandbox they need."""
+    named = {source.choose or asked.choose for source in asked.prompts}
     try:
         choosers_of(asked)
-        if not asked.unsafe_code and any(
-            (source.choose or asked.choose) == "unit_tests" for source in asked.prompts
-        ):
+        if "unit_tests" in named and not asked.unsafe_code:
             require_sandbox()
+    except RecipeError as error:
+        return [str(error)]
     except InfiFusionError as error:
         return [f"write_responses: {error}"]
     return []
@@ -119,15 +119,7 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
             problems.append(str(error))
 
     for target in plan.targets:
-        attempt(
-            function_and_params,
-            FUSION_FUNCTIONS,
-            FUSE_PARAMS,
-            target.function,
-            target.params,
-            kind="fusion function",
-            where=f"fuse.{target.name}",
-        )
+        attempt(check_target, target)
     for run in plan.runs:
         attempt(
             function_and_params,

@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
-from infifusion.data.examples import first_record, format_of, is_local, to_example
+from infifusion.data.examples import format_of, to_example
+from infifusion.data.files import first_record, is_local
 from infifusion.data.formats import Format, Record
 from infifusion.data.prompts import prompt_format_of, prompt_of
 from infifusion.errors import DataError, InfiFusionError

@@ -58,6 +58,30 @@ def fusion_function(target: FuseTarget) -> Callable[[Aligned], Target]:
     return combine
 
 
+def check_target(target: FuseTarget) -> None:
+    """RecipeError when the function or its parameters do not fit, or the number of sources. For
+    that one of our functions combines one position: before the teacher pass, not after it."""
+    combine = fusion_function(target)
+    if target.function not in FUSION_FUNCTIONS:
+        return
+    shape = (len(target.sources) + target.pivot_as_source, 1)
+    ones_ST = np.ones(shape, np.float32)
+    combine(
+        Aligned(
+            ids_STK=np.zeros((*shape, 1), np.int32),
+            prob_STK=ones_ST[:, :, None],
+            tail_ST=0 * ones_ST,
+            aligned_ST=ones_ST > 0,
+            entropy_ST=ones_ST,
+            top_ST=ones_ST,
+            zscore_STK=ones_ST[:, :, None],
+            bits_SN=ones_ST,
+            evidence=lambda forgetting: ones_ST,
+            example_T=np.zeros(1, np.int64),
+        )
+    )
+
+
 def fuse_chunk(
     target: FuseTarget,
     combine: Callable[[Aligned], Target],

@@ -21,13 +21,13 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import TASKS, Task
+from infifusion.evals.tasks import BITS, TASKS, Task, require_task
 from infifusion.hashes import sha256_of
 from infifusion.memory import BatchSize
 from infifusion.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
 from infifusion.recipe import Model, Plan, Recipe, as_json
 from infifusion.records import read_record, write_json, write_record
-from infifusion.registry import look_up, nearest
+from infifusion.registry import look_up
 from infifusion.runtime import log, rank, world_size
 from infifusion.stages.bits import by_domain, response_bytes, response_nats
 from infifusion.stages.folders import PIVOT, RunFolder, model_paths
@@ -35,7 +35,6 @@ from infifusion.stages.identity import model_identity
 from infifusion.stages.spread import wait_for
 from infifusion.types import Rendered
 
-BITS = "bits_per_byte"
 PARTS, DONE = "parts", "part.json"
 
 
@@ -187,7 +186,7 @@ def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
     table = tasks_with(recipe.evaluate.tasks_from, where="evaluate.tasks_from")
     for task in recipe.evaluate.tasks:
-        require_task(task, table)
+        require_task(task, table, where="evaluate.tasks")
     return table
 
 
@@ -195,7 +194,7 @@ def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
     """Our tasks, and those of the table module:TABLE; `where` names the setting in errors."""
     if tasks_from is None:
         return dict(TASKS)
-    more = look_up({}, tasks_from, kind="table of tasks")
+    more = look_up({}, tasks_from, kind="table of tasks", where=where)
     if not isinstance(more, dict) or not all(isinstance(t, Task) for t in more.values()):
         raise RecipeError(
             f"{where}: {tasks_from} is no dict of infifusion.evals.tasks.Task by name. See "
@@ -217,12 +216,6 @@ def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
 def _task_files(task: Task, data: str | None) -> dict[str, str]:
     path = Path(data or "") / task.file
     return {task.file: sha256_of(path) if data and path.is_file() else "hub"}
-
-
-def require_task(name: str, table: dict[str, Task]) -> None:
-    if name not in table:
-        known = ", ".join([*sorted(table), BITS])
-        raise RecipeError(f"There is no task '{name}'.{nearest(name, table)} Known: {known}.")
 
 
 def _in_words(result: dict[str, Any]) -> str:

@@ -13,11 +13,11 @@ from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, read_items
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import TASKS, Task
+from infifusion.evals.tasks import BITS, TASKS, Task, require_task
 from infifusion.recipe import DataSource, Model
 from infifusion.records import write_json
 from infifusion.stages.bits import bits_per_byte_by_domain
-from infifusion.stages.evaluate import BITS, require_task, tasks_with
+from infifusion.stages.evaluate import tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.types import Example
 
@@ -41,7 +41,7 @@ def evaluate_models(
         raise RecipeError(f"--tasks names no task. Known: {known}.")
     generated = [task for task in tasks if task != BITS]
     for task in generated:
-        require_task(task, table)
+        require_task(task, table, where="--tasks", also=(BITS,))
     names = _distinct_names(models)
     result: dict[str, Any] = {"models": {}, "comparisons": []}
     folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))

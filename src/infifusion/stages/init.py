@@ -13,12 +13,11 @@ from typing import Any
 
 import yaml
 
-from infifusion.data.examples import LOCAL_SUFFIXES
+from infifusion.data.files import LOCAL_SUFFIXES
 from infifusion.durable import atomic_write
 from infifusion.errors import CheckpointError, DataError, RecipeError
-from infifusion.evals.tasks import TASKS
+from infifusion.evals.tasks import TASKS, require_task
 from infifusion.recipe import Recipe, anchor
-from infifusion.registry import look_up
 from infifusion.stages.init_data import keys_of_file
 from infifusion.stages.init_sizes import sizes_for
 from infifusion.stages.init_templates import MERGE_ONLY, START, template_text, with_sections
@@ -89,7 +88,7 @@ def _sections(wishes: Wishes, out: Path) -> dict[str, str]:
         raise RecipeError("--held-out needs --train: give the training data too.")
     if wishes.tasks:
         for task in wishes.tasks:
-            look_up(TASKS, task, kind="task")
+            require_task(task, TASKS, where="--tasks")
         values = yaml.safe_load(template_text(wishes.template or START)).get("evaluate", {})
         found["evaluate"] = _block("evaluate", {**values, "tasks": list(wishes.tasks)})
     return found
@@ -127,7 +126,8 @@ def _data(wishes: Wishes, out: Path) -> str:
 
 def _entry(domain: str, path: str, out: Path) -> str:
     local = Path(path).expanduser()
-    if not local.exists() and path.startswith((".", "/", "~")):
+    file = path.startswith((".", "/", "~")) or path.endswith(LOCAL_SUFFIXES)
+    if not local.exists() and file:
         kinds = ", ".join(LOCAL_SUFFIXES)
         raise DataError(f"There is no data file {path}. Give the path of a {kinds} file.")
     keys, comment = keys_of_file(str(local) if local.exists() else path)

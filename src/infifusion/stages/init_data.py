@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from infifusion.data.examples import first_record, is_local
+from infifusion.data.files import first_record, is_local
 from infifusion.data.formats import Record, likely_keys, recognise
 from infifusion.errors import DataError
 from infifusion.recipe import DataFile

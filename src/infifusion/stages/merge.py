@@ -9,11 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from infifusion.artifacts import State, close_stage, open_stage, verify_stage
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.durable import files_in, temporary_folder
 from infifusion.errors import RecipeError
-from infifusion.merge import METHODS, PARAMS
+from infifusion.merge import BASE_UNUSED, METHODS, PARAMS
+from infifusion.merge.blocks import Blocks, Raw
 from infifusion.recipe import MergeRun, Recipe, as_json
 from infifusion.records import write_json
 from infifusion.runtime import log, rank
@@ -93,13 +96,23 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
 
 
 def check_merge(run: MergeRun) -> None:
-    """RecipeError when the method or its parameters do not fit."""
+    """RecipeError when the method or its parameters do not fit, or the number of models. For that
+    one of our methods merges a tensor of four weights: before the training, not after it."""
     values = {key: value for key, value in run.params.items() if value != "validate"}
     if run.params.get("tau0") == "validate" and run.method != "rsaf":
         raise RecipeError(f"merge.{run.name}.params.tau0: validate is RSAF's.")
-    function_and_params(
+    method, params = function_and_params(
         METHODS, PARAMS, run.method, values, kind="merge method", where=f"merge.{run.name}"
     )
+    if run.method not in METHODS:
+        return
+    base, *models = (
+        Raw(np.arange(n, n + 4, dtype=np.float32), "F32") for n in range(1 + len(run.models))
+    )
+    try:
+        method(Blocks(None if run.method in BASE_UNUSED else base, models, (2, 2)), params)
+    except ValueError as error:
+        raise RecipeError(f"merge.{run.name}: {error}") from error
 
 
 def merge_checkpoints(

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
-from infifusion.strict import Strict, read_yaml
+from infifusion.strict import Strict, read_yaml, require_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
@@ -173,7 +173,9 @@ class MergeFile(Strict):
 
 def read_merge_file(path: Path, *, base_override: str | None) -> MergeFile:
     """Read and check; `base_override` replaces base_model."""
-    return merge_file_of(read_yaml(path), where=str(path), base_override=base_override)
+    values = read_yaml(path)
+    require_kind(values, "merge file", path)
+    return merge_file_of(values, where=str(path), base_override=base_override)
 
 
 def merge_file_of(values: dict[str, Any], *, where: str, base_override: str | None) -> MergeFile:

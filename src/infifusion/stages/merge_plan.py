@@ -24,36 +24,16 @@ from infifusion.stages.merge_file import (
     per_model,
     resolve,
 )
-from infifusion.stages.merge_models import TIED_HEAD, Model, open_model
+from infifusion.stages.merge_models import Model, open_model
+from infifusion.stages.merge_tensors import Part, Planned, by_layer, common_names, plan_tensor
 from infifusion.stages.merge_vocabulary import Vocabulary, build_vocabulary
 from infifusion.stages.named import function_and_params, params_class_of
 from infifusion.strict import Strict
-from infifusion.weights.dtypes import BY_NAME, FLOATS, STORED
-from infifusion.weights.writer import Spec
+from infifusion.weights.dtypes import BY_NAME
 
-Part = tuple[Model, str]  # a model and one of its tensors
 # Tensors before the layers; all others outside them come after.
 BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
 AFTER = re.compile(r"embed_out|output_embed|lm_head")
-# Buffers that some versions of the libraries save and others compute.
-COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
-
-
-@dataclass(frozen=True)
-class Planned:
-    """One tensor of the result."""
-
-    spec: Spec
-    base: Part | None
-    models: list[Part]
-    params: Strict
-    by_token: bool = False
-    """Whether its rows are tokens that the vocabulary moves."""
-
-    @property
-    def parts(self) -> list[Part]:
-        """Everything that is read, the base first."""
-        return [*([self.base] if self.base else []), *self.models]
 
 
 @dataclass(frozen=True)
@@ -84,7 +64,7 @@ def plan_file(
         return open_model(name, path.parent, allow_pickle=pickle)
 
     where = str(path)
-    method = look_up(METHODS, file.merge_method, kind="merge method")
+    method = look_up(METHODS, file.merge_method, kind="merge method", where=where)
     params = params_class_of(method, PARAMS, file.merge_method, where=where)
     notes = check_parameters(file, params, where=where)
     slices = file.layer_slices() or [_as_slice(file, model)]
@@ -143,11 +123,11 @@ def plan_models(
         )
     stored = BY_NAME[dtype] if dtype else None
     tensors = {}
-    for name in _common_names([base, *listed], base):
+    for name in common_names([base, *listed], base):
         parts = [(model, model.source_of(name)) for model in listed]
         origin = (base, base.source_of(name))
         # What no method of several models needs: the base gives shape and dtype all the same.
-        planned = _planned(origin, parts, stored, checked, None)
+        planned = plan_tensor(origin, parts, stored, checked, None)
         tensors[name] = replace(planned, base=None) if unused else planned
     return MergePlan(method, base, None if unused else base, listed, tensors, [], stored, seed)
 
@@ -188,7 +168,7 @@ class _Planner:
         """All tensors of whole models."""
         models = [self.model(source.model) for source in one.sources]
         last = max(self.donor.layers - 1, 1)
-        for name in _common_names(models, self.donor):
+        for name in common_names(models, self.donor):
             place = self.donor.layer_of(name)
             # Outside the layers a gradient is at its start; a single layer is at its end.
             t = 0.0 if place is None else 1.0 if self.donor.layers == 1 else place[0] / last
@@ -200,7 +180,7 @@ class _Planner:
         after from the last one's; then layer by layer."""
         stack = self.donor.stack
         models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
-        for name in _common_names(models, self.donor, outside=True):
+        for name in common_names(models, self.donor, outside=True):
             one = slices[0 if BEFORE.search(name) and not AFTER.search(name) else -1]
             inner = [self.model(source.model).source_of(name) for source in one.sources]
             yield name, self._one(name, one, inner, 0.0)
@@ -247,7 +227,7 @@ class _Planner:
         found: list[tuple[Model, int, frozenset[str]]] = []
         for source in one.sources:
             model, layer = self.model(source.model), source.layer_range[0] + offset
-            found.append((model, layer, _by_layer(model).get(layer, frozenset())))
+            found.append((model, layer, by_layer(model).get(layer, frozenset())))
         first = found[0]
         for other in found[1:]:
             if other[2] != first[2]:
@@ -282,7 +262,7 @@ class _Planner:
                 "Add it, with the layers that belong to it."
             )
         params = self._params(name, one, sources, [tensor for _, tensor in models], t)
-        return _planned(base, models, _dtype(self.file), params, self.vocabulary)
+        return plan_tensor(base, models, _dtype(self.file), params, self.vocabulary)
 
     def _params(
         self, name: str, one: Slice, sources: list[SliceSource], inputs: list[str], t: float
@@ -333,92 +313,3 @@ def _mergekit_defaults(method: str, given: dict[str, Any]) -> dict[str, Any]:
     if method == "sce":
         return {"uniform_below": 1e-6}
     return {}
-
-
-@cache
-def _by_layer(model: Model) -> dict[int, frozenset[str]]:
-    """Layer -> what stands after its number in the names of its tensors."""
-    found: dict[int, set[str]] = {}
-    for name in model.checkpoint.names:
-        if place := model.layer_of(name):
-            found.setdefault(place[0], set()).add(place[1])
-    return {layer: frozenset(names) for layer, names in found.items()}
-
-
-def _common_names(models: list[Model], donor: Model, *, outside: bool = False) -> list[str]:
-    """The names to merge, or those outside the layers alone. CheckpointError when the models do not
-    fit together."""
-
-    def names_of(model: Model) -> set[str]:
-        names = set(model.checkpoint.names)
-        return {n for n in names if not (outside and model.layer_of(n))}
-
-    everyone = list({model.key: model for model in [donor, *models]}.values())
-    optional = {name for model in everyone for name in model.checkpoint if COMPUTED.search(name)}
-    drop = {name for name in optional if any(name not in model.checkpoint for model in everyone)}
-    if donor.tied and any(TIED_HEAD not in model.checkpoint for model in everyone):
-        drop.add(TIED_HEAD)
-    names = names_of(donor) - drop
-    for model in everyone:
-        own = names_of(model) - drop
-        extra = own - names - {TIED_HEAD} if donor.tied else own - names
-        missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
-        if extra or missing:
-            odd = sorted(extra or missing)[0]
-            raise CheckpointError(
-                f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "
-                f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
-                "differ. Only models of one architecture can be merged: leave this model out, or "
-                "distil it into the pivot (infifusion run)."
-            )
-    return sorted(names)
-
-
-def _planned(
-    base: Part | None,
-    models: list[Part],
-    dtype: str | None,
-    params: Strict,
-    vocabulary: Vocabulary | None,
-) -> Planned:
-    """One tensor, its shapes compared. The base, or else the first model, gives shape and dtype."""
-    donor, donor_name = base or models[0]
-    shape = donor.checkpoint.shape(donor_name)
-    stored = donor.checkpoint.dtype(donor_name)
-    by_token = vocabulary is not None and vocabulary.holds(donor, donor_name)
-    _check_dtypes([*([base] if base else []), *models])
-    for model, inner in [*([base] if base else []), *models]:
-        found = model.checkpoint.shape(inner)
-        if found != shape and not (by_token and found[1:] == shape[1:]):
-            hint = (
-                " Their vocabularies differ: tokenizer_source: union (or base) merges them."
-                if found[1:] == shape[1:]
-                else ""
-            )
-            raise CheckpointError(
-                f"The tensor {inner} has shape {list(found)} in {model.folder} ({model.name}), but "
-                f"{list(shape)} in {donor.folder}. Only models of one architecture and vocabulary "
-                f"can be merged.{hint or ' Leave this model out, or distil it (infifusion run).'}"
-            )
-    if by_token and vocabulary is not None:
-        shape = (vocabulary.rows, *shape[1:])
-    spec = Spec(dtype if dtype and stored in FLOATS else stored, shape)
-    return Planned(spec, base, models, params, by_token)
-
-
-def _check_dtypes(parts: list[Part]) -> None:
-    """All floats, or all of one dtype; CheckpointError otherwise."""
-    kinds = {}
-    for model, name in parts:
-        dtype = model.checkpoint.dtype(name)
-        if dtype not in STORED:
-            raise CheckpointError(
-                f"The tensor {name} in {model.folder} is stored as {dtype}, which cannot be merged."
-                " Convert the model to bfloat16."
-            )
-        kinds["float" if dtype in FLOATS else dtype] = f"{dtype} in {model.folder}"
-    if len(kinds) > 1:
-        raise CheckpointError(
-            f"The tensor {parts[0][1]} is {' but '.join(kinds.values())}. Floats and whole numbers "
-            "cannot be merged: save the models in one dtype, such as bfloat16."
-        )

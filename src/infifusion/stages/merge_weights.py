@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
-import shutil
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,19 +21,18 @@ from infifusion.merge.rsaf import across_tensors, measure
 from infifusion.recipe import as_json
 from infifusion.records import write_json
 from infifusion.registry import look_up
+from infifusion.stages.merge_beside import config_of, copy_side_files
 from infifusion.stages.merge_chat import chat_template_of, write_chat_template
 from infifusion.stages.merge_device import choose_place
-from infifusion.stages.merge_models import LAYER_COUNTS, Model
-from infifusion.stages.merge_plan import MergePlan, Part, Planned
+from infifusion.stages.merge_models import Model
+from infifusion.stages.merge_plan import MergePlan
+from infifusion.stages.merge_tensors import Part, Planned
 from infifusion.strict import Strict
-from infifusion.weights.dtypes import FLOATS, NAME_OF
-from infifusion.weights.reader import text_config
+from infifusion.weights.dtypes import FLOATS
 from infifusion.weights.views import WithLowRank
 from infifusion.weights.walker import Parallel, Put, Task, carry_out, seed_of
 from infifusion.weights.writer import SHARD_BYTES
 
-SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
-OF_TOKENIZERS = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "chat_template")
 DETAILS = "merge_details.json"
 COPIED = 16_000_000  # elements of a tensor that is only copied, at once
 
@@ -65,7 +61,7 @@ def run_plan(
     runner = _Runner(plan, allow_nan, place.arrays)
     params = runner.params_of_all()
     # All that can be wrong with the small files is found before the large ones are written.
-    config, template = _config(plan), chat_template_of(plan)
+    config, template = config_of(plan), chat_template_of(plan)
     tasks = {
         name: Task(
             planned.spec,
@@ -77,7 +73,7 @@ def run_plan(
     found: dict[str, Any] = {}
 
     def finish(folder: Path, details: dict[str, dict[str, Any]]) -> None:
-        _copy_side_files(plan, folder)
+        copy_side_files(plan, folder)
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if template is not None:
             write_chat_template(template, folder)
@@ -315,48 +311,3 @@ def _stamps(model: Model) -> dict[str, list[int]]:
     folders = [model.folder, *([model.adapter.folder] if model.adapter else [])]
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}
-
-
-def _copy_side_files(plan: MergePlan, folder: Path) -> None:
-    """Generation config, tokenizer and the like beside the weights."""
-    for pattern in SIDE_FILES:
-        for path in sorted(plan.donor.folder.glob(pattern)):
-            stale = plan.vocabulary is not None and path.name.startswith(OF_TOKENIZERS)
-            if path.is_file() and not path.name.endswith(".index.json") and not stale:
-                shutil.copyfile(path, folder / path.name)
-    if plan.vocabulary is not None:
-        plan.vocabulary.tokenizer.save_pretrained(folder)
-
-
-def _config(plan: MergePlan) -> dict[str, Any]:
-    """The donor's config with the layers, the vocabulary and the dtype of the result. Raises
-    CheckpointError where a stacked model's config lacks what the donor's says per layer."""
-    config = copy.deepcopy(plan.donor.config)
-    inner = text_config(config)
-    if plan.layers:
-        for key, value in inner.items():
-            if isinstance(value, list) and len(value) == plan.donor.layers and "layer" in key:
-                inner[key] = [_of_layer(model, key, layer) for model, layer in plan.layers]
-        for key in LAYER_COUNTS:
-            if key in inner:
-                inner[key] = len(plan.layers)
-    if plan.vocabulary is not None:
-        inner["vocab_size"] = plan.vocabulary.rows
-    sizes: Counter[str] = Counter()
-    for planned in plan.tensors.values():
-        if planned.spec.dtype in FLOATS:
-            sizes[planned.spec.dtype] += planned.spec.bytes
-    if sizes:
-        config.pop("torch_dtype", None)
-        config["dtype"] = NAME_OF[sizes.most_common(1)[0][0]]
-    return config
-
-
-def _of_layer(model: Model, key: str, layer: int) -> Any:
-    value = text_config(model.config).get(key)
-    if not isinstance(value, list) or len(value) <= layer:
-        raise CheckpointError(
-            f"{model.folder / 'config.json'} has no '{key}' for layer {layer}, which the first "
-            "model's has. Add it: one entry per layer."
-        )
-    return value[layer]

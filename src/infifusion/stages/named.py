@@ -27,7 +27,7 @@ def function_and_params(
     An outside function, module:function, takes the class `Params` of its own module. Raises
     RecipeError for an unknown name or parameter; `where` is the recipe key.
     """
-    function = look_up(table, name, kind=kind)
+    function = look_up(table, name, kind=kind, where=where)
     params_class = params_class_of(function, params_table, name, where=where)
     return function, params_class.from_mapping(values, where=f"{where}.params")
 

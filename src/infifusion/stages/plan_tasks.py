@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from infifusion.evals.tasks import TASKS, Task
+from infifusion.evals.tasks import TASKS, Task, require_task
 from infifusion.plan.case import TaskFacts
 from infifusion.recipe import Recipe
 from infifusion.registry import look_up
@@ -26,8 +26,11 @@ def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
         return []
     table = dict(TASKS)
     if settings.tasks_from:
-        table |= look_up({}, settings.tasks_from, kind="table of tasks")
-    found = [_facts(look_up(table, name, kind="task"), recipe) for name in settings.tasks]
+        where = "evaluate.tasks_from"
+        table |= look_up({}, settings.tasks_from, kind="table of tasks", where=where)
+    for name in settings.tasks:
+        require_task(name, table, where="evaluate.tasks")
+    found = [_facts(table[name], recipe) for name in settings.tasks]
     notes.append("tasks: every answer is taken to run to its limit of tokens, the most it can cost")
     return found
 

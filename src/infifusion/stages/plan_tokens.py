@@ -14,7 +14,8 @@ import numpy as np
 from safetensors import safe_open
 
 from infifusion.artifacts import MANIFEST
-from infifusion.data.examples import LOCAL_SUFFIXES, read_examples
+from infifusion.data.examples import read_examples
+from infifusion.data.files import LOCAL_SUFFIXES
 from infifusion.data.overlap import without_duplicates
 from infifusion.errors import DataError, RecipeError
 from infifusion.plan.case import PIVOT
@@ -67,9 +68,12 @@ def lengths_of(
 ) -> AllLengths:
     """Lengths of every model on every split; says in notes where they come from."""
     models = {PIVOT: recipe.pivot, **recipe.sources}
+    found = prepared_lengths(recipe, folder) if given is None else None
+    if recipe.write_responses is not None:
+        also = ", nor are the examples that they become" if found is None else ""
+        notes.append(f"write_responses: writing the answers is not counted{also}")
     if given is not None:
         return _as_given(recipe, models, given, notes)
-    found = prepared_lengths(recipe, folder)
     if found is not None:
         notes.append(f"tokens: counted in {folder.prepare}")
         return found

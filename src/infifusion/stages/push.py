@@ -67,7 +67,8 @@ def check_repo(repo: str) -> None:
     try:
         validate_repo_id(repo)
     except HFValidationError as error:
-        raise RecipeError(f"{repo!r} is no name of a hub repository (ORG/NAME): {error}") from None
+        said = str(error).partition(" Use `")[0]  # an argument of the hub's client follows
+        raise RecipeError(f"{repo!r} is no name of a hub repository (ORG/NAME): {said}") from None
 
 
 def check_login() -> str:
@@ -89,7 +90,7 @@ def models_to_push(asked: list[str], recipe: Recipe) -> dict[str, str]:
         name, equals, repo = text.rpartition("=")
         if not equals and len(fused) == 1:
             name = fused[0]
-        if name not in [*runs, *merges]:
+        if name not in [*runs, *merges] or repo in [*runs, *merges]:
             raise RecipeError(
                 f"--push-to-hub {text}: expected MODEL=ORG/NAME with a model of this recipe: "
                 f"{', '.join([*runs, *merges]) or 'it makes none'}."

@@ -26,10 +26,11 @@ def load_model(model: Model) -> PreTrainedModel:
     if device == "cpu":
         keep_freed_memory()
     folder = Path(model.model)
-    if (folder.is_dir() or folder.is_absolute()) and not (folder / "config.json").exists():
+    local = folder.is_dir() or model.model.startswith((".", "/", "~"))
+    if local and not (folder / "config.json").exists():
+        found = "holds no config.json" if folder.is_dir() else "is no folder"
         raise CheckpointError(
-            f"The folder {folder} holds no config.json: not a model folder. Give one that "
-            "save_pretrained wrote."
+            f"{folder} {found}: not a model folder. Give one that save_pretrained wrote."
         )
     require_inside(folder)
     placed = {"device_map": model.device_map}

@@ -36,7 +36,7 @@ def find_callbacks(names: Sequence[str]) -> list[Callable[[], Any]]:
                 "TrainerCallback class, or a function that returns one, such as "
                 "my_callbacks:StopEarly; put the folder of my_callbacks.py on PYTHONPATH."
             )
-        made = look_up({}, name, kind="callback")
+        made = look_up({}, name, kind="callback", where="callbacks")
         if not callable(made) or (isinstance(made, type) and not issubclass(made, TrainerCallback)):
             raise RecipeError(
                 f"callbacks: {name} is a {type(made).__name__}; expected a "

@@ -250,7 +250,9 @@ def _damaged(path: Path, why: str) -> CheckpointError:
 def _files(folder: Path, single: str) -> list[str]:
     """Names of the safetensors files of a model folder."""
     if not folder.is_dir():
-        raise CheckpointError(f"There is no model folder {folder}.")
+        raise CheckpointError(
+            f"There is no model folder {folder}. Give one with config.json and safetensors weights."
+        )
     if (folder / INDEX).is_file():
         return sorted(set(_weight_map(folder).values()))
     if (folder / single).is_file():
@@ -263,7 +265,10 @@ def _files(folder: Path, single: str) -> list[str]:
             "from_pretrained(folder).save_pretrained(new_folder); or give --allow-pickle, which "
             "reads tensors alone (torch.load with weights_only=True)."
         )
-    raise CheckpointError(f"{folder} holds neither {single} nor {INDEX}: not a model folder.")
+    raise CheckpointError(
+        f"{folder} holds neither {single} nor {INDEX}: not a model folder. Give one that "
+        "save_pretrained wrote."
+    )
 
 
 def _weight_map(folder: Path) -> dict[str, str]:

@@ -1,0 +1,156 @@
+"""The records of a data set: local JSONL, JSON, Parquet or CSV, or the hub."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+from infifusion.data.formats import Record
+from infifusion.errors import DataError
+from infifusion.recipe import DataFile
+
+LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
+LONGEST_LINE = 1 << 26
+"""Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
+ROWS_AT_ONCE = 512
+"""Rows of Parquet that are Python objects at once."""
+
+
+def first_record(source: DataFile) -> Record | None:
+    """The first record, without reading a whole hub data set; None where there is none."""
+    if is_local(source):
+        return next(read_records(source), None)
+    return next(_read_hub(source, streaming=True), None)
+
+
+def is_local(source: DataFile) -> bool:
+    """Whether a data set is a file here, or a path that looks like one."""
+    path = Path(source.path)
+    return path.suffix in LOCAL_SUFFIXES or path.exists()
+
+
+def read_records(source: DataFile) -> Iterator[Record]:
+    """The records of a file or hub data set, in order. A file is read as far as it is asked for; of
+    JSON alone all at once."""
+    path = Path(source.path)
+    if is_local(source):
+        if not path.is_file():
+            raise DataError(
+                f"There is no data file {path}. Give the path of a {', '.join(LOCAL_SUFFIXES)} "
+                "file, relative to the recipe file."
+            )
+        if path.suffix == ".parquet":
+            yield from _read_parquet(path)
+        elif path.suffix == ".json":
+            yield from _read_json_list(path)
+        elif path.suffix == ".csv":
+            yield from _read_csv(path)
+        else:
+            yield from _read_jsonl(path)
+    else:
+        yield from _read_hub(source)
+
+
+def _read_jsonl(path: Path) -> Iterator[Record]:
+    with path.open("rb") as file:
+        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
+            where = f"{path}, line {number}"
+            if len(line) > LONGEST_LINE:
+                raise DataError(
+                    f"{where} has more than {LONGEST_LINE:,} bytes. Expected JSONL, one record a "
+                    "line; split what is one record."
+                )
+            if not line.strip():
+                continue
+            try:
+                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+            except (ValueError, RecursionError) as error:
+                hint = _other_kind(line) if number == 1 else ""
+                raise DataError(
+                    f"{where} is not JSON in UTF-8: {error}. {hint or 'Correct or remove it.'}"
+                ) from None
+            if not isinstance(record, dict):
+                raise DataError(
+                    f'{where}: expected a JSON object such as {{"prompt": ..., "response": ...}}; '
+                    f"found a {type(record).__name__}. Rewrite or remove the line."
+                )
+            yield record
+
+
+def _other_kind(first: bytes) -> str:
+    """What to do about a file that begins like one of another kind; empty where it does not."""
+    kinds = {
+        (b"\xff\xfe", b"\xfe\xff"): "It looks like UTF-16: save it as UTF-8.",
+        (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"): "It is compressed: unpack it.",
+        (b"PAR1",): "It is a Parquet file: name it .parquet.",
+    }
+    return next((hint for starts, hint in kinds.items() if first.startswith(starts)), "")
+
+
+def _read_json_list(path: Path) -> Iterator[Record]:
+    try:
+        records = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON in UTF-8: {error}. Correct that place.") from None
+    if not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
+        raise DataError(f"{path}: expected a JSON list of objects (or use .jsonl, one a line).")
+    yield from records
+
+
+def _read_parquet(path: Path) -> Iterator[Record]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(ROWS_AT_ONCE):
+                yield from batch.to_pylist()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise DataError(
+            f"{path} is not a whole Parquet file: {error}. Copy or download it again."
+        ) from None
+
+
+def _read_csv(path: Path) -> Iterator[Record]:
+    """Rows of a CSV file whose first line names the columns; every value is a text."""
+    csv.field_size_limit(sys.maxsize)
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file, strict=True)
+        try:
+            for number, record in enumerate(rows, start=1):
+                if None in record or None in record.values():
+                    raise DataError(
+                        f"{path}, row {number} (line {rows.line_num}): expected "
+                        f"{len(rows.fieldnames or [])} values, one per column of the first line. "
+                        "Put values with commas or line breaks in double quotes."
+                    )
+                yield record
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{path} is not a CSV file in UTF-8: {error}. Save it as one."
+            ) from None
+        except csv.Error as error:
+            raise DataError(
+                f"{path}, line {rows.line_num}: not CSV: {error}. Correct that line."
+            ) from None
+
+
+def _read_hub(source: DataFile, *, streaming: bool = False) -> Iterator[Record]:
+    import datasets
+
+    try:
+        data = datasets.load_dataset(
+            source.path, source.name, split=source.split, streaming=streaming
+        )
+    except Exception as error:  # the hub client raises many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"{source.path!r} is neither a local {', '.join(LOCAL_SUFFIXES)} file nor a data set "
+            f"that the hub gives: {reason}. Paths are relative to the recipe file."
+        ) from error
+    for record in data:
+        yield dict(record)
