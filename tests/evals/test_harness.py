@@ -13,6 +13,7 @@ from infifusion.evals.answers import number_after_hashes
 from infifusion.evals.harness import evaluate_model, sample_places
 from infifusion.evals.lm_tasks import jinja
 from infifusion.evals.tasks import Task
+from infifusion.recipe import Model
 
 ANSWERS = {"a?\n": "#### 1", "bb?\n": "#### 2", "ccc?\n": " #### 3"}
 OWN = Task(
@@ -90,9 +91,9 @@ def data(tmp_path):
 
 
 def run(model, data, out, **options):
-    return evaluate_model(
-        model, tasks=["own"], data=data, out=out, extra_tasks={"own": OWN}, **options
-    )["own"]
+    described = {"chat_template": options.pop("chat_template", None)}
+    asked = {"tasks": ["own"], "extra_tasks": {"own": OWN}, **options}
+    return evaluate_model(Model(model=str(model), **described), data=data, out=out, **asked)["own"]
 
 
 def items_of(out) -> list[dict]:
@@ -127,9 +128,7 @@ def test_an_answer_that_runs_out_of_tokens_is_truncated(learnt, data, tmp_path):
 
 def test_a_stop_ends_the_answer_and_is_not_part_of_it(learnt, data, tmp_path):
     task = {"own": Task(**{**OWN.__dict__, "stop": (" ",)})}
-    summary = evaluate_model(learnt, tasks=["own"], data=data, out=tmp_path, extra_tasks=task)[
-        "own"
-    ]
+    summary = run(learnt, data, tmp_path, extra_tasks=task)
     assert [item["output"] for item in items_of(tmp_path)][:3] == ["####", "####", ""]
     assert not any(item["truncated"] for item in items_of(tmp_path)[:3])
     assert summary["correct"] == 0
@@ -217,9 +216,8 @@ def test_the_shipped_prompts_are_few_shot_and_end_where_the_answer_begins(learnt
         json.dumps({"task_id": "H/0", "prompt": "def f():\n", "entry_point": "f", "test": "1"})
     )
     tasks = ["gsm8k", "math500", "humaneval"]
-    result = evaluate_model(
-        learnt, tasks=tasks, data=data, out=tmp_path, max_new_tokens=1, unsafe_code=True
-    )
+    asked = {"tasks": tasks, "max_new_tokens": 1, "unsafe_code": True}
+    result = evaluate_model(Model(model=str(learnt)), data=data, out=tmp_path, **asked)
     assert list(result) == tasks
     lines = {t: [json.loads(x) for x in (tmp_path / f"{t}.jsonl").open()] for t in tasks}
     examples = "".join(f"Question: q{at}\nAnswer: w{at}\n#### {at}\n\n" for at in range(5))
@@ -241,12 +239,12 @@ def test_nothing_is_printed_and_loggers_come_back(learnt, data, tmp_path, capfd)
 
 def test_bad_input_is_refused_with_what_to_do(learnt, data, tmp_path):
     with pytest.raises(RecipeError, match="Did you mean 'gsm8k'"):
-        evaluate_model(learnt, tasks=["gsm8"], data=data, out=tmp_path)
+        evaluate_model(Model(model=str(learnt)), tasks=["gsm8"], data=data, out=tmp_path)
     with pytest.raises(DataError, match=r"gsm8k_test\.jsonl.*--data"):
-        evaluate_model(learnt, tasks=["gsm8k"], data=data, out=tmp_path)
+        evaluate_model(Model(model=str(learnt)), tasks=["gsm8k"], data=data, out=tmp_path)
     with pytest.raises(DataError, match="not on the hub"):
         run(learnt, None, tmp_path)
-    with pytest.raises(CheckpointError, match=r"no config\.json"):
+    with pytest.raises(CheckpointError, match="is no folder"):
         run(tmp_path / "nowhere", data, tmp_path)
     (data / "own.jsonl").write_text('{"id": "a", "prompt": "b", "answer": "c"}\n{"id": \n')
     with pytest.raises(DataError, match=r"own\.jsonl, line 2 is not JSON"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from transformers import AutoModelForCausalLM
 
 from infifusion.recipe import Recipe
@@ -26,15 +27,15 @@ def test_scores_of_a_sample_of_the_items_belong_to_the_seed_that_drew_it(make_re
     assert settings(0, limit=5) != settings(0, limit=6)
 
 
-def test_a_model_spread_over_devices_is_evaluated_as_it_taught(
+def test_a_model_is_evaluated_as_it_taught_on_its_devices_and_in_its_dtype(
     suite: Path, make_recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else a source of 70 billion parameters teaches, and days later does not fit one device."""
-    maps = []
+    loaded = []
     load = AutoModelForCausalLM.from_pretrained
 
     def noted(*arguments: Any, **settings: Any) -> Any:
-        maps.append(settings.get("device_map"))
+        loaded.append((settings.get("device_map"), settings.get("dtype")))
         return load(*arguments, **settings)
 
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", noted)
@@ -43,8 +44,8 @@ def test_a_model_spread_over_devices_is_evaluated_as_it_taught(
         (tmp_path / f"gsm8k_{part}.jsonl").write_text(line * 5)
     asked = {"tasks": ["gsm8k"], "data": str(tmp_path), "limit": 1, "max_new_tokens": 2}
     values = make_recipe(suite, evaluate=asked, fuse={}, distill={"sft": {}}, merge={})
-    values["sources"]["a"]["device_map"] = "auto"
+    values["sources"]["a"] |= {"device_map": "auto", "dtype": "bfloat16"}
     recipe, folder = Recipe.from_mapping(values, where="here"), RunFolder(tmp_path / "run")
     prepare(recipe, folder)
     evaluate(recipe, folder, "source:a", recipe.resolve())
-    assert maps == ["auto", "auto"], "for the task, and for bits per byte"
+    assert loaded == 2 * [("auto", torch.bfloat16)], "for the task, and for bits per byte"

@@ -17,13 +17,13 @@ from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.memory import BatchSize, free_memory
-from infifusion.recipe import Dtype, Model
+from infifusion.recipe import Model
 from infifusion.registry import look_up
 from infifusion.runtime import quiet_libraries
 
 
 def evaluate_model(
-    model_path: Path | str,
+    model: Model,
     *,
     tasks: Sequence[str],
     data: Path | None,
@@ -32,32 +32,23 @@ def evaluate_model(
     batch_size: int | BatchSize = 64,
     max_new_tokens: int | None = None,
     part: tuple[int, int] = (0, 1),
-    dtype: Dtype = "auto",
     apply_chat_template: bool | Literal["auto"] = "auto",
     extra_tasks: Mapping[str, Task] | None = None,
     unsafe_code: bool = False,
-    tokenizer: str | None = None,
-    chat_template: str | None = None,
-    revision: str | None = None,
-    trust_remote_code: bool = False,
-    device_map: str | None = None,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Generate greedily, judge, write out/<task>.jsonl (one item a line), return the summaries.
 
-    model_path: a folder (a Path must exist) or a hub name; `tokenizer` where it lies elsewhere.
-    chat_template: in place of the tokenizer's own.
+    model: as a recipe describes one. Its dtype is float32 on a CPU, else bfloat16, by default; in
+        bfloat16, greedy outputs change with batch_size: compare models at one batch size.
     data: folder with the tasks' files; None reads the hub.
     limit: items per task, a sample drawn with `seed`: the same items for every model.
     max_new_tokens: longest generation for every task; None is each task's own.
     batch_size: prompts generated at once; halved once where they do not fit into memory.
     part: (p, n) asks every n-th item alone, from the p-th on; `merge_parts` puts n such folders
         together.
-    dtype: float32 on a CPU, else bfloat16, by default. In bfloat16, greedy outputs change with
-        batch_size: compare models at one batch size.
     apply_chat_template: auto applies it where the tokenizer has one.
     extra_tasks: name -> Task, further rows of the table TASKS.
-    device_map: auto spreads a model that is too large for one device.
 
     The summary of a task is scoring.summarise. Raises RecipeError for an unknown task, DataError
     for bad items, CheckpointError for a model that does not load, SandboxError, before anything is
@@ -69,19 +60,10 @@ def evaluate_model(
         require_sandbox()
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
-        described = Model(
-            model=str(model_path),
-            tokenizer=tokenizer,
-            chat_template=chat_template,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            dtype=dtype,
-            device_map=device_map,
-        )
-        model = _load_model(described, batch_size=batch_size)
+        loaded_model = _load_model(model, batch_size=batch_size)
         chat = apply_chat_template
         if chat == "auto":
-            chat = bool(model.tokenizer.chat_template)
+            chat = bool(loaded_model.tokenizer.chat_template)
         from infifusion.evals.lm_tasks import load_lm_tasks
 
         loaded = load_lm_tasks(
@@ -89,11 +71,11 @@ def evaluate_model(
         )
         asked = {
             task.name: _ask(
-                model, task, loaded[task.name], limit=limit, part=part, chat=chat, seed=seed
+                loaded_model, task, loaded[task.name], limit=limit, part=part, chat=chat, seed=seed
             )
             for task in chosen
         }
-        del model
+        del loaded_model
         free_memory()
         for task in chosen:
             docs, ids, prompts, outputs = asked[task.name]

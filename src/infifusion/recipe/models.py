@@ -30,8 +30,9 @@ class Model(Strict):
     device_map: str | None = None
     """Passed to from_pretrained wherever the model runs without being trained, e.g. auto."""
     quantization: Quantization | None = None
-    """Load the weights in 4 bits (NF4) or 8 through bitsandbytes: a source in the teacher pass, the
-    pivot in runs with `lora`, whose adapters are then merged into the unquantised weights."""
+    """Load the weights in 4 bits (NF4) or 8 through bitsandbytes: a source wherever it runs, the
+    pivot where it is scored and in runs with `lora`, whose adapters are then merged into the
+    unquantised weights."""
     trust_remote_code: bool = False
     """Run code that comes with the model. Off unless you trust its author."""
     temperature: float | Literal["fit"] = 1.0

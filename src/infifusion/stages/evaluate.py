@@ -126,7 +126,7 @@ def _score_part(
         return
     if tasks:
         evaluate_model(
-            Path(model.model) if Path(model.model).exists() else model.model,
+            model,
             tasks=tasks,
             data=Path(recipe.evaluate.data) if recipe.evaluate.data else None,
             out=part,
@@ -140,11 +140,6 @@ def _score_part(
             part=(rank(), world_size()),
             extra_tasks={task: table[task] for task in tasks if task not in TASKS},
             unsafe_code=recipe.evaluate.unsafe_code,
-            tokenizer=model.tokenizer,
-            chat_template=model.chat_template,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-            device_map=model.device_map,
             seed=recipe.seed,
         )
     begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
@@ -204,13 +199,15 @@ def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
 
 
 def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
-    """The model of that name; a trained or merged one is the pivot with other weights."""
+    """The model of that name; a trained or merged one is the pivot with other weights, which are
+    loaded as they were written."""
     if name.startswith("source:"):
         return recipe.sources[name.removeprefix("source:")]
     if name == PIVOT:
         return recipe.pivot
     path = model_paths(recipe, folder)[name]
-    return recipe.pivot.model_copy(update={"model": path, "tokenizer": None, "revision": None})
+    here = {"model": path, "tokenizer": None, "revision": None, "quantization": None}
+    return recipe.pivot.model_copy(update=here)
 
 
 def _task_files(task: Task, data: str | None) -> dict[str, str]:

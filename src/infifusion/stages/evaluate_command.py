@@ -51,7 +51,7 @@ def evaluate_models(
             place.mkdir(parents=True, exist_ok=True)
             scores = (
                 evaluate_model(
-                    Path(path) if Path(path).exists() else path,
+                    Model(model=path),
                     tasks=generated,
                     data=data,
                     out=place,
