@@ -8,6 +8,7 @@ import io
 from infifusion.report.sweep import (
     csv_table,
     markdown_of,
+    markdown_table,
     page_of,
     summary_table,
     write_sweep_plots,
@@ -69,6 +70,19 @@ def test_the_summary_is_bold_only_where_interval_and_test_agree() -> None:
     assert lines[0] == "| setting | <old> | new minus <old> | other minus <old> |"
     assert lines[2] == "| b=1 | 50.0 ± 1.0 | **+4.0 ± 0.5** | +3.0 ± 0.5 |"
     assert lines[3] == "| b=2 | 60.0 ± 1.0 | – | **-2.0 ± 0.5** |"
+
+
+def test_without_tasks_the_bits_of_each_domain_have_columns() -> None:
+    untasked = {**results(), "tasks": []}
+    untasked["rows"] = [{**row, "accuracy": {}} for row in untasked["rows"]]
+    for row in untasked["rows"]:
+        del row["mean_accuracy"]
+    lines = markdown_table(untasked, "b=1").splitlines()
+    shown = ["arm", "sums bits", "sums minus <old>", "bits minus <old>", "bits", "training s"]
+    assert lines[0] == f"| {' | '.join(shown)} |"
+    assert lines[2] == "| <old> | 0.500 ± 0.010 | – | – | 0.500 ± 0.010 | 4 |"
+    new = "| new | 0.500 ± 0.010 | -0.020 ± 0.005 | -0.020 ± 0.005 | 0.500 ± 0.010 | 4 |"
+    assert lines[3] == new
 
 
 def test_every_figure_stands_in_the_csv_with_its_comparison() -> None:

@@ -134,14 +134,17 @@ def _markdown(header: list[str], rows: list[list[str]]) -> str:
 def table_cells(
     results: Json, setting: str, *, bases: list[str] | None = None
 ) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of one setting, as text."""
+    """(header, rows) of one setting, as text. Bits per byte by domain where there are no tasks."""
     compared: list[str] = results["against"] if bases is None else bases
     tasks: list[str] = results["tasks"]
     rows = [row for row in results["rows"] if row["setting"] == setting]
     with_bits = any("mean_bits" in row for row in rows)
+    domains = [] if tasks else list(dict.fromkeys(name for row in rows for name in row["bits"]))
     header = ["arm", *(f"{task} %" for task in tasks), *(["mean %"] if len(tasks) > 1 else [])]
+    header += [f"{domain} bits" for domain in domains]
     for base in compared:
         header += [f"minus {base}", "95 %", "p"] if tasks else []
+        header += [f"{domain} minus {base}" for domain in domains]
         header += [f"bits minus {base}"] if with_bits else []
     header += ["bits"] if with_bits else []
     header += ["training s"]
@@ -149,10 +152,13 @@ def table_cells(
     for row in rows:
         line = [row["arm"], *(_spread(row["accuracy"].get(task)) for task in tasks)]
         line += [_spread(row.get("mean_accuracy"))] if len(tasks) > 1 else []
+        line += [_spread(row["bits"].get(domain), digits=3) for domain in domains]
         for base in compared:
             found = row["against"].get(base, {})
             if tasks:
                 line += _test_cells(found)
+            by_domain = found.get("bits_by_domain", {})
+            line += [_spread(by_domain.get(name), digits=3, sign=True) for name in domains]
             if with_bits:
                 line += [_spread(found.get("bits"), digits=3, sign=True)]
         line += [_spread(row.get("mean_bits"), digits=3)] if with_bits else []
