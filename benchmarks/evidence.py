@@ -39,7 +39,7 @@ from infifusion.sweep import load_sweep
 
 HERE = Path(__file__).parent
 SWEEPS = (
-    *("weighting", "clean", "confirm", "trusted", "ablation", "top_k", "calibration"),
+    *("weighting", "clean", "confirm", "fresh", "trusted", "ablation", "top_k", "calibration"),
     *("few_labels", "merging", "same_start", "real_text"),
 )
 SHARED = HERE.parents[1] / "shared"
