@@ -89,7 +89,7 @@ class Distill(Strict):
     written: bool = True
     """false: train without the answers that sources wrote (write_responses), on the given responses
     alone."""
-    gold_weight: float = Field(default=0.1, ge=0, le=1)
+    gold_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
     start: str = "pivot"
     """Model that training starts from: pivot, the name of another run, or `previous` (with
