@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 
 # Before the imports below: huggingface_hub and tokenizers read these once.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -24,6 +25,8 @@ from transformers import (
 )
 
 torch.set_num_threads(1)
+# A shell that starts the tests in the background has Ctrl-C ignored, by all they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).parents[2] / "shared"
 
