@@ -282,7 +282,7 @@ def test_an_online_target_has_the_rows_of_the_cached_one(
 def test_a_run_with_online_teachers_makes_no_cache(finished: Path, tmp_path: Path) -> None:
     values = yaml.safe_load((finished / "recipe.yaml").read_text())
     values["fuse"] = {"unified": {"function": "uncertainty", "gate": "none", "teacher": "online"}}
-    values["distill"], values["merge"] = {"unified": {"target": "unified"}}, {}
+    values["distill"], values["merge"] = {"unified": values["distill"]["unified"]}, {}
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     recipe.write_text(yaml.safe_dump(values))
     assert command("run", recipe, "--run-dir", out).exit_code == 0
