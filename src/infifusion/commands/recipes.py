@@ -184,7 +184,7 @@ def demo(
     run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
     seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
 ) -> None:
-    """Make four tiny models, fuse them, report; offline. Takes about ten minutes on two cores."""
+    """Make four tiny models, fuse them, report; offline. Takes about five minutes on two cores."""
     from infifusion.demo import make_suite
     from infifusion.recipe import load_recipe
     from infifusion.stages.run import run_recipe
