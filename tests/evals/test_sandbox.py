@@ -1,13 +1,18 @@
 import ctypes
 import os
 import platform
+import signal
+import subprocess
+import sys
+import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from infifusion.errors import SandboxError
-from infifusion.evals import sandbox
+from infifusion.evals import sandbox, sandbox_host
 from infifusion.evals.sandbox import available, bubblewrap, check_program
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
@@ -85,7 +90,8 @@ def test_bubblewrap_is_a_second_wall_where_it_works(with_bubblewrap, monkeypatch
         pytest.skip("bubblewrap is not installed, or not allowed here")
     if not with_bubblewrap:
         monkeypatch.setattr(sandbox, "bubblewrap", tuple)
-    # In a process namespace of its own a program has a small number.
+    sandbox_host.close_hosts()
+    # In a new process namespace of its own a program has a small number.
     verdict = check_program("import os\nraise ValueError(os.getpid())", "")
     assert (int(verdict.reason.removeprefix("ValueError: ")) < 10) == with_bubblewrap
     assert check_program("pass", "pass").passed
@@ -122,7 +128,7 @@ def test_a_main_block_of_the_program_does_not_run():
 
 @needs_sandbox
 def test_nothing_is_left_behind(tmp_path, monkeypatch):
-    monkeypatch.setattr(sandbox.tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(sandbox_host.tempfile, "tempdir", str(tmp_path))
     descriptors = len(os.listdir("/proc/self/fd"))
     for program in ("pass", "while True: pass"):
         check_program(program, "", timeout=1.0)
@@ -152,6 +158,79 @@ def test_without_the_sandbox_the_processes_it_started_are_killed():
     while _runs(int(pid)):
         assert time.monotonic() < deadline, "the grandchild is still there"
         time.sleep(0.05)
+
+
+@needs_sandbox
+def test_where_the_starter_is_killed_a_program_is_judged_again(monkeypatch):
+    monkeypatch.setattr(sandbox, "bubblewrap", tuple)
+    sandbox_host.close_hosts()
+    before = set(_children(os.getpid()))
+    assert check_program("pass", "").passed
+    (starter,) = set(_children(os.getpid())) - before
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(check_program, "import time\ntime.sleep(1)", "", timeout=10.0)
+        while not (judges := _children(starter)):
+            time.sleep(0.01)
+        os.kill(starter, signal.SIGKILL)
+        os.kill(judges[0], signal.SIGKILL)
+        assert slow.result().passed
+    assert check_program("pass", "").passed
+
+
+def test_an_unsafe_program_that_kills_the_starter_has_no_verdict():
+    program = "import os\n"
+    program += "parent = int(open(f'/proc/{os.getppid()}/stat').read().split()[3])\n"
+    program += "os.kill(parent, 9)\nos.kill(os.getppid(), 9)"
+    assert "without a verdict" in check_program(program, "", unsafe_code=True).reason
+    assert check_program("pass", "", unsafe_code=True).passed
+
+
+@needs_sandbox
+def test_where_no_process_can_be_started_nothing_is_judged(monkeypatch):
+    starter = Path(sandbox_host.STARTER).read_text(encoding="utf-8")
+    refuses = "def refuse(): raise OSError(11, 'no more processes')\nos.fork = refuse\n"
+    broken = starter.replace("FOLDER = os.path.dirname(os.path.abspath(__file__))\n", refuses)
+    folder = f"FOLDER = {str(sandbox_host.STARTER.parent)!r}\n"
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setattr(sandbox_host, "STARTER", Path(place) / "starter.py")
+        sandbox_host.STARTER.write_text(broken.replace(refuses, refuses + folder))
+        sandbox_host.close_hosts()
+        try:
+            with pytest.raises(SandboxError, match="No process could be started.*no more"):
+                check_program("pass", "")
+        finally:
+            sandbox_host.close_hosts()
+
+
+@needs_sandbox
+def test_nothing_runs_on_when_the_process_that_judges_is_killed():
+    script = "import sys; from infifusion.evals.sandbox import check_program\n"
+    script += "check_program('pass', ''); print('ready', flush=True)\n"
+    script += "check_program('while True: pass', '', timeout=60.0)"
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(0.5)
+        started = _descendants(process.pid)
+        assert len(started) >= 3  # the starter, the test's process and the program's
+        process.kill()
+    deadline = time.monotonic() + 5
+    while any(map(_runs, started)):
+        assert time.monotonic() < deadline, "a process is still there"
+        time.sleep(0.05)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _descendants(pid: int) -> list[int]:
+    """Of whatever thread."""
+    found: list[int] = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in map(int, (task / "children").read_text().split()):
+            found += [child, *_descendants(child)]
+    return found
 
 
 def _runs(pid: int) -> bool:

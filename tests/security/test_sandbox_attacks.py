@@ -274,6 +274,7 @@ def test_no_process_survives():
     """A process that takes over orphans ends up with none."""
     script = """
 import ctypes, os, sys, time
+from infifusion.evals import sandbox_host
 from infifusion.evals.sandbox import check_program
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 for program, test in (
@@ -285,6 +286,7 @@ for program, test in (
     ("import os\\nwhile True:\\n try: os.fork()\\n except OSError: pass", ""),
 ):
     check_program(program, test, timeout=1.0)
+sandbox_host.close_hosts()
 deadline = time.monotonic() + 5
 while True:
     try:

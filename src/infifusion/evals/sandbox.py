@@ -16,31 +16,23 @@ A test cannot see what a program prints, its source, or names made after its top
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import marshal
 import math
-import os
 import platform
 import secrets
-import select
 import shutil
-import signal
 import subprocess
 import sys
 import sysconfig
-import tempfile
-import time
 from dataclasses import dataclass
-from pathlib import Path
 
 from infifusion.errors import SandboxError
+from infifusion.evals.sandbox_host import ask
 from infifusion.evals.seccomp import seccomp_filter
 
 TIMEOUT = 10.0  # seconds of wall clock; HumanEval's reference solutions need well under one
 MEMORY = 1 << 30  # bytes of address space
-PIECE = 4096  # bytes read at once from the verdict pipe; an answer is at most 64 KiB
-CHILD = Path(__file__).with_name("sandbox_child.py")
 PROBE = """
 import os, socket
 for forbidden in (
@@ -113,7 +105,7 @@ def bubblewrap() -> tuple[str, ...]:
     path = shutil.which("bwrap")
     if path is None:
         return ()
-    command = (path, "--unshare-all", "--die-with-parent", "--ro-bind", "/", "/")
+    command = (path, "--unshare-all", "--ro-bind", "/", "/")
     try:
         tried = subprocess.run(
             [*command, sys.executable, "-I", "-S", "-c", ""],
@@ -145,74 +137,22 @@ def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
             "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
         }
     )
-    outer = bubblewrap() if enforce else ()
-    reading, writing = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="infifusion-sandbox-") as folder:
-        try:
-            deadline = time.monotonic() + timeout
-            process = subprocess.Popen(
-                [*outer, sys.executable, "-I", "-S", str(CHILD), str(writing)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                cwd=folder,
-                env={},
-                pass_fds=(writing,),
-                start_new_session=True,
-            )
-            os.close(writing)
-            writing = -1
-            try:
-                _feed(process, payload)
-                answer, late = _read_answer(reading, deadline)
-            finally:
-                _kill(process)
-        finally:
-            os.close(reading)
-            if writing >= 0:
-                os.close(writing)
-    if late:
+    answer = ask(payload, timeout=timeout, outer=bubblewrap() if enforce else ())
+    if answer.late:
         return Verdict(False, f"timeout: more than {timeout:g} s")
-    kind, said = answer[:1], answer[1:]
-    if kind == b"P" and secrets.compare_digest(said, nonce):
+    if answer.kind == b"P" and secrets.compare_digest(answer.said, nonce):
         return Verdict(True, "passed")
-    if kind == b"R":
+    said = answer.said.decode("utf-8", "replace")
+    if answer.kind == b"R":
+        raise SandboxError(f"The kernel does not enforce the sandbox: {said}")
+    if answer.kind == b"E":
         raise SandboxError(
-            f"The kernel does not enforce the sandbox: {said.decode('utf-8', 'replace')}"
+            f"No process could be started for generated code: {said}. Free memory or processes, "
+            "and run the same command again."
         )
-    if kind == b"F":
-        return Verdict(False, said.decode("utf-8", "replace"))
+    if answer.kind == b"F":
+        return Verdict(False, said)
     return Verdict(False, "ended without a verdict (it left, crashed or was killed)")
-
-
-def _feed(process: subprocess.Popen[bytes], payload: bytes) -> None:
-    assert process.stdin is not None
-    try:
-        process.stdin.write(payload)
-        process.stdin.close()
-    except BrokenPipeError:
-        pass  # the child is gone; it leaves no verdict, which is a failure
-
-
-def _read_answer(reading: int, deadline: float) -> tuple[bytes, bool]:
-    """One answer without its length, as far as it came; True when the rest was late."""
-    answer = b""
-    while len(answer) < 2 + int.from_bytes(answer[:2], "big"):
-        left = deadline - time.monotonic()
-        if left <= 0 or not select.select([reading], [], [], left)[0]:
-            return b"", True
-        piece = os.read(reading, PIECE)
-        if not piece:
-            break
-        answer += piece
-    return answer[2:], False
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the child and, where it could start any (unsafe_code), the processes it started."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
 
 
 def _readable() -> list[str]:

@@ -1,4 +1,4 @@
-"""The two processes in which generated code is judged. Started by sandbox.py: python -I -S.
+"""The two processes in which generated code is judged. Forked by sandbox_starter.py.
 
 This process is the test's: it alone holds the nonce and the verdict pipe. The program has a
 process of its own, forked before the nonce arrives, without the pipe, and neither can reach the
@@ -6,27 +6,23 @@ other but by the messages of sandbox_peer.py. So whatever a program does to its 
 (frames, builtins, ctypes, leaving with status 0), the test is not touched.
 
 An answer on the verdict pipe is two bytes of length, one that says which (P passed, F failed,
-R refused: the kernel would not enforce), and the text. Imports nothing from the package, so that it
-starts in some 30 ms.
+R refused: the kernel would not enforce, E no process could be started), and the text. Imports
+nothing from the package.
 """
 
 import marshal
 import os
 import sys
 
-FOLDER = os.path.dirname(os.path.abspath(__file__))
-sys.path.insert(0, FOLDER)  # python -I leaves it out; taken away again at once
-import sandbox_peer as peers  # noqa: E402  # pyright: ignore[reportMissingImports]
-import sandbox_walls as walls  # noqa: E402  # pyright: ignore[reportMissingImports]
-
-sys.path.remove(FOLDER)
+import sandbox_peer as peers  # pyright: ignore[reportMissingImports]
+import sandbox_walls as walls  # pyright: ignore[reportMissingImports]
 
 FROM_PROGRAM = frozenset({"call", "next"})
 ONLY_PARSE = 0x400  # ast.PyCF_ONLY_AST, without importing ast
 
 
-def main() -> None:
-    verdict = int(sys.argv[1])
+def judge(verdict: int) -> None:
+    """Read what is to be judged from descriptor 0 and answer on the descriptor `verdict`."""
     to_program, to_test = os.pipe(), os.pipe()
     if os.fork() == 0:
         for descriptor in (0, verdict, to_program[1], to_test[0]):
@@ -35,13 +31,18 @@ def main() -> None:
         os._exit(0)
     os.close(to_program[0])
     os.close(to_test[1])
-    payload = marshal.loads(sys.stdin.buffer.read())
-    os.close(0)
+    with open(0, "rb") as payload:
+        asked = marshal.load(payload)
     write, leave = os.write, os._exit
-    answer = be_the_test(peers.Peer(to_test[0], to_program[1], FROM_PROGRAM), payload)
-    if answer is not None:
-        write(verdict, len(answer).to_bytes(2, "big") + answer)
+    found = be_the_test(peers.Peer(to_test[0], to_program[1], FROM_PROGRAM), asked)
+    if found is not None:
+        write(verdict, answer(found))
     leave(0)
+
+
+def answer(found: bytes) -> bytes:
+    """As it goes through the verdict pipe."""
+    return len(found).to_bytes(2, "big") + found
 
 
 def be_the_test(peer: peers.Peer, payload: dict) -> bytes | None:
@@ -158,6 +159,3 @@ def words_of(error: BaseException) -> bytes:
     except BaseException:
         reason = "an exception that cannot be printed"
     return reason.encode("utf-8", "replace")
-
-
-main()
