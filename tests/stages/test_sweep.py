@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,27 @@ def test_no_teacher_pass_is_made_twice(swept: Path) -> None:
     assert (swept / "out" / "max_steps=4" / "seed1" / "teach" / "a").is_symlink()
 
 
+def test_a_training_run_that_settings_have_in_common_is_made_and_scored_once(
+    swept: Path, tmp_path: Path
+) -> None:
+    recipe = yaml.safe_load((swept / "sweep.yaml").read_text(encoding="utf-8"))["recipe"]
+    recipe["teach"]["top_k"] = [3, 5]
+    recipe["training"]["max_steps"] = 2
+    recipe["fuse"] = {"all": {"function": "mean", "gate": "none"}}
+    recipe["distill"] = {"sft": {}, "unified": {"target": "all"}}
+    recipe["merge"] = {}
+    values = {"name": "top_k", "recipe": recipe, "seeds": [0]}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
+    assert run(tmp_path).exit_code == 0
+    made = [path.name for path in (tmp_path / "out" / "shared").iterdir()]
+    counts = Counter(name.rsplit("-", 1)[0] for name in made)
+    for run_name, times in (("sft", 1), ("unified", 2)):
+        assert counts[f"distill-{run_name}"] == counts[f"evaluate-{run_name}"] == times
+    cells = read_json(tmp_path / "out" / "results.json")["cells"]
+    sft = [cell["bits"] for cell in cells if cell["arm"] == "sft"]
+    assert len(sft) == 2 and sft[0] == sft[1]
+
+
 def test_a_setting_is_a_run_of_its_own(swept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished stage was computed again")
@@ -151,7 +173,7 @@ def test_a_second_sweep_makes_what_is_missing_alone_and_names_what_failed(
     folder = tmp_path / "copy"
     shutil.copytree(swept, folder, symlinks=True)
     world = folder / "out" / "max_steps=2" / "seed0"
-    shutil.rmtree(world / "distill" / "sft")
+    (world / "distill" / "sft").unlink()  # a link to what the other seeds and settings share
     shutil.rmtree(world / "merge" / "merged,method=linear")
     shutil.rmtree(world / "evaluate" / "merged,method=linear")
     (world / "distill" / "sft").write_text("in the way", encoding="utf-8")

@@ -159,7 +159,7 @@ def _base(task: Task, folder: Path) -> Path:
             {
                 "output_type": "generate_until",
                 "doc_to_text": jinja(task.prompt_template),
-                "doc_to_target": "{{" + task.gold_field + "}}",
+                "doc_to_target": task.gold_field,
                 "num_fewshot": 0,
                 "metric_list": [{"metric": "exact_match"}],
                 "metadata": {"version": 1.0},

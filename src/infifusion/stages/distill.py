@@ -9,7 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infifusion.artifacts import State, close_stage, open_stage, read_manifest, verify_stage
+from infifusion.artifacts import (
+    State,
+    close_stage,
+    open_stage,
+    read_manifest,
+    share_stage,
+    verify_stage,
+)
 from infifusion.data.store import Label, load_labels, load_rendered
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.durable import files_in
@@ -45,6 +52,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         "start": stage_identity(started_from) if started_from else None,
         "seed": recipe.seed,
     }
+    share_stage(out, fingerprint, folder.shared, redo=folder.redo)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()

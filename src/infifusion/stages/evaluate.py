@@ -58,7 +58,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
         verify_stage(folder.prepare, made_by="prepare")
         if not untrained(name):
             verify_stage(Path(model.model).parent, made_by="distill or merge")
-    if untrained(name):
+    if untrained(name) or folder.distill(name).is_symlink():
         share_stage(out, fingerprint, folder.shared, redo=folder.redo)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
@@ -206,7 +206,13 @@ def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
     if name == PIVOT:
         return recipe.pivot
     path = model_paths(recipe, folder)[name]
-    here = {"model": path, "tokenizer": None, "revision": None, "quantization": None}
+    # resolve: a run that other folders share lies in one place, and so do its scores.
+    here = {
+        "model": str(Path(path).resolve()),
+        "tokenizer": None,
+        "revision": None,
+        "quantization": None,
+    }
     return recipe.pivot.model_copy(update=here)
 
 

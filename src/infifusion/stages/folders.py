@@ -14,7 +14,7 @@ SPLITS = ("train", "validation", "held_out")
 @dataclass(frozen=True)
 class RunFolder:
     """Paths inside runs/NAME. redo: stages made with other settings are deleted and made anew.
-    shared: where teacher passes and scores of untrained models lie that several runs use."""
+    shared: where teacher passes, training runs and scores lie that several runs use."""
 
     root: Path
     redo: bool = False

@@ -1,8 +1,9 @@
 """sweep: every arm with every setting and seed, in parallel processes; then one table.
 
 Each setting and seed is an ordinary run folder whose recipe holds all arms. Its steps are handed
-to worker processes as soon as the steps they need are done. Teacher passes and scores of untrained
-models are kept in one shared folder, so none is made twice.
+to worker processes as soon as the steps they need are done. Teacher passes, training runs and their
+scores are kept in one shared folder, so none is made twice: fine-tuning alone is the same whatever
+the sources are.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from infifusion.recipe import Recipe
 from infifusion.report.sweep import write_sweep_report
 from infifusion.runtime import RedactedFormatter, log, progress_bar, quiet_libraries, set_up_logging
 from infifusion.stages.check import check_recipe
-from infifusion.stages.evaluate import untrained
 from infifusion.stages.folders import RunFolder
 from infifusion.stages.run import Step, steps_of, write_settings
 from infifusion.stages.sweep_results import collect
@@ -56,11 +56,7 @@ class Task:
     @property
     def alone(self) -> str | None:
         """Tasks with the same word may write to one shared place, so one runs at a time."""
-        if self.step.stage == "teach" or (
-            self.step.stage == "evaluate" and untrained(self.step.name)
-        ):
-            return self.step.key
-        return None
+        return self.step.key if self.step.stage in ("teach", "distill", "evaluate") else None
 
 
 @dataclass
