@@ -155,6 +155,7 @@ def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
     return Verdict(False, "ended without a verdict (it left, crashed or was killed)")
 
 
+@functools.cache
 def _readable() -> list[str]:
     """What Python itself reads: its standard library, shared libraries, randomness."""
     paths = {

@@ -7,11 +7,20 @@ folder), start a process of that number; `-` and the number end it. It leaves, a
 runs with it, when the other end is closed.
 """
 
+# What programs often import is imported once, here; without a state that forks would share.
+import collections  # noqa: F401
 import contextlib
+import functools  # noqa: F401
+import heapq  # noqa: F401
+import itertools  # noqa: F401
+import math  # noqa: F401
 import os
+import re  # noqa: F401
 import signal
 import socket
+import string  # noqa: F401
 import sys
+import typing  # noqa: F401
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, FOLDER)  # python -I leaves it out; taken away again at once

@@ -9,6 +9,7 @@ any other architecture there is no filter and nothing runs.
 
 from __future__ import annotations
 
+import functools
 import struct
 
 from infifusion.errors import SandboxError
@@ -95,6 +96,7 @@ DENY = 0x00050000 | 13  # SECCOMP_RET_ERRNO with EACCES, which Python raises as 
 NUMBER_AT, ARCH_AT, ARGUMENTS_AT = 0, 4, 16  # offsets in struct seccomp_data
 
 
+@functools.cache
 def seccomp_filter(machine: str, *, alarms: bool = False) -> bytes:
     """The filter as an array of struct sock_filter; SandboxError for an unknown architecture.
 
