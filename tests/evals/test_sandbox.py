@@ -1,4 +1,5 @@
 import ctypes
+import multiprocessing
 import os
 import platform
 import signal
@@ -172,10 +173,8 @@ def test_where_the_starter_is_killed_a_program_is_judged_again(monkeypatch):
         while not (judges := _children(starter)):
             time.sleep(0.01)
         os.kill(starter, signal.SIGKILL)
-        while _runs(starter):
-            time.sleep(0.01)
-        os.kill(judges[-1], signal.SIGKILL)
         assert slow.result().passed
+    assert not _runs(judges[0])
     assert check_program("pass", "").passed
 
 
@@ -185,6 +184,77 @@ def test_an_unsafe_program_that_kills_the_starter_has_no_verdict():
     program += "os.kill(parent, 9)\nos.kill(os.getppid(), 9)"
     assert "without a verdict" in check_program(program, "", unsafe_code=True).reason
     assert check_program("pass", "", unsafe_code=True).passed
+
+
+@needs_sandbox
+def test_the_folder_is_known_and_nothing_above_it_can_be_written(tmp_path, monkeypatch):
+    """Inside bubblewrap too, without the other walls: a folder that was opened outside would lead
+    out of it."""
+    program = "import os\nassert os.path.abspath('x') == os.getcwd() + '/x'\n"
+    assert check_program(program, "").passed
+    outer = bubblewrap()
+    monkeypatch.setattr(sandbox_host.tempfile, "tempdir", str(tmp_path))
+    payload = sandbox._payload("open('../written', 'w')", "", b"n", timeout=5.0, enforce=False)
+    answer = sandbox_host.ask(payload, timeout=5.0, outer=outer)
+    if outer:
+        assert answer.kind == b"F" and b"Read-only file system" in answer.said
+        assert list(tmp_path.iterdir()) == []
+
+
+@needs_sandbox
+def test_a_parent_that_ignores_its_children_keeps_its_starter():
+    script = "import signal; signal.signal(signal.SIGCHLD, signal.SIG_IGN)\n"
+    script += "from infifusion.evals import sandbox_host\n"
+    script += "from infifusion.evals.sandbox import check_program\n"
+    script += "for _ in range(5):\n assert check_program('pass', '').passed\n"
+    script += " hosts = {id(host) for host in sandbox_host._hosts.values()}\n"
+    script += " first = hosts if _ == 0 else first\nassert hosts == first\n"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@needs_sandbox
+def test_a_starter_that_hangs_holds_nothing_up(monkeypatch):
+    monkeypatch.setattr(sandbox, "bubblewrap", tuple)
+    monkeypatch.setattr(sandbox_host, "HUNG", 1.0)
+    sandbox_host.close_hosts()
+    before = set(_children(os.getpid()))
+    assert check_program("pass", "").passed
+    (starter,) = set(_children(os.getpid())) - before
+    os.kill(starter, signal.SIGSTOP)
+    started = time.monotonic()
+    assert "timeout" in check_program("#" * 1_000_000, "", timeout=0.2).reason
+    assert time.monotonic() - started < 5
+    sandbox_host.close_hosts()
+    assert not _runs(starter)
+    assert check_program("pass", "").passed
+
+
+@needs_sandbox
+def test_too_many_open_files_are_said_and_none_is_left(monkeypatch):
+    assert check_program("pass", "").passed
+    descriptors = len(os.listdir("/proc/self/fd"))
+    real, left = os.pipe, iter([True, False])
+
+    def pipe():
+        if next(left):
+            return real()
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "pipe", pipe)
+    with pytest.raises(SandboxError, match="Too many open files"):
+        check_program("pass", "")
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+@needs_sandbox
+def test_a_fork_has_a_starter_of_its_own():
+    assert check_program("pass", "").passed
+    fork = multiprocessing.get_context("fork").Process(target=check_program, args=("pass", ""))
+    fork.start()
+    fork.join(30)
+    assert fork.exitcode == 0
+    assert check_program("pass", "").passed
 
 
 @needs_sandbox

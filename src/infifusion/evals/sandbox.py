@@ -120,23 +120,7 @@ def bubblewrap() -> tuple[str, ...]:
 
 def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
     nonce = secrets.token_hex(16).encode()
-    payload = marshal.dumps(
-        {
-            "program": program.encode("utf-8", "replace"),
-            "test": test.encode("utf-8", "replace"),
-            "nonce": nonce,
-            "enforce": enforce,
-            "limits": {
-                "RLIMIT_CPU": math.ceil(timeout) + 1,
-                "RLIMIT_AS": MEMORY,
-                "RLIMIT_FSIZE": 0,
-                "RLIMIT_NOFILE": 32,
-                "RLIMIT_CORE": 0,
-            },
-            "readable": _readable(),
-            "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
-        }
-    )
+    payload = _payload(program, test, nonce, timeout=timeout, enforce=enforce)
     answer = ask(payload, timeout=timeout, outer=bubblewrap() if enforce else ())
     if answer.late:
         return Verdict(False, f"timeout: more than {timeout:g} s")
@@ -153,6 +137,27 @@ def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
     if answer.kind == b"F":
         return Verdict(False, said)
     return Verdict(False, "ended without a verdict (it left, crashed or was killed)")
+
+
+def _payload(program: str, test: str, nonce: bytes, *, timeout: float, enforce: bool) -> bytes:
+    """What sandbox_child.py judges."""
+    return marshal.dumps(
+        {
+            "program": program.encode("utf-8", "replace"),
+            "test": test.encode("utf-8", "replace"),
+            "nonce": nonce,
+            "enforce": enforce,
+            "limits": {
+                "RLIMIT_CPU": math.ceil(timeout) + 1,
+                "RLIMIT_AS": MEMORY,
+                "RLIMIT_FSIZE": 0,
+                "RLIMIT_NOFILE": 32,
+                "RLIMIT_CORE": 0,
+            },
+            "readable": _readable(),
+            "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
+        }
+    )
 
 
 @functools.cache

@@ -7,6 +7,7 @@ import ctypes
 import os
 import resource
 import struct
+import sys
 
 PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
 SECCOMP_MODE_FILTER = 2
@@ -18,8 +19,9 @@ SIGKILL = 9
 
 
 def die_with_parent() -> None:
-    """The kernel kills this process when the thread that started it ends."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
+    """The kernel kills this process when the thread that started it ends. Linux alone does so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
 
 
 def limit_resources(limits: dict[str, int]) -> None:
