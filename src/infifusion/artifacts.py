@@ -37,7 +37,7 @@ from pathlib import Path
 from infifusion.durable import sync, temporary_folder
 from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
-from infifusion.lock import lost
+from infifusion.lock import claim, lost
 from infifusion.records import Json, damaged, plain, read_record, write_record
 from infifusion.runtime import log, rank
 
@@ -139,15 +139,18 @@ def share_stage(
     folder: Path, fingerprint: Json, shared: Path | None, *, redo: bool = False
 ) -> None:
     """Make `folder` a link into `shared`, to the place of this fingerprint, so that runs that want
-    the same do it once. A folder that is there stays, but for a link elsewhere with `redo`.
-
-    Two processes must not work in one place at a time; whoever starts them sees to that.
+    the same do it once, under whatever name. A folder that is there stays, but for a link elsewhere
+    with `redo`. Where the place is still to be made, this process claims it; BusyError where
+    another one has (infifusion.lock.claim).
     """
     if shared is None:
         return
     text = json.dumps(plain(fingerprint), sort_keys=True)
-    place = shared.resolve() / f"{folder.parent.name}-{folder.name}-{sha256_of_text(text)[:16]}"
-    if redo and folder.is_symlink() and folder.resolve() != place:
+    place = shared.resolve() / f"{folder.parent.name}-{sha256_of_text(text)[:16]}"
+    if redo or not (place / MANIFEST).exists():
+        claim(place)
+    gone = not folder.exists()  # what it leads to, where it is a link
+    if folder.is_symlink() and (gone or (redo and folder.resolve() != place)):
         folder.unlink()
     if not folder.exists():
         place.mkdir(parents=True, exist_ok=True)

@@ -54,3 +54,7 @@ class SandboxError(InfiFusionError, RuntimeError):
 
 class RunError(InfiFusionError, RuntimeError):
     """A stage failed for a reason that is not the input's."""
+
+
+class BusyError(RunError):
+    """Another process makes what is wanted just now; later it will be there."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from infifusion.durable import remove_leftovers
-from infifusion.errors import ArtifactError, InfiFusionError, RunError
+from infifusion.errors import ArtifactError, BusyError, InfiFusionError, RunError
 from infifusion.runtime import log, rank, world_size
 
 LOCK = ".lock"
@@ -66,6 +66,29 @@ def hold(folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
         finally:
             _held = None
+
+
+_claims: list[IO[str]] = []
+
+
+def claim(place: Path) -> None:
+    """Keep other processes from making what lies at `place`, until `release_claims` or the end of
+    this process. BusyError where one has claimed it."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    file = place.with_name(f"{LOCK}-{place.name}").open("a+", encoding="utf-8")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise BusyError(f"{place} is being made by another process.") from None
+    except OSError as error:
+        log.warning("%s cannot be locked (%s): see to it that one run makes it", place, error)
+    _claims.append(file)
+
+
+def release_claims() -> None:
+    while _claims:
+        _claims.pop().close()
 
 
 def dead_peer(*, but_stopped: bool = False) -> str | None:

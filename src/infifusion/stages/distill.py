@@ -37,6 +37,9 @@ from infifusion.train.batches import MakesRows
 from infifusion.train.run import ADAPTER, Job, train
 from infifusion.types import Target
 
+NAMES = ("name", "group", "target", "start", "stop_at_rise")
+"""Fields of a run that decide nothing, or that say by name what the fingerprint identifies."""
+
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     """Write distill/<run>/model and history.json. All processes of torchrun take part."""
@@ -45,7 +48,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     started_from = None if run.start == PIVOT else folder.distill(run.start)
     _require_domains(folder, run)
     fingerprint = {
-        "run": {key: value for key, value in as_json(run).items() if key != "stop_at_rise"},
+        "run": {key: value for key, value in as_json(run).items() if key not in NAMES},
         "pivot": model_identity(pivot),
         "prepare": prepared_identity(folder, [PIVOT]),
         "target": _target_identity(recipe, folder, run),

@@ -24,8 +24,8 @@ import yaml
 
 from infifusion.artifacts import MANIFEST
 from infifusion.durable import atomic_write
-from infifusion.errors import InfiFusionError, RunError
-from infifusion.lock import hold
+from infifusion.errors import BusyError, InfiFusionError, RunError
+from infifusion.lock import hold, release_claims
 from infifusion.progress.follow import follow
 from infifusion.progress.state import LOG
 from infifusion.recipe import Recipe
@@ -38,6 +38,7 @@ from infifusion.stages.sweep_results import collect
 from infifusion.sweep import Sweep, World
 
 SHARED = "shared"
+LOOK_EVERY = 1.0  # seconds between looks at what another sweep makes
 SWEEP = "sweep"
 """The one step that a sweep shows of itself; its meter counts the steps of all runs."""
 
@@ -53,30 +54,26 @@ class Task:
     def key(self) -> tuple[int, str]:
         return self.world, self.step.key
 
-    @property
-    def alone(self) -> str | None:
-        """Tasks with the same word may write to one shared place, so one runs at a time."""
-        return self.step.key if self.step.stage in ("teach", "distill", "evaluate") else None
-
 
 @dataclass
 class Board:
-    """What is waiting, under way, done and failed."""
+    """What is waiting, under way, done and failed. postponed: waits until something is done, for
+    another process makes the same just now."""
 
     waiting: list[Task]
     running: dict[Future[float], Task] = field(default_factory=dict)
     done: set[tuple[int, str]] = field(default_factory=set)
     failed: dict[tuple[int, str], str] = field(default_factory=dict)
+    postponed: set[tuple[int, str]] = field(default_factory=set)
 
     def next_task(self) -> Task | None:
         """The first waiting task that may start; those that need a failed one fail with it."""
-        busy = {task.alone for task in self.running.values()} - {None}
         for task in list(self.waiting):
             needs = [(task.world, need) for need in task.step.needs]
             if lost := next((need for need in needs if need in self.failed), None):
                 self.waiting.remove(task)
                 self.failed[task.key] = f"needs {lost[1]}, which failed"
-            elif task.alone not in busy and all(need in self.done for need in needs):
+            elif task.key not in self.postponed and all(need in self.done for need in needs):
                 self.waiting.remove(task)
                 return task
         return None
@@ -176,11 +173,16 @@ def _run_tasks(
                 )
                 board.running[future] = task
             if not board.running:
-                continue  # what was waiting needed a step that failed
+                # What was waiting needed a step that failed, or another sweep makes it.
+                time.sleep(LOOK_EVERY if board.postponed else 0)
+                board.postponed.clear()
+                continue
             for future in wait(board.running, return_when=FIRST_COMPLETED).done:
                 task = board.running.pop(future)
                 _note(board, task, future)
                 count = len(board.done) + len(board.failed)
+                if task.key in board.postponed:
+                    continue
                 if task.key in board.failed or future.result() >= 1:
                     log.info(
                         "[%d/%d, %.0f s] %s: %s%s",
@@ -212,6 +214,11 @@ def _workers_ended(out: Path, jobs: int) -> Iterator[None]:
 
 def _note(board: Board, task: Task, future: Future[float]) -> None:
     error = future.exception()
+    if isinstance(error, BusyError):
+        board.waiting.append(task)
+        board.postponed.add(task.key)
+        return
+    board.postponed.clear()
     if error is None:
         board.done.add(task.key)
     elif isinstance(error, Exception) and not isinstance(error, BrokenProcessPool):
@@ -238,7 +245,10 @@ def do_step(recipe_json: str, root: Path, store: Path, stage: str, name: str, re
     recipe = Recipe.model_validate(json.loads(recipe_json))
     step = _step(steps_of(recipe, RunFolder(root, redo, store)), stage, name)
     log.info("%s: %s", root, step.key)
-    step.work()
+    try:
+        step.work()
+    finally:
+        release_claims()
     return time.monotonic() - started
 
 
