@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from infifusion.durable import sync, temporary_folder
+from infifusion.durable import remove_leftovers, sync, temporary_folder
 from infifusion.errors import ArtifactError, RunError
 from infifusion.hashes import damage, sha256_of, sha256_of_text, wrong_size
 from infifusion.lock import claim, lost
@@ -94,7 +94,7 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
         return State.DONE
     if (folder / STARTED).exists():
         return State.RESUME
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.resolve().mkdir(parents=True, exist_ok=True)  # a link may lead to what is gone
     write_record(folder / STARTED, _named(fingerprint))
     return State.FRESH
 
@@ -136,19 +136,29 @@ def _open_again(folder: Path, fingerprint: Json, damaged: list[str]) -> None:
 
 
 def share_stage(
-    folder: Path, fingerprint: Json, shared: Path | None, *, redo: bool = False
+    folder: Path,
+    fingerprint: Json,
+    shared: Path | None,
+    *,
+    redo: bool = False,
+    apart: Json | None = None,
 ) -> None:
     """Make `folder` a link into `shared`, to the place of this fingerprint, so that runs that want
     the same do it once, under whatever name. A folder that is there stays, but for a link elsewhere
     with `redo`. Where the place is still to be made, this process claims it; BusyError where
-    another one has (infifusion.lock.claim).
+    another one has (infifusion.lock.claim). `apart`: what else keeps places apart.
     """
     if shared is None:
+        # A run folder of a sweep by itself: where its link leads, others may work, too.
+        if rank() == 0 and folder.is_symlink() and not (folder / MANIFEST).exists():
+            claim(folder.resolve())
         return
-    text = json.dumps(plain(fingerprint), sort_keys=True)
+    text = json.dumps(plain({**fingerprint, **(apart or {})}), sort_keys=True)
     place = shared.resolve() / f"{folder.parent.name}-{sha256_of_text(text)[:16]}"
-    if redo or not (place / MANIFEST).exists():
+    unfinished = folder.exists() and not (folder / MANIFEST).exists()
+    if redo or unfinished or not (place / MANIFEST).exists():
         claim(place)
+        remove_leftovers(place)
     gone = not folder.exists()  # what it leads to, where it is a link
     if folder.is_symlink() and (gone or (redo and folder.resolve() != place)):
         folder.unlink()

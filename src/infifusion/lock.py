@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import socket
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ from typing import IO, Any
 
 from infifusion.durable import remove_leftovers
 from infifusion.errors import ArtifactError, BusyError, InfiFusionError, RunError
+from infifusion.hashes import sha256_of_text
 from infifusion.runtime import log, rank, world_size
 
 LOCK = ".lock"
@@ -73,22 +75,31 @@ _claims: list[IO[str]] = []
 
 def claim(place: Path) -> None:
     """Keep other processes from making what lies at `place`, until `release_claims` or the end of
-    this process. BusyError where one has claimed it."""
+    this process. BusyError where one has claimed it. On a file system without locks it keeps off
+    the processes of this machine alone."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    file = place.with_name(f"{LOCK}-{place.name}").open("a+", encoding="utf-8")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise BusyError(f"{place} is being made by another process.") from None
-    except OSError as error:
-        log.warning("%s cannot be locked (%s): see to it that one run makes it", place, error)
-    _claims.append(file)
+    name = f"infifusion-{os.getuid()}-{sha256_of_text(str(place))[:16]}{LOCK}"
+    for path in (place.with_name(f"{LOCK}-{place.name}"), Path(tempfile.gettempdir()) / name):
+        with contextlib.ExitStack() as opened:
+            try:
+                file = opened.enter_context(path.open("a+", encoding="utf-8"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise BusyError(
+                    f"{place} is being made by another process. Wait until it is done."
+                ) from None
+            except OSError as error:
+                log.warning("%s cannot be locked: %s", path, error)
+                continue
+            opened.pop_all()
+            _claims.append(file)
+            return
 
 
 def release_claims() -> None:
     while _claims:
-        _claims.pop().close()
+        with _claims.pop() as file, contextlib.suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_UN)  # also where a fork of this process has it open
 
 
 def dead_peer(*, but_stopped: bool = False) -> str | None:

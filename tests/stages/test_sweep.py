@@ -15,6 +15,7 @@ import yaml
 from test_whole_run import command
 
 from infifusion.evals.statistics import mcnemar_exact
+from infifusion.lock import claim, release_claims
 from infifusion.progress.state import read_state
 from infifusion.records import read_json
 
@@ -146,6 +147,23 @@ def test_what_another_sweep_makes_is_waited_for(swept: Path) -> None:
         assert other.stdout is not None and other.stdout.readline()
         assert run(swept).exit_code == 0
         assert other.poll() is not None, "it did not wait"
+    assert (place / "manifest.json").exists()
+
+
+def test_a_place_that_another_process_makes_is_left_alone_by_a_run_by_itself(swept: Path) -> None:
+    world = swept / "out" / "max_steps=2" / "seed1"
+    place = (world / "evaluate" / "pivot").resolve()
+    shutil.rmtree(place)
+    claim(place)
+    script = "import sys; from pathlib import Path; from infifusion.lock import claim\n"
+    script += f"claim(Path({str(place)!r}))"
+    try:
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+        assert "is being made by another process. Wait until it is done." in done.stderr
+    finally:
+        release_claims()
+    # By itself the run makes what its link leads to.
+    assert command("run", world / "recipe.yaml", "--run-dir", world).exit_code == 0
     assert (place / "manifest.json").exists()
 
 

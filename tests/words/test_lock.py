@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from typing import IO
 
 import pytest
 
 from infifusion.artifacts import open_stage
-from infifusion.errors import ArtifactError, RunError
-from infifusion.lock import LOCK, dead_peer, hold
+from infifusion.errors import ArtifactError, BusyError, RunError
+from infifusion.lock import LOCK, claim, dead_peer, hold, release_claims
 from infifusion.stages.spread import wait_for
 
 HOLDER = """
@@ -137,3 +140,48 @@ def test_a_process_that_has_not_begun_or_is_done_is_not_taken_for_dead(
         process.kill()
         process.wait()
         assert "Process 1 of 2" in str(dead_peer())
+
+
+def _claims(place: Path) -> subprocess.CompletedProcess[str]:
+    script = (
+        f"from pathlib import Path\nfrom infifusion.lock import claim\nclaim(Path({str(place)!r}))"
+    )
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+
+
+def test_a_claim_holds_until_it_is_released_also_where_a_fork_lives_on(tmp_path: Path) -> None:
+    place = tmp_path / "shared" / "teach-1"
+    claim(place)
+    assert "BusyError" in _claims(place).stderr
+    child = os.fork()
+    if child == 0:
+        time.sleep(60)
+        os._exit(0)
+    try:
+        release_claims()
+        assert _claims(place).returncode == 0
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+
+
+def test_on_a_file_system_without_locks_a_claim_keeps_off_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "shared" / "teach-1"
+    real = fcntl.flock
+
+    def flock(file: IO[str], how: int) -> None:
+        if Path(file.name).parent == place.parent:
+            raise OSError(38, "Function not implemented")
+        real(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    claim(place)
+    try:
+        with pytest.raises(BusyError, match="teach-1 is being made by another process"):
+            claim(place)  # another open file is another owner
+    finally:
+        release_claims()
+    claim(place)
+    release_claims()

@@ -55,7 +55,8 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
         "start": stage_identity(started_from) if started_from else None,
         "seed": recipe.seed,
     }
-    share_stage(out, fingerprint, folder.shared, redo=folder.redo)
+    apart = {"stop_at_rise": run.stop_at_rise}
+    share_stage(out, fingerprint, folder.shared, redo=folder.redo, apart=apart)
     if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
         return
     started = time.monotonic()

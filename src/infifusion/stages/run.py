@@ -15,7 +15,7 @@ import infifusion
 from infifusion.artifacts import MANIFEST, STARTED
 from infifusion.durable import atomic_write
 from infifusion.errors import InfiFusionError, RunError
-from infifusion.lock import LOCK, hold
+from infifusion.lock import LOCK, hold, release_claims
 from infifusion.plan.devices import CPU, device_marketed_as
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.progress.state import LOG, PROGRESS
@@ -78,6 +78,8 @@ def run_recipe(
         except InfiFusionError:
             _forget_if_nothing_was_made(folder.root)
             raise
+        finally:
+            release_claims()
 
 
 def _run_stages(

@@ -38,7 +38,7 @@ from infifusion.stages.sweep_results import collect
 from infifusion.sweep import Sweep, World
 
 SHARED = "shared"
-LOOK_EVERY = 1.0  # seconds between looks at what another sweep makes
+LOOK_EVERY = 5.0  # seconds between looks at what another sweep makes
 SWEEP = "sweep"
 """The one step that a sweep shows of itself; its meter counts the steps of all runs."""
 
@@ -177,7 +177,12 @@ def _run_tasks(
                 time.sleep(LOOK_EVERY if board.postponed else 0)
                 board.postponed.clear()
                 continue
-            for future in wait(board.running, return_when=FIRST_COMPLETED).done:
+            # What was postponed may be done by another sweep long before anything of this one is.
+            patience = LOOK_EVERY if board.postponed else None
+            finished = wait(board.running, timeout=patience, return_when=FIRST_COMPLETED).done
+            if not finished:
+                board.postponed.clear()
+            for future in finished:
                 task = board.running.pop(future)
                 _note(board, task, future)
                 count = len(board.done) + len(board.failed)
