@@ -121,16 +121,27 @@ def test_a_training_run_that_settings_have_in_common_is_made_and_scored_once(
     recipe = yaml.safe_load((swept / "sweep.yaml").read_text(encoding="utf-8"))["recipe"]
     recipe["teach"]["top_k"] = [3, 5]
     recipe["training"]["max_steps"] = 2
-    recipe["fuse"] = {"all": {"function": "mean", "gate": "none"}}
-    recipe["distill"] = {"sft": {}, "unified": {"target": "all"}, "again": {"target": "all"}}
+    one = {"sources": ["a"], "gate": "none"}
+    recipe["fuse"] = {
+        "all": {"function": "mean", "gate": "none"},
+        "mean_of_one": {"function": "mean", **one},
+        "best_of_one": {"function": "min_ce", **one},
+    }
+    recipe["distill"] = {
+        "sft": {},
+        "unified": {"target": "all"},
+        "again": {"target": "all"},
+        "mean": {"target": "mean_of_one"},
+        "best": {"target": "best_of_one"},
+    }
     recipe["merge"] = {}
     values = {"name": "top_k", "recipe": recipe, "seeds": [0]}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     assert run(tmp_path).exit_code == 0
     made = [path.name for path in (tmp_path / "out" / "shared").iterdir()]
     counts = Counter(name.rsplit("-", 1)[0] for name in made)
-    assert counts["distill"] == 1 + 2  # sft, and the same run under two names for each top_k
-    assert counts["evaluate"] == 1 + 2 + 1  # and the pivot
+    assert counts["distill"] == 1 + 2 + 2  # sft, and for each top_k two runs under two names each
+    assert counts["evaluate"] == 1 + 2 + 2 + 1  # and the pivot
     cells = read_json(tmp_path / "out" / "results.json")["cells"]
     bits = {(cell["setting"], cell["arm"]): cell["bits"] for cell in cells}
     assert bits["top_k=3", "sft"] == bits["top_k=5", "sft"]

@@ -170,7 +170,7 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
         return None
     target = _online(recipe, run)
     if target is None:
-        return stage_identity(folder.fuse(run.target))
+        return stage_identity(folder.fuse(run.target), ".npy")  # weights.json is for the report
     return {
         "target": as_json(target),
         "top_k": recipe.teach.top_k,

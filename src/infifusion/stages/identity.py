@@ -37,10 +37,11 @@ def tokenizer_of(model: Model) -> dict[str, Any]:
     }
 
 
-def stage_identity(folder: Path) -> str:
-    """One hash over the files that a finished stage signed for."""
+def stage_identity(folder: Path, ending: str = "") -> str:
+    """One hash over the files that a finished stage signed for, or those with this ending."""
     files = read_json(folder / MANIFEST)["files"]
-    lines = "\n".join(f"{name} {digest}" for name, digest in sorted(files.items()))
+    chosen = [name for name in sorted(files) if name.endswith(ending)]
+    lines = "\n".join(f"{name} {files[name]}" for name in chosen)
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
