@@ -10,6 +10,8 @@ their tables between the markers of docs/results.md:
     <!-- end -->
     <!-- summary: confirm | sft -->              every setting, differences from one arm
     <!-- end -->
+    <!-- tensors: merging | rsaf,* -->           merges whose names fit, their tensors by layer
+    <!-- end -->
 
 with a plot of the differences beside each in docs/results/. `--seeds N` takes the first N seeds of
 every sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
@@ -29,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from evidence_suite import KINDS, make_evidence_suite
+from evidence_tensors import tensor_table
 
 from infifusion.durable import atomic_write
 from infifusion.records import Json, read_json
@@ -40,12 +43,12 @@ from infifusion.sweep import load_sweep
 HERE = Path(__file__).parent
 SWEEPS = (
     *("weighting", "clean", "confirm", "fresh", "trusted", "ablation", "top_k", "calibration"),
-    *("few_labels", "merging", "same_start", "real_text"),
+    *("few_labels", "sequence_kd", "merging", "same_start", "real_text"),
 )
 SHARED = HERE.parents[1] / "shared"
 MODELS = HERE.parent / "runs" / "real_text_models"
 MARKER = re.compile(
-    r"(<!-- (table|summary): (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL
+    r"(<!-- (table|summary|tensors): (\w+)(?: \| ([^>]*?))? -->\n).*?(<!-- end -->)", re.DOTALL
 )
 
 
@@ -97,6 +100,9 @@ def rebuild(docs: Path, work: Path) -> None:
         seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
         if kind == "summary":
             return f"{start}\n{summary_table(results[name], setting)}\n\nSeeds {seeds}.\n\n{end}"
+        if kind == "tensors":
+            text = tensor_table(work / "sweeps" / name, setting)
+            return f"{start}\n{text}\n\nSeeds {seeds}.\n\n{end}"
         if setting not in results[name]["settings"]:
             known = ", ".join(results[name]["settings"])
             raise SystemExit(f"{docs}: {name} has no setting '{setting}'; known: {known}")

@@ -27,7 +27,8 @@ class Message(TypedDict):
 class Example:
     """One training conversation: what is asked, and the response that is learnt.
 
-    written_by: the source that wrote the response; None where the data gave it.
+    written_by:   the source that wrote the response; None where the data gave it.
+    confirmed_by: the source whose kept answer is the response that the data gave; None otherwise.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Example:
     prompt: tuple[Message, ...]
     response: str
     written_by: str | None = None
+    confirmed_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -78,10 +78,11 @@ def test_without_tasks_the_bits_of_each_domain_have_columns() -> None:
     for row in untasked["rows"]:
         del row["mean_accuracy"]
     lines = markdown_table(untasked, "b=1").splitlines()
-    shown = ["arm", "sums bits", "sums minus <old>", "bits minus <old>", "bits", "training s"]
+    shown = ["arm", "sums bits", "sums minus <old>", "bits minus <old>", "bits"]
+    shown += ["training s", "GFLOP"]
     assert lines[0] == f"| {' | '.join(shown)} |"
-    assert lines[2] == "| <old> | 0.500 ± 0.010 | – | – | 0.500 ± 0.010 | 4 |"
-    new = "| new | 0.500 ± 0.010 | -0.020 ± 0.005 | -0.020 ± 0.005 | 0.500 ± 0.010 | 4 |"
+    assert lines[2] == "| <old> | 0.500 ± 0.010 | – | – | 0.500 ± 0.010 | 4 | 1 |"
+    new = "| new | 0.500 ± 0.010 | -0.020 ± 0.005 | -0.020 ± 0.005 | 0.500 ± 0.010 | 4 | 1 |"
     assert lines[3] == new
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -15,12 +16,13 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 from infifusion import cli
-from infifusion.data.store import load_examples, read_lines
+from infifusion.data.store import load_examples, load_rendered, read_lines
 from infifusion.data.tokenizers import encode, load_tokenizer
 from infifusion.errors import ArtifactError, DataError, RecipeError
 from infifusion.records import read_json
 from infifusion.stages import respond as stage
 from infifusion.stages.decide import Verifiers
+from infifusion.stages.folders import RunFolder
 from infifusion.stages.rendering import open_renderer
 
 LEFT = {"a?\n": "#### 1", "bb?\n": "#### 2", "ccc?\n": "é #### 3"}
@@ -178,6 +180,59 @@ def test_training_goes_on_with_the_written_answers_and_knows_who_wrote_them(
     assert counts["written_by"] == {"left": 3, "right": 3}
     assert read_json(out / "teach/left/manifest.json")["counts"]["examples"] == 42
     assert (out / "distill/unified/model/model.safetensors").exists()
+
+
+def test_runs_train_on_given_responses_on_written_answers_or_on_both(
+    values: Callable[..., dict], tmp_path: Path
+) -> None:
+    """One of the given responses is what a source answers, another one is wrong."""
+    given = [{"prompt": "a?\n", "response": LEFT["a?\n"]}, {"prompt": "bb?\n", "response": "no"}]
+    write_jsonl(tmp_path / "given.jsonl", given)
+    recipe = values()
+    path = str(tmp_path / "given.jsonl")
+    recipe["data"] |= {"train": [{"path": path, "domain": "quiz"}], "validation_share": 0}
+    recipe["training"] = {"num_train_epochs": 1, "per_device_train_batch_size": 1}
+    recipe["distill"] = {
+        "given": {"written": False},
+        "answers": {"written": "only"},
+        "both": {},
+        "distilled": {"target": "unified", "written": "only"},
+    }
+    out = run(tmp_path, recipe, "--until", "distill")
+    train = load_examples(out / "prepare/train.jsonl")
+    said = {(e.prompt[0]["content"], e.response): (e.written_by, e.confirmed_by) for e in train}
+    assert said == {
+        ("a?\n", LEFT["a?\n"]): (None, "left"),
+        ("bb?\n", "no"): (None, None),
+        **{(prompt, LEFT[prompt]): ("left", None) for prompt in ("bb?\n", "ccc?\n")},
+        **{pair: ("right", None) for pair in RIGHT.items()},
+    }
+    counts = read_json(out / "prepare/manifest.json")["counts"]
+    assert counts["confirmed"] == 1 and counts["left_out"]["duplicate"] == 1
+    rows_N = np.diff(load_rendered(RunFolder(out).rendered("pivot", "train")).row_N1)
+    wanted = {
+        "given": [e.written_by is None for e in train],
+        "answers": [e.response != "no" for e in train],
+        "both": [True] * len(train),
+        "distilled": [e.response != "no" for e in train],
+    }
+    for name, chosen_N in wanted.items():
+        history = read_json(out / "distill" / name / "history.json")
+        assert history["steps"] == sum(chosen_N)
+        assert history["positions"] == rows_N[chosen_N].sum()
+
+
+def test_a_run_on_answers_of_which_none_is_left_is_refused(
+    values: Callable[..., dict], tmp_path: Path
+) -> None:
+    asked = [{"prompt": prompt, "response": text} for prompt, text in (LEFT | RIGHT).items()]
+    write_jsonl(tmp_path / "test.jsonl", asked)
+    recipe = values()
+    recipe["data"]["decontaminate"] = [{"path": str(tmp_path / "test.jsonl"), "domain": "quiz"}]
+    recipe["distill"] = {"answers": {"written": "only"}}
+    with pytest.raises(DataError, match="answers.written: prepare left no answer that a source"):
+        run(tmp_path, recipe)
+    assert not (tmp_path / "out/distill/answers").exists()
 
 
 def test_the_report_says_who_won_and_why_prompts_were_dropped(finished: Path) -> None:

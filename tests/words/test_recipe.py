@@ -176,6 +176,14 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ),
         ({"distill": {"s": {"domains": []}}, "merge": {}}, "distill.s.domains: name a domain"),
         (
+            {"distill": {"s": {"written": "only"}}, "merge": {}},
+            "distill.s.written: only needs write_responses; remove it",
+        ),
+        (
+            {"distill": {"s": {"written": False}}, "merge": {}},
+            "distill.s.written: false needs write_responses; remove it",
+        ),
+        (
             {"distill": {"s": {"domains": ["mth"]}}, "merge": {}, **MATH_AND_CODE},
             "no domain 'mth'. Did you mean 'math'.* Known: math, code, chat",
         ),

@@ -21,13 +21,25 @@ Made = TypeVar("Made")
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
-    """One JSON object a line."""
-    write_lines(path, map(asdict, examples))
+    """One JSON object a line; confirmed_by stands only where there is one."""
+    write_lines(path, map(_line, examples))
+
+
+def _line(example: Example) -> Json:
+    line = asdict(example)
+    if example.confirmed_by is None:
+        del line["confirmed_by"]
+    return line
 
 
 def load_examples(path: Path) -> list[Example]:
     """What `write_examples` wrote; ArtifactError when the file is damaged."""
-    return list(_each(path, lambda value: _example(value, value.get("written_by"))))
+    return list(_each(path, lambda value: _example(value, *_writers(value))))
+
+
+def _writers(value: Json) -> tuple[str | None, str | None]:
+    """(written_by, confirmed_by) of a line of examples."""
+    return value.get("written_by"), value.get("confirmed_by")
 
 
 class Label(NamedTuple):
@@ -36,13 +48,12 @@ class Label(NamedTuple):
     id: str
     domain: str
     written_by: str | None
+    confirmed_by: str | None
 
 
 def load_labels(path: Path) -> list[Label]:
     """The same examples' labels, line by line; ArtifactError when the file is damaged."""
-    return list(
-        _each(path, lambda value: Label(value["id"], value["domain"], value.get("written_by")))
-    )
+    return list(_each(path, lambda value: Label(value["id"], value["domain"], *_writers(value))))
 
 
 def load_responses(path: Path) -> list[Example]:
@@ -51,13 +62,14 @@ def load_responses(path: Path) -> list[Example]:
     return [example for example in found if example.written_by is not None]
 
 
-def _example(value: Json, written_by: str | None) -> Example:
+def _example(value: Json, written_by: str | None, confirmed_by: str | None = None) -> Example:
     return Example(
         value["id"],
         value["domain"],
         tuple(Message(role=m["role"], content=m["content"]) for m in value["prompt"]),
         value["response"],
         written_by,
+        confirmed_by,
     )
 
 

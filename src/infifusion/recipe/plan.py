@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from infifusion.recipe.steps import Lora
 from infifusion.strict import Strict
@@ -46,7 +46,7 @@ class TrainingRun(Strict):
     stop_at_rise: float | None
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
-    written: bool
+    written: bool | Literal["only"]
 
 
 class MergeRun(Strict):

@@ -184,8 +184,9 @@ def _domain_problems(recipe: Recipe) -> Iterable[str]:
     """Domains of runs that no training data has, as sentences."""
     asked = recipe.write_responses
     for name, distill in recipe.distill.items():
-        if not distill.written and asked is None:
-            yield f"distill.{name}.written: false needs write_responses; remove it"
+        if distill.written is not True and asked is None:
+            value = "only" if distill.written else "false"
+            yield f"distill.{name}.written: {value} needs write_responses; remove it"
     files: list[DataFile] = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
     known = list(dict.fromkeys(file.domain for file in files))
     listed = f"Known: {', '.join(known)}."

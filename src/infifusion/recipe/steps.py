@@ -86,9 +86,9 @@ class Distill(Strict):
     domains: list[str] | Literal["own"] | None = None
     """Train on the examples of these domains alone; all by default. own (with `each`): the domain
     that has the source's name."""
-    written: bool = True
-    """false: train without the answers that sources wrote (write_responses), on the given responses
-    alone."""
+    written: bool | Literal["only"] = True
+    """Of write_responses. false: train without the answers that sources wrote, on the given
+    responses alone. only: on those answers alone (sequence-level distillation)."""
     gold_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
     start: str = "pivot"

@@ -46,7 +46,7 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     out = folder.distill(run.name)
     pivot = recipe.pivot
     started_from = None if run.start == PIVOT else folder.distill(run.start)
-    _require_domains(folder, run)
+    _require_examples(folder, run)
     fingerprint = {
         "run": {key: value for key, value in as_json(run).items() if key not in NAMES},
         "pivot": model_identity(pivot),
@@ -134,8 +134,9 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     log.info("distill %s: %d steps%s", run.name, history["steps"], last)
 
 
-def _require_domains(folder: RunFolder, run: TrainingRun) -> None:
-    """DataError where the run asks for a domain of which `prepare` left no training example."""
+def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
+    """DataError where `prepare` left nothing of what the run asks for: of a domain, or of the
+    answers that sources wrote, or of the given responses."""
     found = read_manifest(folder.prepare, made_by="prepare")["counts"]["train"]
     for domain in run.domains or []:
         if not found.get(domain):
@@ -144,19 +145,33 @@ def _require_domains(folder: RunFolder, run: TrainingRun) -> None:
                 f"after prepare; it has {', '.join(f'{d} ({n})' for d, n in found.items())}. The "
                 "manifest of prepare says what was left out; name other domains, or change data."
             )
+    if run.written is True:
+        return
+    chosen = _chosen(run, load_labels(folder.examples("train")))
+    if chosen is not None and not len(chosen):
+        kind = "answer that a source wrote" if run.written else "given response"
+        raise DataError(
+            f"distill.{run.name}.written: prepare left no {kind} to train on. The manifests of "
+            "choose and prepare say what was left out; change `written`, `domains` or the data."
+        )
 
 
 def _chosen(run: TrainingRun, labels: list[Label]) -> NDArray[np.int64] | None:
     """Numbers of the examples that the run trains on; None for all."""
-    if run.domains is None and run.written:
+    if run.domains is None and run.written is True:
         return None
     return np.flatnonzero(
         [
-            (run.domains is None or label.domain in run.domains)
-            and (run.written or label.written_by is None)
+            (run.domains is None or label.domain in run.domains) and _wanted(run, label)
             for label in labels
         ]
     )
+
+
+def _wanted(run: TrainingRun, label: Label) -> bool:
+    if run.written == "only":
+        return (label.written_by or label.confirmed_by) is not None
+    return run.written or label.written_by is None
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:

@@ -20,7 +20,7 @@ from infifusion.artifacts import (
     verify_files,
 )
 from infifusion.data.examples import own_names, read_examples
-from infifusion.data.overlap import without_duplicates, without_overlap
+from infifusion.data.overlap import text_of, without_duplicates, without_overlap
 from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
 from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
@@ -82,6 +82,8 @@ def prepare(recipe: Recipe, folder: RunFolder) -> None:
     if recipe.write_responses is not None:
         writers = Counter(example.written_by for example in splits["train"])
         counts["written_by"] = {name: writers[name] for name in responding_sources(recipe)}
+        if confirmed := sum(example.confirmed_by is not None for example in splits["train"]):
+            counts["confirmed"] = confirmed
     close_stage(
         folder.prepare,
         fingerprint,
@@ -243,7 +245,8 @@ def _splits(
             empty += none
         return examples
 
-    train = _with_own_ids([*read(recipe.data.train), *written])
+    given = _confirmed(read(recipe.data.train), written)
+    train = _with_own_ids([*given, *written])
     if not train:
         raise DataError(
             "The training data holds no example with a response. Look at the fields that `prompt` "
@@ -266,6 +269,12 @@ def _splits(
     held_out = _with_own_ids(read(recipe.data.held_out))
     left_out["empty_response"] = empty
     return dict(zip(SPLITS, (train, validation, held_out), strict=True))
+
+
+def _confirmed(given: list[Example], written: list[Example]) -> list[Example]:
+    """The given examples; those whose response a source wrote, too, say which source."""
+    writers = {text_of(example): example.written_by for example in written}
+    return [replace(example, confirmed_by=writers.get(text_of(example))) for example in given]
 
 
 def _with_own_ids(examples: list[Example]) -> list[Example]:
