@@ -13,6 +13,7 @@ import json
 import logging
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -242,6 +243,15 @@ def _start_worker(threads: int, out: str) -> None:
     handler = logging.FileHandler(Path(out) / LOG, encoding="utf-8")
     handler.setFormatter(RedactedFormatter("%(asctime)s %(process)d %(message)s"))
     log.handlers = [handler]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A sweep that was killed outright leaves no worker behind, which would hold its claims."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def do_step(recipe_json: str, root: Path, store: Path, stage: str, name: str, redo: bool) -> float:
