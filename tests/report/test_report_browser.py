@@ -291,7 +291,11 @@ def test_the_pages_of_a_sweep_and_of_a_diff_meet_their_policy_too(
     values = {"base": "a", "models": [ATTACK], "measures": {"rms": ATTACK}, "tensors": tensors}
     row = {"setting": "", "arm": ATTACK, "seeds": [0], "accuracy": {}, "bits": {}, "against": {}}
     results = {"name": ATTACK, "seeds": [0], "settings": [""], "tasks": [], "against": ["a"]}
-    results |= {"missing": [], "arms": [ATTACK], "rows": [{**row, "training_seconds": 1.0}]}
+    results |= {
+        "missing": [],
+        "arms": [ATTACK],
+        "rows": [{**row, "training_seconds": 1.0, "flops": 1e9}],
+    }
     results["rows"][0]["against"] = {"a": {"difference": 3.0, "ci95": [1, 5], "bits": [0.1, None]}}
     for name, text in (("diff", diff_page(values)), ("sweep", page_of(results))):
         (tmp_path / f"{name}.html").write_text(text, encoding="utf-8")
