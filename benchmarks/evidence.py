@@ -13,8 +13,9 @@ their tables between the markers of docs/results.md:
     <!-- tensors: merging | rsaf,* -->           merges whose names fit, their tensors by layer
     <!-- end -->
 
-with a plot of the differences beside each in docs/results/. `--seeds N` takes the first N seeds of
-every sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
+with plots of the differences beside each in docs/results/ (a summary shows them where the page has
+no table of its sweep). `--seeds N` takes the first N seeds of every sweep. Sweeps on real text are
+left out, with a message, where ../shared is absent.
 """
 
 from __future__ import annotations
@@ -92,6 +93,11 @@ def rebuild(docs: Path, work: Path) -> None:
             first = {**results[name], "against": results[name]["against"][:1]}
             plots[name] = write_sweep_plots(first, docs.parent / docs.stem)
 
+    before = docs.read_text(encoding="utf-8")
+
+    def pictures(paths: list[Path]) -> str:
+        return "".join(f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in paths)
+
     def table(match: re.Match[str]) -> str:
         start, kind, name, setting, end = match.groups()
         if name not in results:
@@ -99,7 +105,11 @@ def rebuild(docs: Path, work: Path) -> None:
         setting = (setting or "").strip()
         seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
         if kind == "summary":
-            return f"{start}\n{summary_table(results[name], setting)}\n\nSeeds {seeds}.\n\n{end}"
+            text = summary_table(results[name], setting)
+            base = results[name]["against"][0]
+            alone = setting == base and f"<!-- table: {name}" not in before
+            drawn = pictures(plots[name] if alone else [])
+            return f"{start}\n{text}\n\nSeeds {seeds}. {drawn}\n\n{end}"
         if kind == "tensors":
             text = tensor_table(work / "sweeps" / name, setting)
             return f"{start}\n{text}\n\nSeeds {seeds}.\n\n{end}"
@@ -109,10 +119,9 @@ def rebuild(docs: Path, work: Path) -> None:
         text = markdown_table(results[name], setting, bases=results[name]["against"][:1])
         number = list(results[name]["settings"]).index(setting)
         drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]
-        pictures = "".join(f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in drawn)
-        return f"{start}\n{text}\n\nSeeds {seeds}. {pictures}\n\n{end}"
+        return f"{start}\n{text}\n\nSeeds {seeds}. {pictures(drawn)}\n\n{end}"
 
-    filled = MARKER.sub(table, docs.read_text(encoding="utf-8"))
+    filled = MARKER.sub(table, before)
     with atomic_write(docs) as temporary:
         temporary.write_text(filled, encoding="utf-8")
 

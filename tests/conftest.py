@@ -219,3 +219,11 @@ def make_recipe() -> Callable[..., dict]:
         return {**values, **changes}
 
     return make
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there, and no corpse that nobody has looked at yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import lives
 
 from infifusion.lock import LOCK
 
@@ -70,14 +71,6 @@ def pids_in_training(out: Path, launcher: subprocess.Popen[bytes]) -> list[int]:
         assert launcher.poll() is None, said(out)
         time.sleep(0.01)
     return [json.loads((out / name).read_text())["pid"] for name in (LOCK, f"{LOCK}-1")]
-
-
-def lives(pid: int) -> bool:
-    """Whether a process is there, and no corpse that nobody has looked at yet."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 def require_the_same(recipe: Path, out: Path, undisturbed: Path) -> None:

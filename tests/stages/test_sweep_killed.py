@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import lives
 
 PARENT = """
 import multiprocessing, os, sys, time
@@ -37,18 +38,9 @@ def test_no_worker_outlives_a_sweep_that_is_killed(tmp_path: Path) -> None:
     parent.wait()
     try:
         deadline = time.monotonic() + 30
-        while _lives(worker):
+        while lives(worker):
             assert time.monotonic() < deadline, "the worker lives on"
             time.sleep(0.05)
     finally:
-        if _lives(worker):
+        if lives(worker):
             os.kill(worker, signal.SIGKILL)
-
-
-def _lives(pid: int) -> bool:
-    """Whether a process is there and is no zombie."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state != "Z"

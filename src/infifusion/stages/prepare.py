@@ -273,6 +273,8 @@ def _splits(
 
 def _confirmed(given: list[Example], written: list[Example]) -> list[Example]:
     """The given examples; those whose response a source wrote, too, say which source."""
+    if not written:
+        return given
     writers = {text_of(example): example.written_by for example in written}
     return [replace(example, confirmed_by=writers.get(text_of(example))) for example in given]
 
