@@ -28,19 +28,42 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import numpy as np  # noqa: E402
 
-from infifusion.align.boundaries import keys, match  # noqa: E402
-from infifusion.align.byte_spans import byte_starts, token_table  # noqa: E402
+from infifusion.align.boundaries import (  # noqa: E402
+    keys,
+    match,
+)
+from infifusion.align.byte_spans import (  # noqa: E402
+    byte_starts,
+    token_table,
+)
 from infifusion.align.edit_distance import nearest_tokens  # noqa: E402
 from infifusion.align.first_token import first_tokens  # noqa: E402
 from infifusion.align.min_ed import pair_by_edit_distance  # noqa: E402
-from infifusion.align.project import Positions, by_bytes, project  # noqa: E402
+from infifusion.align.project import (  # noqa: E402
+    Positions,
+    by_bytes,
+    project,
+)
 from infifusion.align.vocabulary import vocabulary_map  # noqa: E402
-from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_json  # noqa: E402
-from infifusion.fuse.uncertainty import Params, uncertainty  # noqa: E402
+from infifusion.data.tokenizers import (  # noqa: E402
+    encode,
+    load_tokenizer,
+    tokenizer_json,
+)
+from infifusion.fuse.uncertainty import (  # noqa: E402
+    Params,
+    uncertainty,
+)
 from infifusion.stages.combine import align_chunk  # noqa: E402
 from infifusion.stages.fuse import Source  # noqa: E402
-from infifusion.teacher.cache import BeliefReader, write_shard  # noqa: E402
-from infifusion.types import Beliefs, Rendered  # noqa: E402
+from infifusion.teacher.cache import (  # noqa: E402
+    BeliefReader,
+    write_shard,
+)
+from infifusion.types import (  # noqa: E402
+    Beliefs,
+    Rendered,
+)
 
 ROOT = Path(__file__).parents[1]
 TOP_K = 10

@@ -244,7 +244,7 @@ def step_memory(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 def step_time(name: str, options: argparse.Namespace) -> dict[str, float]:
     """Median seconds of a step, after one."""
-    from infifusion.runtime import keep_freed_memory
+    from infifusion.process.runtime import keep_freed_memory
 
     keep_freed_memory()
     step, batch = make_step(name, options)
@@ -297,7 +297,7 @@ def whole_run(side: str, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of one run of ours or of TRL's, after imports."""
     import torch  # noqa: F401
 
-    from infifusion.runtime import keep_freed_memory
+    from infifusion.process.runtime import keep_freed_memory
 
     keep_freed_memory()
     root = options.folder.parent

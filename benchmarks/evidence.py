@@ -34,12 +34,12 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 from evidence_suite import KINDS, make_evidence_suite
 from evidence_tensors import tensor_table
 
-from infifusion.durable import atomic_write
-from infifusion.records import Json, read_json
-from infifusion.report.sweep import markdown_table, summary_table, write_sweep_plots
-from infifusion.stages.sweep import run_sweep
+from infifusion.report.pages.sweep import markdown_table, summary_table, write_sweep_plots
+from infifusion.store.durable import atomic_write
+from infifusion.store.records import Json, read_json
 from infifusion.strict import read_yaml
-from infifusion.sweep import load_sweep
+from infifusion.sweep.file import load_sweep
+from infifusion.sweep.run import run_sweep
 
 HERE = Path(__file__).parent
 SWEEPS = (

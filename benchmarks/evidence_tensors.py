@@ -7,7 +7,7 @@ from collections import defaultdict
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from infifusion.records import Json, read_json
+from infifusion.store.records import Json, read_json
 
 LAYER = re.compile(r"\.layers\.(\d+)\.")
 NORMS, EMBEDDING = "norms", "embedding"

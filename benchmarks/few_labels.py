@@ -45,8 +45,8 @@ from infifusion.demo.tasks import TASKS
 from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.statistics import compare
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json, write_json
 from infifusion.stages.run import run_recipe
+from infifusion.store.records import read_json, write_json
 from infifusion.strict import Strict
 from infifusion.types import Prompt
 

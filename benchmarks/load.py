@@ -123,8 +123,8 @@ def make(
 
 def watched(arguments: list[str], notes: Path) -> None:
     """In a process of its own: run the command line and note how it goes."""
-    from infifusion import cli
-    from infifusion.progress.meter import Meter
+    from infifusion.commands import cli
+    from infifusion.process.meter import Meter
 
     done = {"title": "", "part": 0.0}
     reach = Meter.reach

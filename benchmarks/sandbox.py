@@ -17,7 +17,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from infifusion.evals.sandbox import bubblewrap, check_program, require_sandbox
+from infifusion.sandbox.programs import bubblewrap, check_program, require_sandbox
 
 PROGRAM = (
     "from typing import List\n\ndef total(values: List[int]) -> int:\n    return sum(values)\n"

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from infifusion.runtime import keep_freed_memory
+from infifusion.process.runtime import keep_freed_memory
 from infifusion.teacher.forward import Teacher, batches, believe, make_teacher
 from infifusion.types import Rendered
 

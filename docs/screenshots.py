@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from infifusion.report.page import write_report
+from infifusion.report.pages.page import write_report
 
 IMAGES = Path(__file__).parent / "images"
 TALL, WIDE = {"width": 1180, "height": 1110}, {"width": 1180, "height": 860}

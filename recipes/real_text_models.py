@@ -20,14 +20,15 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from infifusion.artifacts import State, close_stage, open_stage
 from infifusion.data.examples import read_examples
 from infifusion.data.tokenize import as_rendered
 from infifusion.data.tokenizers import load_tokenizer
+from infifusion.process.runtime import log, quiet_libraries, set_up_logging
 from infifusion.recipe import DataSource, Model
-from infifusion.runtime import log, quiet_libraries, set_up_logging
 from infifusion.stages.rendering import tokenize_examples
-from infifusion.train.run import Job, train
+from infifusion.store.artifacts import State, close_stage, open_stage
+from infifusion.train.job import Job
+from infifusion.train.run import train
 
 # The same fields and templates as in recipes/real_text.yaml.
 DATA = {

@@ -53,13 +53,14 @@ def test_a_package_stays_a_package_and_is_called_as_its_function() -> None:
 def test_every_public_name_is_there_and_documented() -> None:
     from infifusion import api
 
-    assert len(infifusion.__all__) == 6
-    for name in infifusion.__all__:
+    functions = [name for name in infifusion.__all__ if name != "__version__"]
+    assert len(functions) == 6
+    for name in functions:
         assert callable(getattr(infifusion, name)) and len(getattr(api, name).__doc__) > 80
 
 
 def test_uncertainty_weights_are_those_of_the_entropies() -> None:
-    fused = infifusion.fuse([np.array([SURE, LEFT]), np.array([EVEN, LEFT])])
+    fused = infifusion.fuse_beliefs([np.array([SURE, LEFT]), np.array([EVEN, LEFT])])
     # w = exp(-H) normalised; equal entropies share alike
     odds = np.exp(-np.array([entropy(SURE), entropy(EVEN)]))
     weights = odds / odds.sum()
@@ -72,14 +73,14 @@ def test_uncertainty_weights_are_those_of_the_entropies() -> None:
 
 def test_one_source_is_the_identity() -> None:
     rows = np.random.default_rng(0).dirichlet(np.ones(50), 7).astype(np.float32)
-    fused = infifusion.fuse([rows], top_k=50)
+    fused = infifusion.fuse_beliefs([rows], top_k=50)
     assert_allclose(fused.dense(50), rows, rtol=1e-5)
     assert (fused.weight_ST == 1).all()
 
 
 def test_fewer_entries_leave_their_rest_in_the_tail() -> None:
     rows = np.array([[0.5, 0.3, 0.15, 0.05]])
-    fused = infifusion.fuse([rows], top_k=2)
+    fused = infifusion.fuse_beliefs([rows], top_k=2)
     assert fused.ids_TK[0, :2].tolist() == [0, 1]
     assert_allclose(fused.tail_T, 0.2, rtol=1e-5)
     assert_allclose(fused.dense(4), [[0.5, 0.3, 0.1, 0.1]], rtol=1e-5)
@@ -87,9 +88,9 @@ def test_fewer_entries_leave_their_rest_in_the_tail() -> None:
 
 def test_a_row_of_nan_has_no_weight() -> None:
     gap = np.array([[np.nan] * 4, LEFT])
-    fused = infifusion.fuse([gap, np.array([EVEN, EVEN])], function="mean")
+    fused = infifusion.fuse_beliefs([gap, np.array([EVEN, EVEN])], function="mean")
     assert_allclose(fused.weight_ST, [[0, 0.5], [1, 0.5]])
-    alone = infifusion.fuse([gap], function="mean")
+    alone = infifusion.fuse_beliefs([gap], function="mean")
     assert alone.weight_ST[0].tolist() == [0, 1] and alone.tail_T[0] == 1
     assert_allclose(alone.dense(4)[0], 0.25)
 
@@ -97,9 +98,13 @@ def test_a_row_of_nan_has_no_weight() -> None:
 def test_min_ce_follows_the_source_that_predicts_the_gold_of_each_text() -> None:
     one = np.array([SURE, SURE, EVEN, EVEN])
     two = np.array([EVEN, EVEN, SURE, SURE])
-    fused = infifusion.fuse([one, two], function="min_ce", gold=[0, 0, 0, 0], lengths=[2, 2])
+    fused = infifusion.fuse_beliefs(
+        [one, two], function="min_ce", gold=[0, 0, 0, 0], lengths=[2, 2]
+    )
     assert fused.weight_ST.tolist() == [[1, 1, 0, 0], [0, 0, 1, 1]]
-    turned = infifusion.fuse([one, two], function="min_ce", gold=[1, 0, 1, 0], lengths=[2, 2])
+    turned = infifusion.fuse_beliefs(
+        [one, two], function="min_ce", gold=[1, 0, 1, 0], lengths=[2, 2]
+    )
     assert turned.weight_ST.tolist() == [[0, 0, 1, 1], [1, 1, 0, 0]]
 
 
@@ -124,31 +129,31 @@ def test_min_ce_follows_the_source_that_predicts_the_gold_of_each_text() -> None
 )
 def test_what_does_not_fit_is_refused(sources: list, options: dict, message: str) -> None:
     with pytest.raises((RecipeError, DataError), match=message):
-        infifusion.fuse(sources, **options)
+        infifusion.fuse_beliefs(sources, **options)
 
 
 def test_one_tokenizer_aligns_with_itself_everywhere() -> None:
     tokenizer = byte_level_tokenizer(320)
-    found = infifusion.align(tokenizer, tokenizer, TEXTS[:3])
+    found = infifusion.align_texts(tokenizer, tokenizer, TEXTS[:3])
     count = f"{len(found.source_T):,}"
     assert repr(found) == f"Alignment(3 texts, {count} of {count} pivot positions aligned)"
     assert found.coverage.share == 1.0
     assert found.source_T.tolist() == list(range(len(found.source_T)))
     assert [len(ids) for ids in found.source_ids] == np.diff(found.pivot.row_N1).tolist()
     rows = np.random.default_rng(0).dirichlet(np.ones(320), len(found.source_T))
-    fused = infifusion.fuse([found.carry(rows, top_k=320)], function="mean")
+    fused = infifusion.fuse_beliefs([found.carry(rows, top_k=320)], function="mean")
     assert_allclose(fused.dense(320), rows, atol=1e-6)
 
 
 def test_a_source_is_carried_to_the_tokens_of_the_pivot() -> None:
     source, pivot = sentencepiece_tokenizer(330), byte_level_tokenizer(300)
-    found = infifusion.align(source, pivot, TEXTS[:3])
+    found = infifusion.align_texts(source, pivot, TEXTS[:3])
     width = len(source) + 3  # a model pads its head
     # The source is certain of every token that is there, the end too ...
     said = np.concatenate(found.source_ids)
     sure = np.zeros((len(said), width))
     sure[np.arange(len(said)), said] = 1
-    fused = infifusion.fuse([found.carry(sure)], function="mean")
+    fused = infifusion.fuse_beliefs([found.carry(sure)], function="mean")
     aligned_T = found.source_T >= 0
     assert aligned_T.any() and aligned_T[-1]
     # ... so it is certain of the pivot's where both begin and end together, by the chain rule.
@@ -164,38 +169,42 @@ def test_a_source_is_carried_to_the_tokens_of_the_pivot() -> None:
     assert_allclose(fused.prob_TK[whole, 0], 1, atol=1e-6)
     # The pivot's own distributions join as a plain array over its vocabulary.
     even = np.full((len(gold), len(pivot)), 1 / len(pivot))
-    both = infifusion.fuse([found.carry(sure), even], function="mean")
+    both = infifusion.fuse_beliefs([found.carry(sure), even], function="mean")
     assert_allclose(both.weight_ST[:, -1], [0.5, 0.5])
     # Another source of the same pivot and texts joins too; one of other texts is refused.
-    again = infifusion.align(source, pivot, TEXTS[:3]).carry(sure)
-    assert_allclose(infifusion.fuse([found.carry(sure), again]).weight_ST[:, -1], [0.5, 0.5])
-    other = infifusion.align(source, pivot, TEXTS[1])
+    again = infifusion.align_texts(source, pivot, TEXTS[:3]).carry(sure)
+    assert_allclose(
+        infifusion.fuse_beliefs([found.carry(sure), again]).weight_ST[:, -1], [0.5, 0.5]
+    )
+    other = infifusion.align_texts(source, pivot, TEXTS[1])
     rows = np.full((len(other.source_ids[0]), width), 1 / width)
     with pytest.raises(RecipeError, match="source 1 is aligned with another pivot or other texts"):
-        infifusion.fuse([found.carry(sure), other.carry(rows)])
+        infifusion.fuse_beliefs([found.carry(sure), other.carry(rows)])
 
 
 def test_carry_refuses_rows_that_are_not_the_sources() -> None:
-    found = infifusion.align(byte_level_tokenizer(300), byte_level_tokenizer(320), "Ben has 5")
+    found = infifusion.align_texts(
+        byte_level_tokenizer(300), byte_level_tokenizer(320), "Ben has 5"
+    )
     with pytest.raises(DataError, match="carry: expected an array of"):
         found.carry(np.full((2, 300), 1 / 300))
     with pytest.raises(DataError, match="do not belong together"):
         found.carry(np.full((len(found.source_ids[0]), 9), 1 / 9))
     with pytest.raises(DataError, match="there is no text"):
-        infifusion.align(byte_level_tokenizer(300), byte_level_tokenizer(320), "")
+        infifusion.align_texts(byte_level_tokenizer(300), byte_level_tokenizer(320), "")
 
 
 def test_merge_takes_a_dict_and_gives_a_folder_that_loads(suite: Path, tmp_path: Path) -> None:
     pivot = str(suite / "pivot")
     config = {"merge_method": "linear", "models": [{"model": pivot, "parameters": {"weight": 1}}]}
-    details = infifusion.merge(config, tmp_path / "out")
+    details = infifusion.merge_models(config, tmp_path / "out")
     assert details["method"] == "linear" and (tmp_path / "out" / "README.md").exists()
     before = AutoModelForCausalLM.from_pretrained(pivot).state_dict()
     after = AutoModelForCausalLM.from_pretrained(tmp_path / "out").state_dict()
     assert before.keys() == after.keys() and len(before) > 10
     assert all(torch.equal(after[name], value) for name, value in before.items())
     with pytest.raises(RecipeError, match="merge_methods: there is no such key. Did you mean"):
-        infifusion.merge({**config, "merge_methods": "x"}, tmp_path / "other")
+        infifusion.merge_models({**config, "merge_methods": "x"}, tmp_path / "other")
 
 
 @pytest.mark.slow

@@ -37,8 +37,8 @@ from infifusion.align.project import Positions, project
 from infifusion.align.vocabulary import How, VocabularyMap, vocabulary_map
 from infifusion.fuse import uncertainty
 from infifusion.fuse.gate import better_in_domain, better_on_response
-from infifusion.merge import rsaf
-from infifusion.merge.blocks import Blocks, Raw
+from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.methods import rsaf
 from infifusion.types import Aligned, Beliefs
 
 FOLDER = Path(__file__).parents[1] / "figures"

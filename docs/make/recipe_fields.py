@@ -15,11 +15,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from infifusion import choose, fuse, losses, merge
+from infifusion import choose, fuse, losses
+from infifusion.merge import methods as merge
+from infifusion.merge.engine.file import MergeFile, Scalar, Setting
 from infifusion.recipe import Recipe
-from infifusion.stages.merge_file import MergeFile, Scalar, Setting
 from infifusion.strict import Strict
-from infifusion.sweep import Sweep
+from infifusion.sweep.file import Sweep
 
 PAGE = Path(__file__).parents[1] / "recipe_fields.md"
 HEAD = """\

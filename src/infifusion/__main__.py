@@ -1,6 +1,6 @@
 """`python -m infifusion`, for torchrun and accelerate."""
 
-from infifusion.cli import main
+from infifusion.commands.cli import main
 
 if __name__ == "__main__":
     main()

@@ -11,7 +11,7 @@ from infifusion.demo.domains import DOMAINS, split_of
 from infifusion.demo.models import PIVOT, SOURCES
 from infifusion.errors import ArtifactError
 from infifusion.recipe import DataSource, load_recipe
-from infifusion.records import read_json
+from infifusion.store.records import read_json
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ import pytest
 from infifusion.demo.domains import DOMAINS, problems
 from infifusion.demo.suite import as_record
 from infifusion.demo.tasks import TASKS
-from infifusion.evals.sandbox import available
 from infifusion.evals.scoring import Output, score_outputs, summarise
+from infifusion.sandbox.programs import available
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
 EACH = [pytest.param(d, marks=needs_sandbox if d == "code" else ()) for d in DOMAINS]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.receipts import hashes_of, sign
+from infifusion.store.receipts import hashes_of, sign
 from infifusion.train.checkpoints import WHOLE
 
 ASK = """

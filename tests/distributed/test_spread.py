@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import arithmetic, write_jsonl
 
-from infifusion.stages.spread import my_part, wait_for
+from infifusion.store.spread import my_part, wait_for
 
 
 def launch(recipe: Path, out: Path, *, processes: int, until: str = "report") -> None:

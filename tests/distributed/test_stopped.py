@@ -14,7 +14,7 @@ import pytest
 import yaml
 from conftest import lives
 
-from infifusion.lock import LOCK
+from infifusion.store.lock import LOCK
 
 MODEL = "distill/unified/model"
 WITHIN = 60.0  # seconds; the other process has stopped by then

@@ -11,8 +11,8 @@ from markdown_blocks import ROOT, blocks_of
 from safetensors.numpy import load_file
 from typer.testing import CliRunner
 
-from infifusion import cli
-from infifusion.records import read_json
+from infifusion.commands import cli
+from infifusion.store.records import read_json
 
 pytestmark = pytest.mark.slow
 PAGE = ROOT / "docs" / "adding.md"

@@ -37,7 +37,7 @@ def test_yaml_blocks_are_keys_of_a_recipe() -> None:
 
 
 def test_commands_are_the_commands_there_are() -> None:
-    from infifusion.cli import app
+    from infifusion.commands.cli import app
 
     known = {
         one.name or (one.callback and one.callback.__name__) for one in app.registered_commands

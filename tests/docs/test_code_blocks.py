@@ -15,18 +15,18 @@ from markdown_blocks import BLOCKS, PAGES, ROOT, Block
 from torch.distributed.run import get_args_parser
 from typer.main import get_command
 
-from infifusion import cli
+from infifusion.commands import cli
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.fuse import PARAMS as FUSE_PARAMS
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
-from infifusion.merge import METHODS
-from infifusion.merge import PARAMS as MERGE_PARAMS
+from infifusion.merge.engine.file import check_parameters, read_merge_file
+from infifusion.merge.methods import METHODS
+from infifusion.merge.methods import PARAMS as MERGE_PARAMS
+from infifusion.named import function_and_params
 from infifusion.recipe import Recipe, load_recipe
 from infifusion.registry import look_up
-from infifusion.stages.merge_file import check_parameters, read_merge_file
-from infifusion.stages.named import function_and_params
-from infifusion.sweep import load_sweep
+from infifusion.sweep.file import load_sweep
 
 CODE = ("bash", "python", "yaml")
 TEXT = ("text", "bibtex", "markdown", "json")

@@ -12,11 +12,11 @@ from infifusion.evals.answers import (
     last_boxed,
     number_after_hashes,
 )
-from infifusion.evals.sandbox import available
 from infifusion.evals.scoring import Output, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.evals.tasks.gsm8k import FLEXIBLE, STRICT
 from infifusion.evals.tasks.humaneval import program_of
+from infifusion.sandbox.programs import available
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")

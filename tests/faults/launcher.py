@@ -29,7 +29,7 @@ import lm_eval.evaluator  # noqa: F401
 import torch
 from tqdm import tqdm
 
-import infifusion.cli
+import infifusion.commands.cli
 
 for name in ("stages.run", "evals.generation", "evals.lm_tasks"):
     importlib.import_module(f"infifusion.{name}")
@@ -107,7 +107,7 @@ def start(
         time.time = lambda: NOON
         time.monotonic = lambda: 0.0
         before()
-        infifusion.cli.main()
+        infifusion.commands.cli.main()
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(bool(end.code))

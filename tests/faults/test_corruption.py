@@ -14,21 +14,21 @@ import pytest
 import yaml
 from conftest import write_jsonl
 
-from infifusion.artifacts import EXACT, MANIFEST, STARTED, open_stage, read_manifest
 from infifusion.errors import ArtifactError
-from infifusion.hashes import sha256_of
 from infifusion.recipe import Recipe, load_recipe
-from infifusion.records import read_record, write_json, write_record
 from infifusion.report.run_folder import read_run
 from infifusion.stages import evaluate as evaluating
 from infifusion.stages import fuse as fusing
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import compare_models, evaluate
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import fuse
 from infifusion.stages.merge import merge
 from infifusion.stages.run import run_recipe
 from infifusion.stages.teach import teach
+from infifusion.store.artifacts import EXACT, MANIFEST, STARTED, open_stage, read_manifest
+from infifusion.store.folders import RunFolder
+from infifusion.store.hashes import sha256_of
+from infifusion.store.records import read_record, write_json, write_record
 from infifusion.train.trainer import FusionTrainer
 
 SEED = random.Random(0)
@@ -439,8 +439,8 @@ def test_a_signed_manifest_that_lacks_something_is_damaged(tmp_path: Path) -> No
 def test_a_merge_makes_anew_a_shard_that_was_damaged_while_it_was_away(
     copied: tuple[Recipe, RunFolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from infifusion.stages import merge_weights
-    from infifusion.weights import walker
+    from infifusion.merge.engine import walker
+    from infifusion.merge.engine import weights as merge_weights
 
     recipe, folder = copied
     model = folder.merge("pairwise") / "model/model.safetensors"

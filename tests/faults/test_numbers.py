@@ -17,7 +17,8 @@ from infifusion.errors import CheckpointError, NumericsError, RunError
 from infifusion.teacher.answer import Sampling, answer
 from infifusion.teacher.forward import believe, make_teacher
 from infifusion.teacher.temperature import fit_temperature
-from infifusion.train.run import Job, train
+from infifusion.train.job import Job
+from infifusion.train.run import train
 from infifusion.types import Rendered, Target
 
 VOCABULARY, EXAMPLES, LENGTH, RESPONSE = 300, 16, 12, 8

@@ -14,17 +14,17 @@ import yaml
 from conftest import write_jsonl
 
 from infifusion.errors import RunError
-from infifusion.memory import BatchSize, ran_out
+from infifusion.process.memory import BatchSize, ran_out
 from infifusion.recipe import Recipe, load_recipe
-from infifusion.records import read_json
 from infifusion.stages import respond as responding
 from infifusion.stages import teach as teaching
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import evaluate
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.prepare import prepare
 from infifusion.stages.respond import respond
 from infifusion.stages.teach import teach
+from infifusion.store.folders import RunFolder
+from infifusion.store.records import read_json
 from infifusion.teacher import load
 from infifusion.train import run as training
 
@@ -218,7 +218,7 @@ def test_bits_per_byte_fit_too(
     monkeypatch: pytest.MonkeyPatch,
     said: pytest.LogCaptureFixture,
 ) -> None:
-    from infifusion.stages import bits
+    from infifusion.teacher import bits
 
     recipe = small()
     folder = prepared(recipe, tmp_path / "run")

@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from infifusion.artifacts import open_stage
 from infifusion.data.store import load_rendered, write_rendered
 from infifusion.errors import RunError
-from infifusion.receipts import FilePieces, hashes_of, sign
+from infifusion.store.artifacts import open_stage
+from infifusion.store.receipts import FilePieces, hashes_of, sign
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.train.checkpoints import WHOLE, Checkpoints
 from infifusion.types import Beliefs, Rendered

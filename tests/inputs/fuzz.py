@@ -26,12 +26,12 @@ from infifusion.data.examples import read_examples
 from infifusion.data.prompts import read_prompts
 from infifusion.data.store import load_answers, load_examples, load_responses
 from infifusion.errors import InfiFusionError
+from infifusion.merge.engine.file import read_merge_file
+from infifusion.merge.engine.plan import plan_file
 from infifusion.recipe import DataSource, PromptSource, load_recipe
-from infifusion.records import read_json
-from infifusion.report.page import write_report
-from infifusion.stages.merge_file import read_merge_file
-from infifusion.stages.merge_plan import plan_file
-from infifusion.sweep import load_sweep
+from infifusion.report.pages.page import write_report
+from infifusion.store.records import read_json
+from infifusion.sweep.file import load_sweep
 
 RECIPE: dict[str, Any] = {
     "name": "r",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from infifusion.cli import main
+from infifusion.commands.cli import main
 
 
 @dataclass(frozen=True)

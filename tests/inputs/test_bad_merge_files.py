@@ -15,7 +15,7 @@ from fields import misspelt, models_in, out_of_range, spots, with_value, wrong_t
 from refusals import assert_refused, infifusion
 from safetensors.torch import load_file, save_file
 
-from infifusion.stages.merge_file import MergeFile
+from infifusion.merge.engine.file import MergeFile
 
 PAIR = [{"model": "one", "parameters": {}}, {"model": "two", "parameters": {}}]
 LINEAR: dict[str, Any] = {"merge_method": "linear", "models": PAIR, "parameters": {"weight": 1}}

@@ -11,7 +11,7 @@ import yaml
 from fields import misspelt, out_of_range, spots, with_value, wrong_types
 from refusals import assert_refused
 
-from infifusion.sweep import Sweep
+from infifusion.sweep.file import Sweep
 
 RECIPE: dict[str, Any] = {
     "pivot": {"model": "p"},

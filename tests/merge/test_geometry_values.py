@@ -7,10 +7,10 @@ import math
 import numpy as np
 import pytest
 
-from infifusion.merge import METHODS, PARAMS
-from infifusion.merge.blocks import Blocks, Raw
-from infifusion.merge.result import in_memory
-from infifusion.merge.rsaf import Params, across_tensors, measure
+from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.blocks.result import in_memory
+from infifusion.merge.methods import METHODS, PARAMS
+from infifusion.merge.methods.rsaf import Params, across_tensors, measure
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 

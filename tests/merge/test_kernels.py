@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from infifusion.merge import kernels
-from infifusion.merge.arrays import encode
-from infifusion.merge.blocks import Block, Blocks, NotFinite, Raw
+from infifusion.merge.blocks import kernels
+from infifusion.merge.blocks.arrays import encode
+from infifusion.merge.blocks.blocks import Block, Blocks, NotFinite, Raw
 
 SPECIAL = [0.0, -0.0, 1.0, -1.5, 3.3895314e38, 1e-40, 65504.0, np.inf, -np.inf, np.nan]
 

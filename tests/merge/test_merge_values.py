@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from infifusion.merge import METHODS, NEEDS_BASE, PARAMS
-from infifusion.merge.blocks import Blocks, Raw
-from infifusion.merge.result import in_memory
-from infifusion.merge.rsaf import gaussian_skewness
-from infifusion.merge.rsaf import skewness as skewness_of_powers
+from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.blocks.result import in_memory
+from infifusion.merge.methods import METHODS, NEEDS_BASE, PARAMS
+from infifusion.merge.methods.rsaf import gaussian_skewness
+from infifusion.merge.methods.rsaf import skewness as skewness_of_powers
 
 BASE = torch.tensor([1.0, 1.0, 1.0, 1.0])
 DELTA = torch.tensor([[4.0, 1.0, 0.0, 2.0], [2.0, -3.0, 0.0, 2.0]])

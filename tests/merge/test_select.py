@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from infifusion.merge import select
-from infifusion.merge.arrays import HostArrays
-from infifusion.merge.blocks import Blocks, Raw
-from infifusion.merge.select import largest
+from infifusion.merge.blocks import select
+from infifusion.merge.blocks.arrays import HostArrays
+from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.blocks.select import largest
 
 
 def chosen(values_RP: np.ndarray, counts: list[list[int]], *, step: int) -> np.ndarray:

@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from infifusion.merge import METHODS, NEEDS_BASE, PARAMS, kernels, select
-from infifusion.merge.arrays import HOST, Arrays, HostArrays, encode
-from infifusion.merge.arrays_torch import TorchArrays
-from infifusion.merge.blocks import Blocks, NotFinite, Raw
-from infifusion.merge.kernels_torch import TorchKernels, in_pairs, joined_in_pairs
-from infifusion.merge.result import Merged, in_memory
+from infifusion.merge.blocks import kernels, select
+from infifusion.merge.blocks.arrays import HOST, Arrays, HostArrays, encode
+from infifusion.merge.blocks.arrays_torch import TorchArrays
+from infifusion.merge.blocks.blocks import Blocks, NotFinite, Raw
+from infifusion.merge.blocks.kernels_torch import TorchKernels, in_pairs, joined_in_pairs
+from infifusion.merge.blocks.result import Merged, in_memory
+from infifusion.merge.methods import METHODS, NEEDS_BASE, PARAMS
 
 TORCH = TorchArrays(device="cpu")
 CASES = [

@@ -13,9 +13,9 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from infifusion.stages.merge_file import read_merge_file
-from infifusion.stages.merge_plan import plan_file
-from infifusion.stages.merge_weights import run_plan
+from infifusion.merge.engine.file import read_merge_file
+from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.weights import run_plan
 
 LAYERS = 4
 DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-from infifusion.records import write_record
+from infifusion.store.records import write_record
 
 TASKS = ("demo_sums", "demo_boxed", "demo_code")
 DOMAINS = ("sums", "boxed", "code")

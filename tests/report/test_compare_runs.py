@@ -10,10 +10,10 @@ import pytest
 from run_folder_maker import SOURCES, TASKS, make_run_folder
 from typer.testing import CliRunner
 
-from infifusion.cli import app
+from infifusion.commands.cli import app
 from infifusion.errors import ArtifactError
-from infifusion.report.compare import comparison_view, read_runs, write_comparison
-from infifusion.report.export import export_figures
+from infifusion.report.pages.compare import comparison_view, read_runs, write_comparison
+from infifusion.report.pages.export import export_figures
 
 NAMED = ["unified", "pairwise", "sft", "pivot", *(f"source:{name}" for name in SOURCES)]
 

@@ -9,10 +9,10 @@ import pytest
 from browser_watch import chromium, watched_pages
 from run_folder_maker import ATTACK, make_run_folder
 
-from infifusion.report.compare import write_comparison
-from infifusion.report.diff_page import diff_page
-from infifusion.report.page import write_report
-from infifusion.report.sweep import page_of
+from infifusion.report.pages.compare import write_comparison
+from infifusion.report.pages.diff_page import diff_page
+from infifusion.report.pages.page import write_report
+from infifusion.report.pages.sweep import page_of
 from infifusion.report.visible import HIDDEN, visible
 
 TABS = ["better", "items", "taught", "training", "merge", "alignment", "cost", "use", "reproduce"]

@@ -12,7 +12,7 @@ from page_reader import Page
 from run_folder_maker import make_run_folder
 
 from infifusion.report.document import script_json
-from infifusion.report.page import write_report
+from infifusion.report.pages.page import write_report
 
 
 @pytest.fixture(scope="module")

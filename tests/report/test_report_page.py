@@ -15,7 +15,7 @@ from page_reader import Page
 from run_folder_maker import ATTACK, DOMAINS, RIGHT, TASKS, make_run_folder, write
 
 from infifusion.errors import ArtifactError
-from infifusion.report.page import write_report
+from infifusion.report.pages.page import write_report
 from infifusion.report.words import outcome, p_value, verdicts
 
 
@@ -278,7 +278,8 @@ def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
 
 def test_the_report_imports_neither_torch_nor_numpy() -> None:
     code = (
-        "import sys, infifusion.report.page, infifusion.report.card, infifusion.report.table\n"
+        "import sys, infifusion.report.pages.page, infifusion.report.card\n"
+        "import infifusion.report.table\n"
         "print([name for name in ('torch', 'numpy') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

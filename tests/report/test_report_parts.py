@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from infifusion.process.meter import duration
 from infifusion.report.charts.chart import number
-from infifusion.report.merges import _mean_coefficients
+from infifusion.report.tabs.merges import _mean_coefficients
+from infifusion.report.tabs.training import POINTS, _thinned
 from infifusion.report.tensors import Place, grid_of, place_of
-from infifusion.report.training import POINTS, _thinned
 from infifusion.report.visible import cut, visible
-from infifusion.report.words import data_size, duration, headline, joined
+from infifusion.report.words import data_size, headline, joined
 
 
 @pytest.mark.parametrize(

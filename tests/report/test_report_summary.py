@@ -12,7 +12,7 @@ from rich.console import Console
 from run_folder_maker import DOMAINS, RIGHT, SOURCES, TASKS, make_run_folder
 
 from infifusion.report.card import hub_name, write_model_card
-from infifusion.report.page import write_report
+from infifusion.report.pages.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table, markdown_table
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from infifusion.report.sweep import (
+from infifusion.report.pages.sweep import (
     csv_table,
     markdown_of,
     markdown_table,

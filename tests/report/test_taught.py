@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from run_folder_maker import ATTACK, SOURCES, make_run_folder, write
 
-from infifusion.report.alignment import worst_tokens_view
-from infifusion.report.deltas import deltas_view
 from infifusion.report.run_folder import Run, read_run
 from infifusion.report.summary import summary_of
-from infifusion.report.tokens import SAMPLES_PER_TARGET, tokens_view
+from infifusion.report.tabs.alignment import worst_tokens_view
+from infifusion.report.tabs.deltas import deltas_view
+from infifusion.report.tabs.tokens import SAMPLES_PER_TARGET, tokens_view
 from infifusion.report.use import EXAMPLE, use_view
 
 

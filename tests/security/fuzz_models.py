@@ -21,9 +21,9 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fuzzing import Language, Target, as_json, changed, main, moved_about, one_file
 
 from infifusion.errors import InfiFusionError
-from infifusion.evals.sandbox_peer import NONSENSE, Peer
-from infifusion.stages.merge_models import open_model
-from infifusion.weights.reader import INDEX, SINGLE, Checkpoint, read_header
+from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_header
+from infifusion.merge.engine.models import open_model
+from infifusion.sandbox.peer import NONSENSE, Peer
 
 HEADER: dict[str, Any] = {
     "__metadata__": {"format": "pt"},

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError, TokenizerError
+from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config, read_header
+from infifusion.merge.engine.models import open_model
 from infifusion.recipe import Model, Recipe
-from infifusion.stages.merge_models import open_model
 from infifusion.teacher.load import load_model
 from infifusion.train.start import Start, load_start
-from infifusion.weights.reader import INDEX, SINGLE, Checkpoint, read_config, read_header
 
 
 class Planted:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import infifusion
-from infifusion.evals.sandbox import available, check_program
+from infifusion.sandbox.programs import available, check_program
 
 pytestmark = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
 
@@ -274,8 +274,8 @@ def test_no_process_survives():
     """A process that takes over orphans ends up with none."""
     script = """
 import ctypes, os, sys, time
-from infifusion.evals import sandbox_host
-from infifusion.evals.sandbox import check_program
+from infifusion.sandbox import host
+from infifusion.sandbox.programs import check_program
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # PR_SET_CHILD_SUBREAPER
 for program, test in (
     ("def f(): return 1", "assert f() == 1"),
@@ -286,7 +286,7 @@ for program, test in (
     ("import os\\nwhile True:\\n try: os.fork()\\n except OSError: pass", ""),
 ):
     check_program(program, test, timeout=1.0)
-sandbox_host.close_hosts()
+host.close_hosts()
 deadline = time.monotonic() + 5
 while True:
     try:
@@ -312,7 +312,7 @@ def test_it_holds_for_root_and_for_nobody():
     script = """
 import os
 import infifusion
-from infifusion.evals.sandbox import available, check_program
+from infifusion.sandbox.programs import available, check_program
 assert available()[0], available()
 who = "import os\\ndef f(): return os.getuid()"
 assert check_program(who, f"assert f() == {os.getuid()}").passed
@@ -326,7 +326,7 @@ assert "timeout" in check_program("while True: pass", "", timeout=1.0).reason
         package = Path(folder) / "infifusion"
         here = Path(infifusion.__file__).parent
         (package / "evals").mkdir(parents=True)
-        for name in ("__init__.py", "errors.py", "evals/__init__.py", "evals/seccomp.py"):
+        for name in ("__init__.py", "errors.py", "evals/__init__.py", "sandbox/seccomp.py"):
             shutil.copy(here / name, package / name)
         for path in (here / "evals").glob("sandbox*.py"):
             shutil.copy(path, package / "evals")

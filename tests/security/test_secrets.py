@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from infifusion.records import read_json
+from infifusion.store.records import read_json
 
 TOKEN = "hf_" + "Planted0" * 5
 ENVIRONMENT = {"HF_TOKEN": "hf_" + "Environ1" * 5, "WANDB_API_KEY": "planted-wandb-0123456789"}

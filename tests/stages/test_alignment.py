@@ -11,20 +11,19 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from infifusion import cli
 from infifusion.align.byte_spans import token_table
 from infifusion.align.min_ed import pair_by_edit_distance
-from infifusion.data.store import load_rendered
+from infifusion.commands import cli
+from infifusion.data.store import load_rendered, load_target
 from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.errors import ArtifactError
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json
 from infifusion.stages.combine import positions
-from infifusion.stages.folders import RunFolder
-from infifusion.stages.fuse import load_target
 from infifusion.stages.mapping import map_between
 from infifusion.stages.online import OnlineTarget
+from infifusion.store.folders import RunFolder
+from infifusion.store.records import read_json
 
 TARGETS = {
     "by_bytes": {"function": "mean", "sources": ["b"], "gate": "none"},

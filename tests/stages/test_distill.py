@@ -9,8 +9,8 @@ import torch
 
 from infifusion.recipe import Recipe
 from infifusion.stages.distill import distill
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.prepare import prepare
+from infifusion.store.folders import RunFolder
 
 
 def weights_in_memory() -> int:

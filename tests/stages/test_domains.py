@@ -13,10 +13,10 @@ from test_whole_run import command
 
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import DataError
+from infifusion.estimate.plan import plan_recipe
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json
-from infifusion.stages.folders import RunFolder
-from infifusion.stages.plan import plan_recipe
+from infifusion.store.folders import RunFolder
+from infifusion.store.records import read_json
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from infifusion.recipe import Recipe
 from infifusion.stages.evaluate import evaluate, settings_of
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.prepare import prepare
+from infifusion.store.folders import RunFolder
 
 
 def test_scores_of_a_sample_of_the_items_belong_to_the_seed_that_drew_it(make_recipe) -> None:

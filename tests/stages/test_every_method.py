@@ -11,12 +11,12 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from infifusion import cli
+from infifusion.commands import cli
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.losses import LOSSES
-from infifusion.merge import METHODS
+from infifusion.merge.methods import METHODS
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json
+from infifusion.store.records import read_json
 
 ROOT = Path(__file__).parents[2]
 

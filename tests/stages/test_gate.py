@@ -12,12 +12,11 @@ import yaml
 from test_whole_run import command
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.store import load_examples, load_rendered, load_target
 from infifusion.errors import RecipeError
 from infifusion.recipe import Recipe
-from infifusion.stages.folders import RunFolder
-from infifusion.stages.fuse import load_target
 from infifusion.stages.teaching import who_may_teach
+from infifusion.store.folders import RunFolder
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
 

@@ -10,10 +10,10 @@ from conftest import byte_level_tokenizer, tiny_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from infifusion.commands.merge_models import merge_command
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.engine.file import read_merge_file
 from infifusion.stages.merge import TAU0_CANDIDATES, choose_tau0
-from infifusion.stages.merge_command import merge_command
-from infifusion.stages.merge_file import read_merge_file
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,9 @@ from infifusion.data.store import load_rendered
 from infifusion.data.tokenize import gold_ids
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json
 from infifusion.stages.run import run_recipe
 from infifusion.stages.teaching import LIKELIEST, WORST_TOKENS
+from infifusion.store.records import read_json
 
 
 @pytest.fixture(scope="module")

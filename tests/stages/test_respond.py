@@ -15,15 +15,15 @@ from conftest import byte_level_tokenizer, learn, sentencepiece_tokenizer, tiny_
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
-from infifusion import cli
+from infifusion.commands import cli
 from infifusion.data.store import load_examples, load_rendered, read_lines
 from infifusion.data.tokenizers import encode, load_tokenizer
 from infifusion.errors import ArtifactError, DataError, RecipeError
-from infifusion.records import read_json
 from infifusion.stages import respond as stage
 from infifusion.stages.decide import Verifiers
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.rendering import open_renderer
+from infifusion.store.folders import RunFolder
+from infifusion.store.records import read_json
 
 LEFT = {"a?\n": "#### 1", "bb?\n": "#### 2", "ccc?\n": "é #### 3"}
 RIGHT = {"dddd?\n": "#### 4", "eeeee?\n": "#### 5", "ffffff?\n": "#### 6"}

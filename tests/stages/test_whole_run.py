@@ -12,12 +12,12 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from infifusion import cli
+from infifusion.commands import cli
 from infifusion.data.store import load_rendered
 from infifusion.errors import ArtifactError, InfiFusionError
 from infifusion.recipe import load_recipe
-from infifusion.records import read_json
 from infifusion.stages.run import run_recipe
+from infifusion.store.records import read_json
 from infifusion.types import Beliefs
 
 
@@ -77,7 +77,7 @@ def test_a_second_run_computes_nothing(finished: Path, monkeypatch: pytest.Monke
 
     for name in ("teach.teacher_of", "distill.train", "merge.merge_checkpoints"):
         monkeypatch.setattr(f"infifusion.stages.{name}", refuse)
-    monkeypatch.setattr("infifusion.stages.bits.load_model", refuse)
+    monkeypatch.setattr("infifusion.teacher.bits.load_model", refuse)
     before = read_json(finished / "out" / "summary.json")
     recipe, out = finished / "recipe.yaml", finished / "out"
     assert command("run", recipe, "--run-dir", out).exit_code == 0
@@ -245,7 +245,7 @@ def test_list_names_every_method_with_its_line_and_file() -> None:
     assert set(table) == {"fusion functions", "losses", "merge methods", "choosers", "tasks"}
     assert {"entropy_per_byte", "agreement", "unit_tests"} == table["choosers"].keys()
     assert {"uncertainty", "bayes", "min_ce"} <= table["fusion functions"].keys()
-    assert table["merge methods"]["rsaf"]["file"] == "src/infifusion/merge/rsaf.py"
+    assert table["merge methods"]["rsaf"]["file"] == "src/infifusion/merge/methods/rsaf.py"
     root = Path(cli.__file__).parents[2]
     for entries in table.values():
         for entry in entries.values():
@@ -257,10 +257,10 @@ def test_an_online_target_has_the_rows_of_the_cached_one(
 ) -> None:
     import numpy as np
 
+    from infifusion.data.store import load_target
     from infifusion.recipe import load_recipe
-    from infifusion.stages.folders import RunFolder
-    from infifusion.stages.fuse import load_target
     from infifusion.stages.online import OnlineTarget
+    from infifusion.store.folders import RunFolder
 
     recipe, folder = load_recipe(finished / "recipe.yaml"), RunFolder(finished / "out")
     targets = {target.name: target for target in recipe.resolve().targets}

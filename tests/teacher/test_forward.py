@@ -10,10 +10,10 @@ from conftest import tiny_model
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from infifusion.errors import ArtifactError, CheckpointError, NumericsError
-from infifusion.lm_head import check_head, split_head
 from infifusion.recipe import Model
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.forward import batches, believe, make_teacher
+from infifusion.teacher.lm_head import check_head, split_head
 from infifusion.teacher.load import load_model
 from infifusion.types import Beliefs, Rendered
 

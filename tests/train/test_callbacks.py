@@ -15,7 +15,8 @@ from infifusion.recipe import Recipe
 from infifusion.stages.check import check_recipe
 from infifusion.train.arguments import check_arguments
 from infifusion.train.callbacks import find_callbacks, make_callbacks
-from infifusion.train.run import Job, train
+from infifusion.train.job import Job
+from infifusion.train.run import train
 
 MINE = """
 from transformers import TrainerCallback

@@ -14,9 +14,9 @@ from torch import nn
 from torch.nn import functional
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config
 
-from infifusion.lm_head import LanguageModelHead
 from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
+from infifusion.teacher.lm_head import LanguageModelHead
 from infifusion.train.chunked import with_position_loss
 from infifusion.train.head_loss import HeadLoss, Rows
 

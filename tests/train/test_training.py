@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
 
-from infifusion import cli
+from infifusion.commands import cli
 from infifusion.data.tokenize import take
 from infifusion.errors import CheckpointError, NumericsError, RecipeError
 from infifusion.losses import LOSSES
@@ -26,7 +26,8 @@ from infifusion.recipe import Lora
 from infifusion.train.arguments import check_arguments
 from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import with_position_loss
-from infifusion.train.run import Job, train
+from infifusion.train.job import Job
+from infifusion.train.run import train
 from infifusion.types import Rendered, Target
 
 VOCABULARY = 300

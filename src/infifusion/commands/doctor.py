@@ -11,7 +11,7 @@ from infifusion.commands.options import AsJson
 
 def doctor(as_json: AsJson = False) -> None:
     """Say whether this machine is ready. One line per check, each with what mends it."""
-    from infifusion.stages.doctor import as_values, examine
+    from infifusion.setup.doctor import as_values, examine
 
     findings = examine()
     values = as_values(findings)

@@ -47,12 +47,12 @@ def init(
 
     Asks on a terminal for what the options do not give; or --template takes a whole recipe.
     """
-    from infifusion.stages.init_templates import template_list
+    from infifusion.setup.templates import template_list
 
     if template == "list":
         typer.echo(template_list())
         return
-    from infifusion.stages.init import Wishes, write_recipe
+    from infifusion.setup.init import Wishes, write_recipe
 
     sources, trained, held = list(source or []), list(train or []), list(held_out or [])
     if template is None:

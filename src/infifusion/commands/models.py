@@ -47,7 +47,7 @@ def merge(
     as_json: AsJson = False,
 ) -> None:
     """Merge weights of models of one architecture. MERGE.yaml is mergekit's format."""
-    from infifusion.stages.merge_command import merge_command
+    from infifusion.commands.merge_models import merge_command
 
     if push_to_hub and (plan or dry_run):
         raise typer.BadParameter("--push-to-hub uploads a merge: leave out --plan and --dry-run.")
@@ -79,7 +79,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say how models differ from a base. What to know before choosing a merge."""
-    from infifusion.stages.diff import diff_command
+    from infifusion.merge.engine.diff import diff_command
 
     text, values = diff_command(models, html=html)
     typer.echo(json.dumps(values) if as_json else text)
@@ -95,7 +95,7 @@ def align(
     as_json: AsJson = False,
 ) -> None:
     """Say how well two tokenizers fit, before any GPU is paid."""
-    from infifusion.stages.align import align_table, align_tokenizers
+    from infifusion.commands.align_tokenizers import align_table, align_tokenizers
 
     result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
     if as_json:
@@ -126,8 +126,8 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score models on tasks. The first is compared with each of the others item by item."""
+    from infifusion.commands.evaluate_models import evaluate_models
     from infifusion.report.table import console_table
-    from infifusion.stages.evaluate_command import evaluate_models
 
     result = evaluate_models(
         models,

@@ -40,7 +40,7 @@ def push(
 
 def upload(model_dir: Path, repo: str, *, public: bool = False) -> str:
     """Upload one folder; returns a sentence that says where it is."""
-    from infifusion.stages.push import push_model
+    from infifusion.commands.upload import push_model
 
     address = push_model(model_dir, repo, public=public)
     return f"Uploaded {model_dir} to {address} ({'public' if public else 'private'})."
@@ -50,7 +50,7 @@ def ready_to_upload(repo: str | None) -> None:
     """Ask the hub, before a merge starts, whether its result can be uploaded."""
     if repo is None:
         return
-    from infifusion.stages.push import check_login, check_repo
+    from infifusion.commands.upload import check_login, check_repo
 
     check_repo(repo)
     check_login()
@@ -60,7 +60,7 @@ def ready_to_push(asked: list[str] | None, recipe: Recipe) -> dict[str, str]:
     """Which model goes where, checked with the hub before a run starts."""
     if not asked:
         return {}
-    from infifusion.stages.push import check_login, models_to_push
+    from infifusion.commands.upload import check_login, models_to_push
 
     wanted = models_to_push(asked, recipe)
     check_login()
@@ -69,8 +69,8 @@ def ready_to_push(asked: list[str] | None, recipe: Recipe) -> dict[str, str]:
 
 def push_models_of(run_dir: Path, recipe: Recipe, wanted: dict[str, str]) -> None:
     """Upload what `ready_to_push` returned, from the first process alone."""
-    from infifusion.runtime import rank
-    from infifusion.stages.folders import RunFolder, model_paths
+    from infifusion.process.runtime import rank
+    from infifusion.store.folders import RunFolder, model_paths
 
     if rank() != 0:
         return

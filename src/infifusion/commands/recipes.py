@@ -73,13 +73,13 @@ def plan(
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
-    from infifusion.stages.plan import plan_recipe
-    from infifusion.stages.plan_table import plan_lines, plan_table
-    from infifusion.stages.plan_tokens import given_sizes
+    from infifusion.estimate.plan import plan_recipe
+    from infifusion.estimate.table import plan_lines, plan_table
+    from infifusion.estimate.tokens import given_sizes
 
     given = given_sizes(examples, tokens_per_example, response_tokens)
     if calibrate:
-        from infifusion.stages.plan_calibrate import calibrate_here
+        from infifusion.setup.calibrate import calibrate_here
 
         calibrate_here()
     found = plan_recipe(
@@ -158,7 +158,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Compare arms over settings and seeds. A recipe with lists in place of values."""
-    from infifusion.sweep import load_sweep
+    from infifusion.sweep.file import load_sweep
 
     loaded, worlds = load_sweep(sweep_file, assignments or [])
     if dry_run:
@@ -167,7 +167,7 @@ def sweep(
         typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
         typer.echo("Next: the same command without --dry-run.")
         return
-    from infifusion.stages.sweep import run_sweep
+    from infifusion.sweep.run import run_sweep
 
     run_sweep(
         loaded,

@@ -35,7 +35,7 @@ def report(
 ) -> None:
     """Write the report of a run again, or compare several runs."""
     if len(run_dirs) == 1:
-        from infifusion.report.page import write_report
+        from infifusion.report.pages.page import write_report
 
         if out is not None:
             raise typer.BadParameter(
@@ -43,19 +43,19 @@ def report(
             )
         page = write_report(run_dirs[0])
     else:
-        from infifusion.report.compare import write_comparison
+        from infifusion.report.pages.compare import write_comparison
 
         page = write_comparison(run_dirs, out or Path("comparison.html"))
     typer.echo(f"Report: {page}")
     if export is not None:
-        from infifusion.report.export import export_figures
+        from infifusion.report.pages.export import export_figures
 
         typer.echo(f"Figures: {len(export_figures(run_dirs, export))} files in {export}")
 
 
 def list_methods(as_json: AsJson = False) -> None:
     """List what a recipe can name. Fusion functions, losses, merge methods, choosers, tasks."""
-    from infifusion.stages.catalogue import catalogue
+    from infifusion.commands.catalogue import catalogue
 
     table = catalogue()
     if as_json:

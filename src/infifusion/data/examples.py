@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from infifusion.data.files import read_records
 from infifusion.data.formats import Format, Record, as_turns, recognise
 from infifusion.errors import DataError
+from infifusion.process.runtime import log
 from infifusion.recipe import DataFile, DataSource
 from infifusion.registry import nearest
-from infifusion.runtime import log
 from infifusion.types import Example, Message
 
 Entry = TypeVar("Entry")

@@ -1,4 +1,4 @@
-"""Examples, answers and rendered conversations on disk."""
+"""Examples, answers, rendered conversations and fused targets on disk."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
+import numpy as np
 from safetensors.numpy import save_file
 
-from infifusion.disk import unreadable
-from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
-from infifusion.records import Json
-from infifusion.types import Example, Message, Rendered, Written
-from infifusion.weights.reader import arrays_of
+from infifusion.merge.checkpoints.reader import arrays_of
+from infifusion.store.disk import unreadable
+from infifusion.store.durable import atomic_write
+from infifusion.store.records import Json
+from infifusion.types import Example, Message, Rendered, Target, Written
 
 Made = TypeVar("Made")
+ARRAYS = tuple(field.name for field in fields(Target))
+"""The arrays of a fused target, a file each."""
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
@@ -126,3 +129,8 @@ def load_rendered(path: Path) -> Rendered:
         ) from error
     except OSError as error:
         raise unreadable(path, error) from error
+
+
+def load_target(out: Path) -> Target:
+    """The memory-mapped arrays of a finished target."""
+    return Target(**{name: np.load(out / f"{name}.npy", mmap_mode="r") for name in ARRAYS})

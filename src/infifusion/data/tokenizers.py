@@ -11,9 +11,9 @@ import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from infifusion.errors import TokenizerError
-from infifusion.hashes import sha256_of_text
-from infifusion.runtime import log
-from infifusion.weights.reader import require_inside
+from infifusion.merge.checkpoints.reader import require_inside
+from infifusion.process.runtime import log
+from infifusion.store.hashes import sha256_of_text
 
 # Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
 PROBES = (

@@ -10,16 +10,18 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from infifusion.artifacts import State, close_stage, open_stage
 from infifusion.data.tokenize import as_rendered
 from infifusion.demo.domains import DOMAINS, Problem, code_test, drills, problems
 from infifusion.demo.models import PIVOT, SOURCES, Settings, new_model
-from infifusion.durable import atomic_write
-from infifusion.hashes import sha256_of_text
+from infifusion.process.bar import progress_bar
+from infifusion.process.runtime import log, quiet_libraries, set_up_logging
 from infifusion.recipe import Model
-from infifusion.runtime import log, progress_bar, quiet_libraries, set_up_logging
 from infifusion.stages.rendering import tokenize_examples
-from infifusion.train.run import Job, train
+from infifusion.store.artifacts import State, close_stage, open_stage
+from infifusion.store.durable import atomic_write
+from infifusion.store.hashes import sha256_of_text
+from infifusion.train.job import Job
+from infifusion.train.run import train
 from infifusion.types import Example, Message
 
 DISTILL_PER_DOMAIN = 600

@@ -16,8 +16,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from infifusion.evals.scoring import Output
-from infifusion.memory import BatchSize
-from infifusion.runtime import progress_bar
+from infifusion.process.bar import progress_bar
+from infifusion.process.memory import BatchSize
 from infifusion.teacher.answer import RefuseNaN, end_ids
 
 Base: Any = HFLM  # the decorator that registers HFLM hides its type

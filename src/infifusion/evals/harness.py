@@ -12,14 +12,14 @@ from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
-from infifusion.durable import atomic_write
-from infifusion.evals.sandbox import require_sandbox
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
-from infifusion.memory import BatchSize, free_memory
+from infifusion.process.memory import BatchSize, free_memory
+from infifusion.process.runtime import quiet_libraries
 from infifusion.recipe import Model
 from infifusion.registry import look_up
-from infifusion.runtime import quiet_libraries
+from infifusion.sandbox.programs import require_sandbox
+from infifusion.store.durable import atomic_write
 
 
 def evaluate_model(

@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import Any
 
 from infifusion.errors import RunError, SandboxError
-from infifusion.evals import sandbox_walls
-from infifusion.evals.seccomp import seccomp_filter
+from infifusion.sandbox import walls
+from infifusion.sandbox.seccomp import seccomp_filter
 
 START_TIMEOUT = 120.0  # seconds to import sympy, math-verify and lm-eval on a busy machine
 ITEM_TIMEOUT = 15.0  # seconds; above the 5 that lm-eval and math-verify allow themselves
@@ -208,12 +208,12 @@ def _wall_in() -> None:
     with open("/proc/self/statm", encoding="ascii") as file:
         taken = int(file.read().split()[0]) * os.sysconf("SC_PAGESIZE")
     files = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}
-    sandbox_walls.limit_resources({"RLIMIT_AS": taken + MEMORY, **files})
-    sandbox_walls.die_with_parent()
+    walls.limit_resources({"RLIMIT_AS": taken + MEMORY, **files})
+    walls.die_with_parent()
     libraries = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")
     readable = [sysconfig.get_path("stdlib"), *filter(os.path.exists, sys.path), *libraries]
     with contextlib.suppress(OSError, SandboxError):  # the limits above hold on any Linux
-        sandbox_walls.restrict(readable, seccomp_filter(platform.machine(), alarms=True))
+        walls.restrict(readable, seccomp_filter(platform.machine(), alarms=True))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from infifusion.errors import DataError
 from infifusion.evals.math_worker import MathWorker
-from infifusion.evals.sandbox import TIMEOUT, check_program
 from infifusion.evals.statistics import wilson_interval
 from infifusion.evals.tasks.task import Doc, Judgement, Task
-from infifusion.runtime import track
+from infifusion.process.bar import track
+from infifusion.sandbox.programs import TIMEOUT, check_program
 
 Item = dict[str, Any]
 

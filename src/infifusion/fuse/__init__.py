@@ -1,9 +1,5 @@
-"""Fusion functions: S aligned beliefs in, one target row per pivot position out.
+"""Fusion functions: S aligned beliefs in, one target row per pivot position out."""
 
-Called, infifusion.fuse(distributions) fuses arrays (infifusion.api.fuse).
-"""
-
-from infifusion.callable_package import make_callable
 from infifusion.fuse import (
     avg_ce,
     bayes,
@@ -39,5 +35,3 @@ PARAMS = {
     "max_logit": max_logit.Params,
     "uncertainty_logit": uncertainty_logit.Params,
 }
-
-make_callable(__name__)

@@ -19,20 +19,13 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from infifusion.errors import ArtifactError
+from infifusion.process.bar import figures
+from infifusion.process.meter import Meter, Work, shown_by
+from infifusion.process.redact import redact_text
+from infifusion.process.runtime import console, log, rank, shows_live
 from infifusion.progress.log_file import ONLY_HERE, log_file
-from infifusion.progress.meter import Meter, shown_by
-from infifusion.progress.state import (
-    PROGRESS,
-    RunState,
-    Status,
-    Step,
-    Work,
-    read_state,
-    write_state,
-)
-from infifusion.progress.view import figures, live_view
-from infifusion.redact import redact_text
-from infifusion.runtime import console, log, rank, shows_live
+from infifusion.progress.state import PROGRESS, RunState, Status, Step, read_state, write_state
+from infifusion.progress.view import live_view
 
 LOOK_EVERY = 1.0
 SAY_EVERY = 60.0

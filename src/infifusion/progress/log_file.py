@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from infifusion.process.runtime import ConsoleHandler, RedactedFormatter, log, rank, world_size
 from infifusion.progress.state import LOG
-from infifusion.runtime import ConsoleHandler, RedactedFormatter, log, rank, world_size
 
 ONLY_HERE = {"only_in_log_file": True}
 """`extra` of a message that the terminal has no use for."""

@@ -8,14 +8,13 @@ stands in the manifests, and nothing is decided by this file.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
 from infifusion.errors import ArtifactError
-from infifusion.progress.meter import Meter
-from infifusion.records import Json, read_json
+from infifusion.process.meter import Work
+from infifusion.store.records import Json, read_json
 
 PROGRESS = "progress.json"
 LOG = "log.txt"
@@ -29,40 +28,6 @@ class Status(StrEnum):
     DONE = "done"
     STOPPED = "stopped"
     FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Work:
-    """A meter at one moment. seconds: since it began; rates are None before there is one."""
-
-    title: str
-    done: int
-    total: int
-    unit: str
-    seconds: float
-    per_second: float | None
-    tokens_per_second: float | None
-    loss: float | None
-    curve: list[float]
-
-    @classmethod
-    def of(cls, meter: Meter) -> Work:
-        """What the meter shows now."""
-        rate, tokens = meter.rates()
-        return cls(
-            *(meter.title, meter.done, meter.total, meter.unit),
-            *(time.monotonic() - meter.began, rate, tokens, meter.loss, list(meter.curve.points)),
-        )
-
-    @property
-    def share(self) -> float:
-        """From 0 to 1."""
-        return min(1.0, self.done / self.total) if self.total else 1.0
-
-    @property
-    def left(self) -> float | None:
-        """Seconds, at the rate of the last minute."""
-        return (self.total - self.done) / self.per_second if self.per_second else None
 
 
 @dataclass

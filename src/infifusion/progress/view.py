@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
-from rich.console import Console, Group, RenderableType
-from rich.progress_bar import ProgressBar
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from infifusion.progress.meter import Meter
-from infifusion.progress.state import RunState, Status, Work
-from infifusion.report.words import duration
+from infifusion.process.bar import work_line
+from infifusion.process.meter import duration
+from infifusion.progress.state import RunState, Status
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 24
@@ -36,41 +35,6 @@ def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
     low, high = min(means), max(means)
     scale = (len(BLOCKS) - 1) / (high - low) if high > low else 0.0
     return "".join(BLOCKS[round((value - low) * scale)] for value in means)
-
-
-def figures(work: Work) -> str:
-    """What is known of it, such as 312/700 steps, 45 %, 1,234 tokens/s, loss 0.513, 3 s left."""
-    if not work.total:
-        return "starting"
-    unit = f" {work.unit}" if work.unit else ""
-    said = [f"{work.done:,}/{work.total:,}{unit}", f"{100 * work.share:.0f} %"]
-    if work.tokens_per_second is not None:
-        said.append(f"{work.tokens_per_second:,.0f} tokens/s")
-    elif work.per_second is not None:
-        said.append(f"{work.per_second:,.3g} {work.unit or 'items'}/s")
-    if work.loss is not None:
-        said.append(f"loss {work.loss:.4g}")
-    if work.left is not None and work.done < work.total:
-        said.append(f"{duration(work.left)} left")
-    return ", ".join(said)
-
-
-def work_line(work: Work, *, width: int) -> RenderableType:
-    """Title, bar and figures; the bar goes first where the terminal is narrow."""
-    grid = Table.grid(padding=(0, 1))
-    room = width - len(work.title) - len(figures(work)) - 4
-    cells: list[RenderableType] = [Text(work.title, no_wrap=True)]
-    if room >= 8:
-        cells.append(
-            ProgressBar(total=max(1, work.total), completed=work.done, width=min(40, room))
-        )
-    grid.add_row(*cells, Text(figures(work)))
-    return grid
-
-
-def meter_line(meter: Meter, console: Console) -> RenderableType:
-    """The same of a meter as it is now."""
-    return work_line(Work.of(meter), width=console.width)
 
 
 def stage_words(state: RunState) -> str:

@@ -10,9 +10,10 @@ from pathlib import Path
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from infifusion.process.bar import figures
+from infifusion.process.meter import duration
 from infifusion.progress.state import RunState, Status, read_state
-from infifusion.progress.view import figures, stage_words, watch_view
-from infifusion.report.words import duration
+from infifusion.progress.view import stage_words, watch_view
 
 LOOK_EVERY = 1.0
 SAY_EVERY = 10.0

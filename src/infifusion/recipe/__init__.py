@@ -5,6 +5,7 @@ abbreviates and returns a `Plan`. models.py, data.py and steps.py hold the field
 """
 
 from infifusion.recipe.data import Data, DataFile, DataSource, PromptSource, WriteResponses
+from infifusion.recipe.fields import LONGEST_NAME
 from infifusion.recipe.models import Dtype, Model
 from infifusion.recipe.plan import FuseTarget, MergeRun, Plan, TrainingRun
 from infifusion.recipe.recipe import (
@@ -16,7 +17,6 @@ from infifusion.recipe.recipe import (
     load_recipe,
     require_stage,
 )
-from infifusion.recipe.references import LONGEST_NAME
 from infifusion.recipe.steps import Distill, Evaluate, Fuse, Lora, Merge, Teach
 
 __all__ = [

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
+from infifusion.recipe.fields import Fields
 from infifusion.recipe.steps import Lora
 from infifusion.strict import Strict
-
-if TYPE_CHECKING:
-    from infifusion.recipe.recipe import Recipe
 
 
 class FuseTarget(Strict):
@@ -73,7 +71,7 @@ class Plan(Strict):
     """Whose beliefs are cached: sources, and `pivot` where a gate or pivot_as_source needs it."""
 
     @classmethod
-    def of(cls, recipe: Recipe) -> Plan:
+    def of(cls, recipe: Fields) -> Plan:
         """Write out `each`, defaults of `keep`, `models` and `compare`."""
         targets = {name: _targets(recipe, name) for name in recipe.fuse}
         runs = {name: _runs(recipe, name, targets) for name in recipe.distill}
@@ -115,7 +113,7 @@ class Plan(Strict):
         )
 
 
-def _targets(recipe: Recipe, name: str) -> list[FuseTarget]:
+def _targets(recipe: Fields, name: str) -> list[FuseTarget]:
     """The target of that name, or with `each` one per source."""
     fuse = recipe.fuse[name]
     sources = fuse.sources if fuse.sources is not None else list(recipe.sources)
@@ -137,7 +135,7 @@ def _targets(recipe: Recipe, name: str) -> list[FuseTarget]:
     ]
 
 
-def _runs(recipe: Recipe, name: str, targets: dict[str, list[FuseTarget]]) -> list[TrainingRun]:
+def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> list[TrainingRun]:
     """The run of that name, or with `each` one per target of its group."""
     distill = recipe.distill[name]
     own: dict[str, FuseTarget | None] = {name: None}

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 from infifusion.recipe.data import DataFile
+from infifusion.recipe.fields import LONGEST_NAME, Fields
 from infifusion.registry import nearest
 
-if TYPE_CHECKING:
-    from infifusion.recipe.recipe import Recipe
-
 RESERVED = ("pivot",)
-LONGEST_NAME = 200
-"""Bytes of a name that becomes a folder; file systems take 255, some of which go to endings."""
 
 
-def problems_of(recipe: Recipe) -> Iterable[str]:
+def problems_of(recipe: Fields) -> Iterable[str]:
     """Every cross-reference in the recipe that does not fit, as a sentence."""
     yield from _name_problems(recipe)
     yield from _source_problems(recipe)
@@ -28,7 +23,7 @@ def problems_of(recipe: Recipe) -> Iterable[str]:
     yield from _domain_problems(recipe)
 
 
-def _name_problems(recipe: Recipe) -> Iterable[str]:
+def _name_problems(recipe: Fields) -> Iterable[str]:
     """Names that stand twice, or that no folder can have. What `each` makes has names too."""
     groups = [name for name, distill in recipe.distill.items() if distill.each]
     models = [*groups, *recipe.merge, *RESERVED]
@@ -50,7 +45,7 @@ def _name_problems(recipe: Recipe) -> Iterable[str]:
             )
 
 
-def _source_problems(recipe: Recipe) -> Iterable[str]:
+def _source_problems(recipe: Fields) -> Iterable[str]:
     """Sources of targets and of write_responses that there are not, and gates without a cache."""
     asked = recipe.write_responses
     chosen_from = {f"fuse.{name}": fuse.sources for name, fuse in recipe.fuse.items()}
@@ -72,7 +67,7 @@ def _source_problems(recipe: Recipe) -> Iterable[str]:
             )
 
 
-def _run_problems(recipe: Recipe, name: str) -> Iterable[str]:
+def _run_problems(recipe: Fields, name: str) -> Iterable[str]:
     """Target, start and way of training of one run."""
     distill = recipe.distill[name]
     if distill.target is None:
@@ -103,7 +98,7 @@ def _run_problems(recipe: Recipe, name: str) -> Iterable[str]:
         )
 
 
-def _merge_problems(recipe: Recipe) -> Iterable[str]:
+def _merge_problems(recipe: Fields) -> Iterable[str]:
     for name, merge in recipe.merge.items():
         for model in merge.models:
             if model not in recipe.distill:
@@ -115,7 +110,7 @@ def _merge_problems(recipe: Recipe) -> Iterable[str]:
             yield f"merge.{name}.params.tau0: validate needs data.validation_share above 0"
 
 
-def _evaluate_problems(recipe: Recipe) -> Iterable[str]:
+def _evaluate_problems(recipe: Fields) -> Iterable[str]:
     """Models to score or compare that there are not."""
     groups = {name for name, distill in recipe.distill.items() if distill.each}
     known = {"pivot", *(f"source:{s}" for s in recipe.sources), *recipe.distill, *recipe.merge}
@@ -142,7 +137,7 @@ def _evaluate_problems(recipe: Recipe) -> Iterable[str]:
         yield "evaluate.compare: expected pairs [a, b]"
 
 
-def _members(recipe: Recipe, name: str) -> list[str]:
+def _members(recipe: Fields, name: str) -> list[str]:
     """Names of the models that a run of `distill` makes: its own, or with `each` one per member of
     its target, if there is such a target."""
     distill = recipe.distill[name]
@@ -153,7 +148,7 @@ def _members(recipe: Recipe, name: str) -> list[str]:
     return [f"{name}{end}" for end in _endings(recipe, distill.target) if end]
 
 
-def _endings(recipe: Recipe, target: str) -> list[str]:
+def _endings(recipe: Fields, target: str) -> list[str]:
     """What follows a target's name in the names of its members; nothing without `each`."""
     fuse = recipe.fuse[target]
     return [f"-{s}" for s in fuse.sources or recipe.sources] if fuse.each else [""]
@@ -170,7 +165,7 @@ def _names_a_folder(name: str) -> bool:
     return fits and not name.startswith(".") and not any(c in name for c in "/\\:")
 
 
-def _temperature_problems(recipe: Recipe) -> Iterable[str]:
+def _temperature_problems(recipe: Fields) -> Iterable[str]:
     """Temperatures that cannot be used, as sentences."""
     if recipe.pivot.temperature != 1:
         yield "pivot.temperature: only sources have one; remove it"
@@ -180,7 +175,7 @@ def _temperature_problems(recipe: Recipe) -> Iterable[str]:
             yield f"sources.{name}.temperature: fit needs data.validation_share above 0"
 
 
-def _domain_problems(recipe: Recipe) -> Iterable[str]:
+def _domain_problems(recipe: Fields) -> Iterable[str]:
     """Domains of runs that no training data has, as sentences."""
     asked = recipe.write_responses
     for name, distill in recipe.distill.items():

@@ -12,11 +12,11 @@ from huggingface_hub import EvalResult, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from infifusion.durable import atomic_write
-from infifusion.records import Json
-from infifusion.redact import redact, redact_text
+from infifusion.process.redact import redact, redact_text
 from infifusion.report.table import CAPTION, markdown_table
 from infifusion.report.use import has_chat_template
+from infifusion.store.durable import atomic_write
+from infifusion.store.records import Json
 
 RECIPE = "infifusion_recipe.yaml"
 PAPER = "2501.02795"

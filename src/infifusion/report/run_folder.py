@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.artifacts import MANIFEST, verify_files
 from infifusion.errors import ArtifactError
 from infifusion.recipe import STAGES
-from infifusion.records import Json, read_json
+from infifusion.store.artifacts import MANIFEST, verify_files
+from infifusion.store.records import Json, read_json
 
 PIVOT = "pivot"
 SINGLE = ("choose", "prepare")

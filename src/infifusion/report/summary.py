@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.records import Json
 from infifusion.report.run_folder import Run, read_run
+from infifusion.store.records import Json
 
 SCORE = ("n", "correct", "accuracy", "ci95")
 COMPARISON = ("a", "b", "task", "difference", "ci95", "p_value", "gained", "lost")

@@ -6,8 +6,8 @@ from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
-from infifusion.records import Json
 from infifusion.report.summary import domains_of, tasks_of
+from infifusion.store.records import Json
 
 MISSING = "–"
 CAPTION = (

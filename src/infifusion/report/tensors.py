@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from infifusion.records import Json
+from infifusion.store.records import Json
 
 
 class Place(NamedTuple):

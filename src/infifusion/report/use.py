@@ -6,9 +6,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.records import Json
 from infifusion.report.kinds import kind_of
 from infifusion.report.run_folder import Run
+from infifusion.store.records import Json
 
 EXAMPLE = "What is 17 + 25?"
 LONGEST_PROMPT = 160

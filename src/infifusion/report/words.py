@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from infifusion.records import Json
+from infifusion.store.records import Json
 
 SIGNIFICANT = 0.05
 MINUS = "\u2212"
@@ -97,15 +97,3 @@ def data_size(size: float) -> str:
 def joined(words: list[str]) -> str:
     """a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds as 12.3 s, 4 min 05 s or 2 h 03 min."""
-    if seconds is None:
-        return "–"
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -8,7 +8,7 @@ from typing import Any
 from infifusion.recipe import Recipe, as_written
 from infifusion.report.card import write_model_card
 from infifusion.stages.evaluate import task_table
-from infifusion.stages.folders import RunFolder
+from infifusion.store.folders import RunFolder
 
 
 def write_cards(recipe: Recipe, folder: RunFolder, summary: dict[str, Any]) -> None:

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from infifusion.data.look import look_at_data, look_at_prompts
+from infifusion.data.questions import responding_sources
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
-from infifusion.evals.sandbox import require_sandbox
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
+from infifusion.named import function_and_params
+from infifusion.process.runtime import quantization_config
 from infifusion.recipe import Model, Plan, Recipe, WriteResponses
-from infifusion.runtime import quantization_config
-from infifusion.stages.check_data import look_at_data, look_at_prompts
+from infifusion.sandbox.programs import require_sandbox
 from infifusion.stages.check_models import require_bytes, require_model_folder
 from infifusion.stages.combine import check_target
 from infifusion.stages.decide import choosers_of
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
-from infifusion.stages.named import function_and_params
-from infifusion.stages.prompts import responding_sources
 from infifusion.train.arguments import try_arguments
 from infifusion.train.callbacks import find_callbacks
 from infifusion.train.parallel import parallel_settings

@@ -11,9 +11,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 from infifusion.align.byte_spans import token_table
 from infifusion.data.tokenizers import tokenizer_json
 from infifusion.errors import CheckpointError, TokenizerError
+from infifusion.merge.checkpoints.reader import Checkpoint, read_config, text_config
+from infifusion.merge.engine.models import LAYER, LAYER_COUNTS
 from infifusion.recipe import Model
-from infifusion.stages.merge_models import LAYER, LAYER_COUNTS
-from infifusion.weights.reader import Checkpoint, read_config, text_config
 
 # Heads that look at the whole text or give one answer for all of it.
 OTHER_HEADS = (

@@ -9,7 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from infifusion.artifacts import (
+from infifusion.data.prompts import read_prompts
+from infifusion.data.questions import prompt_files, responding_sources, write_responses_of
+from infifusion.data.store import load_answers, write_lines
+from infifusion.errors import ArtifactError, DataError
+from infifusion.process.bar import track
+from infifusion.process.runtime import log, rank
+from infifusion.recipe import Recipe, WriteResponses, as_json
+from infifusion.stages.decide import Decided, Verifiers, choosers_of, decided
+from infifusion.stages.rendering import open_renderer
+from infifusion.store.artifacts import (
     STARTED,
     State,
     close_stage,
@@ -17,17 +26,9 @@ from infifusion.artifacts import (
     read_manifest,
     verify_files,
 )
-from infifusion.data.prompts import read_prompts
-from infifusion.data.store import load_answers, write_lines
-from infifusion.errors import ArtifactError, DataError
-from infifusion.recipe import Recipe, WriteResponses, as_json
-from infifusion.records import Json, write_json
-from infifusion.runtime import log, rank, track
-from infifusion.stages.decide import Decided, Verifiers, choosers_of, decided
-from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.identity import stage_identity, tokenizer_of
-from infifusion.stages.prompts import prompt_files, responding_sources, write_responses_of
-from infifusion.stages.rendering import open_renderer
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.identity import stage_identity, tokenizer_of
+from infifusion.store.records import Json, write_json
 from infifusion.types import Example, Prompt, Written
 
 SAMPLES_PER_DOMAIN = 4

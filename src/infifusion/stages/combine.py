@@ -18,8 +18,8 @@ from infifusion.align.zscores import zscores
 from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.fuse.gate import shut
+from infifusion.named import function_and_params
 from infifusion.recipe import FuseTarget
-from infifusion.stages.named import function_and_params
 from infifusion.types import Aligned, Beliefs, Rendered, Target
 
 # One source on some examples: its positions, what it believed there, its map to the pivot's ids and

@@ -10,8 +10,8 @@ from infifusion.choose.candidates import Candidate, Choice, Judges
 from infifusion.errors import RecipeError
 from infifusion.evals.answers import final_number, last_boxed
 from infifusion.evals.scoring import Tools
+from infifusion.named import function_and_params
 from infifusion.recipe import WriteResponses
-from infifusion.stages.named import function_and_params
 from infifusion.strict import Strict
 from infifusion.types import Prompt, Written
 

@@ -9,7 +9,17 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from infifusion.artifacts import (
+from infifusion.data.store import Label, load_labels, load_rendered, load_target
+from infifusion.data.tokenizers import load_tokenizer
+from infifusion.errors import DataError
+from infifusion.losses import LOSSES, PARAMS
+from infifusion.losses.sparse import SparseTarget
+from infifusion.named import function_and_params
+from infifusion.process.memory import free_memory
+from infifusion.process.runtime import log, rank
+from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
+from infifusion.stages.online import OnlineTarget
+from infifusion.store.artifacts import (
     State,
     close_stage,
     open_stage,
@@ -17,24 +27,14 @@ from infifusion.artifacts import (
     share_stage,
     verify_stage,
 )
-from infifusion.data.store import Label, load_labels, load_rendered
-from infifusion.data.tokenizers import load_tokenizer
-from infifusion.durable import files_in
-from infifusion.errors import DataError
-from infifusion.losses import LOSSES, PARAMS
-from infifusion.losses.sparse import SparseTarget
-from infifusion.memory import free_memory
-from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
-from infifusion.records import write_json
-from infifusion.runtime import log, rank
-from infifusion.stages.calibrate import temperature_identity
-from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.fuse import load_target
-from infifusion.stages.identity import model_identity, prepared_identity, stage_identity
-from infifusion.stages.named import function_and_params
-from infifusion.stages.online import OnlineTarget
+from infifusion.store.durable import files_in
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.identity import model_identity, prepared_identity, stage_identity
+from infifusion.store.records import write_json
+from infifusion.teacher.calibrate import temperature_identity
 from infifusion.train.batches import MakesRows
-from infifusion.train.run import ADAPTER, Job, train
+from infifusion.train.job import Job
+from infifusion.train.run import ADAPTER, train
 from infifusion.types import Target
 
 NAMES = ("name", "group", "target", "start", "stop_at_rise")

@@ -8,7 +8,16 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import (
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.errors import RecipeError
+from infifusion.evals.harness import evaluate_model, merge_parts, read_items
+from infifusion.evals.statistics import compare
+from infifusion.evals.tasks import BITS, TASKS, Task, require_task
+from infifusion.process.memory import BatchSize
+from infifusion.process.runtime import log, rank, world_size
+from infifusion.recipe import Model, Plan, Recipe, as_json
+from infifusion.registry import look_up
+from infifusion.store.artifacts import (
     State,
     close_stage,
     is_done,
@@ -17,22 +26,13 @@ from infifusion.artifacts import (
     share_stage,
     verify_stage,
 )
-from infifusion.data.store import load_examples, load_rendered
-from infifusion.errors import RecipeError
-from infifusion.evals.harness import evaluate_model, merge_parts, read_items
-from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import BITS, TASKS, Task, require_task
-from infifusion.hashes import sha256_of
-from infifusion.memory import BatchSize
-from infifusion.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
-from infifusion.recipe import Model, Plan, Recipe, as_json
-from infifusion.records import read_record, write_json, write_record
-from infifusion.registry import look_up
-from infifusion.runtime import log, rank, world_size
-from infifusion.stages.bits import by_domain, response_bytes, response_nats
-from infifusion.stages.folders import PIVOT, RunFolder, model_paths
-from infifusion.stages.identity import model_identity
-from infifusion.stages.spread import wait_for
+from infifusion.store.folders import PIVOT, RunFolder, model_paths
+from infifusion.store.hashes import sha256_of
+from infifusion.store.identity import model_identity
+from infifusion.store.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
+from infifusion.store.records import read_record, write_json, write_record
+from infifusion.store.spread import wait_for
+from infifusion.teacher.bits import by_domain, response_bytes, response_nats
 from infifusion.types import Rendered
 
 PARTS, DONE = "parts", "part.json"

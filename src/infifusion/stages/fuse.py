@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
@@ -14,7 +14,18 @@ from numpy.typing import NDArray
 from infifusion.align.evidence import bits_per_byte
 from infifusion.align.project import Pair
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.artifacts import (
+from infifusion.data.store import ARRAYS, load_examples, load_rendered
+from infifusion.data.tokenize import end_of_turn, gold_ids
+from infifusion.errors import ArtifactError
+from infifusion.fuse.gate import better_in_domain, better_on_response
+from infifusion.process.bar import track
+from infifusion.process.runtime import log, rank
+from infifusion.recipe import FuseTarget, Recipe, as_json
+from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
+from infifusion.stages.mapping import map_between, pair_between
+from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
+from infifusion.stages.teaching import TeachingView, who_may_teach
+from infifusion.store.artifacts import (
     State,
     close_stage,
     open_stage,
@@ -22,30 +33,19 @@ from infifusion.artifacts import (
     verify_files,
     verify_stage,
 )
-from infifusion.data.store import load_examples, load_rendered
-from infifusion.data.tokenize import end_of_turn, gold_ids
-from infifusion.durable import atomic_write
-from infifusion.errors import ArtifactError
-from infifusion.fuse.gate import better_in_domain, better_on_response
-from infifusion.hashes import quick_hash_of
-from infifusion.receipts import Hashes, is_whole, mark_of, must_be_made, sign
-from infifusion.recipe import FuseTarget, Recipe, as_json
-from infifusion.records import read_record, write_json
-from infifusion.runtime import log, rank, track
-from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
-from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.identity import prepared_identity, stage_identity
-from infifusion.stages.mapping import map_between, pair_between
-from infifusion.stages.spread import my_part, wait_for
-from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
-from infifusion.stages.teaching import TeachingView, who_may_teach
+from infifusion.store.durable import atomic_write
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.hashes import quick_hash_of
+from infifusion.store.identity import prepared_identity, stage_identity
+from infifusion.store.receipts import Hashes, is_whole, mark_of, must_be_made, sign
+from infifusion.store.records import read_record, write_json
+from infifusion.store.spread import my_part, wait_for
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
-from infifusion.types import Example, Rendered, Target
+from infifusion.types import Example, Rendered
 
 CHUNK_EXAMPLES = 128
 DONE = "done"
-ARRAYS = tuple(field.name for field in fields(Target))
 
 
 @dataclass(frozen=True)
@@ -165,11 +165,6 @@ def _rows_of(pivot: Rendered, chunk: int) -> slice:
 def _place(arrays: dict[str, np.memmap], name: str, rows: slice) -> NDArray:
     """Where some rows of one of the target's arrays lie."""
     return arrays[name][:, rows] if name == "weight_ST" else arrays[name][rows]
-
-
-def load_target(out: Path) -> Target:
-    """The memory-mapped arrays of a finished target."""
-    return Target(**{name: np.load(out / f"{name}.npy", mmap_mode="r") for name in ARRAYS})
 
 
 def open_source(

@@ -18,11 +18,11 @@ from infifusion.align.first_token import first_tokens
 from infifusion.align.min_ed import pair_by_edit_distance
 from infifusion.align.project import Pair, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, identity_map, vocabulary_map
-from infifusion.artifacts import cache_folder
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_identity, tokenizer_json
-from infifusion.durable import atomic_write
-from infifusion.hashes import sha256_of, sha256_of_text
 from infifusion.recipe import Model
+from infifusion.store.artifacts import cache_folder
+from infifusion.store.durable import atomic_write
+from infifusion.store.hashes import sha256_of, sha256_of_text
 from infifusion.teacher.load import vocabulary_size
 
 

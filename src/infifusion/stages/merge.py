@@ -11,23 +11,23 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import State, close_stage, open_stage, verify_stage
 from infifusion.data.store import load_examples, load_rendered
-from infifusion.durable import files_in, temporary_folder
 from infifusion.errors import RecipeError
-from infifusion.merge import BASE_UNUSED, METHODS, PARAMS
-from infifusion.merge.blocks import Blocks, Raw
+from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.engine.deltas import deltas
+from infifusion.merge.engine.models import find_model, open_model
+from infifusion.merge.engine.plan import plan_models
+from infifusion.merge.engine.weights import run_plan
+from infifusion.merge.methods import BASE_UNUSED, METHODS, PARAMS
+from infifusion.named import function_and_params
+from infifusion.process.runtime import log, rank
 from infifusion.recipe import MergeRun, Recipe, as_json
-from infifusion.records import write_json
-from infifusion.runtime import log, rank
-from infifusion.stages.bits import bits_per_byte_by_domain
-from infifusion.stages.deltas import deltas
-from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.identity import model_identity, stage_identity
-from infifusion.stages.merge_models import find_model, open_model
-from infifusion.stages.merge_plan import plan_models
-from infifusion.stages.merge_weights import run_plan
-from infifusion.stages.named import function_and_params
+from infifusion.store.artifacts import State, close_stage, open_stage, verify_stage
+from infifusion.store.durable import files_in, temporary_folder
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.identity import model_identity, stage_identity
+from infifusion.store.records import write_json
+from infifusion.teacher.bits import bits_per_byte_by_domain
 
 # tau0 that `validate` tries.
 TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0)

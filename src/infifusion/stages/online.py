@@ -16,10 +16,10 @@ from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
 from infifusion.fuse.gate import better_on_response
 from infifusion.recipe import FuseTarget, Model, Recipe
-from infifusion.stages.calibrate import calibrated
 from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
-from infifusion.stages.folders import PIVOT, RunFolder
 from infifusion.stages.mapping import map_between, pair_between
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.teacher.calibrate import calibrated
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Rendered, Target

@@ -9,7 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from infifusion.artifacts import (
+from infifusion.data.examples import own_names, read_examples
+from infifusion.data.overlap import text_of, without_duplicates, without_overlap
+from infifusion.data.questions import responding_sources
+from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
+from infifusion.data.tokenize import Tokenized, as_rendered
+from infifusion.errors import DataError
+from infifusion.process.runtime import log, rank
+from infifusion.recipe import DataSource, Model, Recipe, as_json
+from infifusion.stages.rendering import tokenize_examples
+from infifusion.store.artifacts import (
     LOOK_EVERY,
     MANIFEST,
     State,
@@ -19,19 +28,10 @@ from infifusion.artifacts import (
     same_fingerprint,
     verify_files,
 )
-from infifusion.data.examples import own_names, read_examples
-from infifusion.data.overlap import text_of, without_duplicates, without_overlap
-from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
-from infifusion.data.tokenize import Tokenized, as_rendered
-from infifusion.errors import DataError
-from infifusion.hashes import sha256_of
-from infifusion.recipe import DataSource, Model, Recipe, as_json
-from infifusion.records import read_json
-from infifusion.runtime import log, rank
-from infifusion.stages.folders import PIVOT, SPLITS, RunFolder
-from infifusion.stages.identity import stage_identity, tokenizer_of
-from infifusion.stages.prompts import responding_sources
-from infifusion.stages.rendering import tokenize_examples
+from infifusion.store.folders import PIVOT, SPLITS, RunFolder
+from infifusion.store.hashes import sha256_of
+from infifusion.store.identity import stage_identity, tokenizer_of
+from infifusion.store.records import read_json
 from infifusion.teacher.load import window_in_config
 from infifusion.types import Example
 

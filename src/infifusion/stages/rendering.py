@@ -12,8 +12,9 @@ from infifusion.data.render import render, render_prompt
 from infifusion.data.tokenize import Tokenized, tokenize
 from infifusion.data.tokenizers import encode, leading_ids, load_tokenizer, tokenizer_json
 from infifusion.errors import TokenizerError
+from infifusion.process.bar import track
+from infifusion.process.runtime import tokenizing_on_all_processors
 from infifusion.recipe import Model
-from infifusion.runtime import tokenizing_on_all_processors, track
 from infifusion.types import Example, Prompt
 
 TOGETHER = 256

@@ -11,20 +11,21 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.artifacts import State, close_stage, open_stage
 from infifusion.data.prompts import read_prompts
+from infifusion.data.questions import prompt_files, write_responses_of
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
-from infifusion.hashes import sha256_of_text
-from infifusion.memory import BatchSize
-from infifusion.receipts import FilePieces
+from infifusion.process.bar import progress_bar
+from infifusion.process.memory import BatchSize
+from infifusion.process.runtime import log, rank
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json
-from infifusion.runtime import log, progress_bar, rank
-from infifusion.stages.folders import RunFolder
-from infifusion.stages.identity import model_identity, tokenizer_of
-from infifusion.stages.prompts import prompt_files, write_responses_of
 from infifusion.stages.rendering import Renderer, open_renderer
-from infifusion.stages.spread import my_part, wait_for
+from infifusion.store.artifacts import State, close_stage, open_stage
+from infifusion.store.folders import RunFolder
+from infifusion.store.hashes import sha256_of_text
+from infifusion.store.identity import model_identity, tokenizer_of
+from infifusion.store.receipts import FilePieces
+from infifusion.store.spread import my_part, wait_for
 from infifusion.teacher.answer import Answer, Sampling, answer, end_ids, window_of
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model

@@ -11,38 +11,45 @@ from pathlib import Path
 
 import yaml
 
-import infifusion
-from infifusion.artifacts import MANIFEST, STARTED
-from infifusion.durable import atomic_write
+from infifusion.data.questions import responding_sources
 from infifusion.errors import InfiFusionError, RunError
-from infifusion.lock import LOCK, hold, release_claims
-from infifusion.plan.devices import CPU, device_marketed_as
+from infifusion.estimate.costs.devices import CPU, device_marketed_as
+from infifusion.estimate.plan import plan_of_run, rates_are_known
+from infifusion.estimate.room import bytes_to_come, disk_errors
+from infifusion.estimate.table import summary_line
+from infifusion.process import VERSION
+from infifusion.process.redact import redact_text
+from infifusion.process.runtime import (
+    console,
+    log,
+    quiet_libraries,
+    rank,
+    set_up_logging,
+    world_size,
+)
+from infifusion.process.versions import PACKAGES, version_of
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.progress.state import LOG, PROGRESS
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
-from infifusion.records import write_record
-from infifusion.redact import redact_text
-from infifusion.report.page import write_report
+from infifusion.report.pages.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
-from infifusion.runtime import console, log, quiet_libraries, rank, set_up_logging, world_size
 from infifusion.stages.cards import write_cards
 from infifusion.stages.check import check_recipe
 from infifusion.stages.choose import choose
-from infifusion.stages.disk import bytes_to_come, disk_errors
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import compare_models, evaluate
-from infifusion.stages.folders import RunFolder
 from infifusion.stages.fuse import fuse, taught_by
 from infifusion.stages.merge import merge
-from infifusion.stages.plan import plan_of_run, rates_are_known
-from infifusion.stages.plan_table import summary_line
 from infifusion.stages.prepare import prepare
-from infifusion.stages.prompts import responding_sources
 from infifusion.stages.respond import respond
-from infifusion.stages.spread import wait_for
 from infifusion.stages.teach import teach
-from infifusion.versions import PACKAGES, version_of
+from infifusion.store.artifacts import MANIFEST, STARTED
+from infifusion.store.durable import atomic_write
+from infifusion.store.folders import RunFolder
+from infifusion.store.lock import LOCK, hold, release_claims
+from infifusion.store.records import write_record
+from infifusion.store.spread import wait_for
 
 
 def run_recipe(
@@ -263,7 +270,7 @@ def write_settings(
             "command": command,
             "trust_remote_code": trusted,
             "versions": {
-                "infifusion": infifusion.__version__,
+                "infifusion": VERSION,
                 "python": platform.python_version(),
                 **versions,
             },

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.artifacts import (
+from infifusion.data.store import load_labels, load_rendered
+from infifusion.process.bar import progress_bar
+from infifusion.process.memory import BatchSize
+from infifusion.process.runtime import log, rank
+from infifusion.recipe import Model, Recipe
+from infifusion.store.artifacts import (
     State,
     close_stage,
     open_stage,
@@ -18,16 +23,12 @@ from infifusion.artifacts import (
     share_stage,
     verify_files,
 )
-from infifusion.data.store import load_labels, load_rendered
-from infifusion.memory import BatchSize
-from infifusion.receipts import FilePieces
-from infifusion.recipe import Model, Recipe
-from infifusion.runtime import log, progress_bar, rank
-from infifusion.stages.calibrate import calibrated, temperature_identity, temperature_of
-from infifusion.stages.folders import PIVOT, RunFolder
-from infifusion.stages.identity import model_identity
-from infifusion.stages.spread import my_part, wait_for
+from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.identity import model_identity
+from infifusion.store.receipts import FilePieces
+from infifusion.store.spread import my_part, wait_for
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
+from infifusion.teacher.calibrate import calibrated, temperature_identity, temperature_of
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Beliefs, Rendered

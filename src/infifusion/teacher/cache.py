@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from infifusion.disk import unreadable
-from infifusion.durable import atomic_write
 from infifusion.errors import ArtifactError, CheckpointError
+from infifusion.merge.checkpoints.reader import arrays_of
+from infifusion.store.disk import unreadable
+from infifusion.store.durable import atomic_write
 from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
 from infifusion.types import Beliefs
-from infifusion.weights.reader import arrays_of
 
 IDS = "ids_UK"
 LOW, HIGH = "low_UK", "high_UH"

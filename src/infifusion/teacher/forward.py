@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel
 
 from infifusion.errors import CheckpointError, NumericsError
-from infifusion.lm_head import LanguageModelHead, check_head, split_head
+from infifusion.teacher.lm_head import LanguageModelHead, check_head, split_head
 from infifusion.teacher.statistics import Statistics, statistics
 from infifusion.types import Beliefs, Rendered
 

@@ -8,11 +8,16 @@ from typing import Any
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import CheckpointError, RunError
-from infifusion.finite import require_finite_weights
-from infifusion.memory import ran_out
+from infifusion.merge.checkpoints.reader import require_inside
+from infifusion.process.finite import require_finite_weights
+from infifusion.process.memory import ran_out
+from infifusion.process.runtime import (
+    keep_freed_memory,
+    pick_device,
+    pick_dtype,
+    quantization_config,
+)
 from infifusion.recipe import Model
-from infifusion.runtime import keep_freed_memory, pick_device, pick_dtype, quantization_config
-from infifusion.weights.reader import require_inside
 
 
 def load_model(model: Model) -> PreTrainedModel:

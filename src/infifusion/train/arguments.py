@@ -11,8 +11,8 @@ import torch
 from transformers import TrainingArguments
 
 from infifusion.errors import RecipeError
+from infifusion.process.runtime import world_size
 from infifusion.registry import nearest
-from infifusion.runtime import world_size
 from infifusion.train.callbacks import check_loggers
 from infifusion.train.parallel import environment_restored, parallel_settings
 

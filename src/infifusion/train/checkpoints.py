@@ -1,7 +1,7 @@
 """Checkpoints of a training run under way: signed when whole, gone on from if they still are.
 
-transformers writes them; here every one gets a receipt (infifusion.receipts) with the hash of each
-of its files, and old ones are deleted only then, so that there is always one to go on from.
+transformers writes them; here every one gets a receipt (infifusion.store.receipts) with the hash of
+each of its files, and old ones are deleted only then, so that there is always one to go on from.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from typing import Any
 import torch.distributed as dist
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from infifusion.durable import files_in, sync
-from infifusion.receipts import Hashes, hashes_of, is_whole, must_be_made, sign
-from infifusion.runtime import rank
+from infifusion.process.runtime import rank
+from infifusion.store.durable import files_in, sync
+from infifusion.store.receipts import Hashes, hashes_of, is_whole, must_be_made, sign
 
 WHOLE = "whole.json"
 """The receipt of a checkpoint, written last into it."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from transformers import PreTrainedModel
 
-from infifusion.lm_head import split_head
+from infifusion.teacher.lm_head import split_head
 from infifusion.train.head_loss import HeadLoss, PositionLoss, Rows
 
 __all__ = ["PositionLoss", "with_position_loss"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 from transformers import TrainingArguments
 
 from infifusion.errors import NumericsError, RunError
-from infifusion.memory import ran_out
-
-if TYPE_CHECKING:
-    from infifusion.train.run import Job
+from infifusion.process.memory import ran_out
+from infifusion.train.job import Job
 
 
 @contextmanager

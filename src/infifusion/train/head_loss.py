@@ -21,7 +21,7 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from infifusion.lm_head import LanguageModelHead
+from infifusion.teacher.lm_head import LanguageModelHead
 
 # log_CV, ids_CK, prob_CK, zscore_CK, gold_C -> loss_C. log_CV is float32 log-probabilities.
 PositionLoss = Callable[

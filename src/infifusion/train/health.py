@@ -11,7 +11,7 @@ from torch import nn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from infifusion.errors import NumericsError, RunError
-from infifusion.finite import first_not_finite, local
+from infifusion.process.finite import first_not_finite, local
 
 # Long enough that one odd batch does not stop a run, short enough that little is lost.
 WINDOW = 20  # steps

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel
 
 from infifusion.errors import RecipeError
-from infifusion.lm_head import split_head
+from infifusion.teacher.lm_head import split_head
 from infifusion.train.batches import Conversations, Item
 
 # Float32 sums in another order differ by 1e-6 of the largest value; another example in view

@@ -14,7 +14,7 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from infifusion.errors import RecipeError
-from infifusion.runtime import world_size
+from infifusion.process.runtime import world_size
 
 REMEMBERED = ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED")
 

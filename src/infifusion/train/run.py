@@ -4,38 +4,37 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from peft import PeftModel
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedModel, PrinterCallback
 
-from infifusion.durable import atomic_folder
 from infifusion.errors import CheckpointError
-from infifusion.finite import require_finite_weights
-from infifusion.receipts import mark_of
-from infifusion.recipe import Lora
-from infifusion.redact import redact_text
-from infifusion.runtime import keep_freed_memory, progress_bar, rank, seed_everything
+from infifusion.merge.checkpoints.writer import set_config_dtype
+from infifusion.process.bar import progress_bar
+from infifusion.process.finite import require_finite_weights
+from infifusion.process.redact import redact_text
+from infifusion.process.runtime import keep_freed_memory, rank, seed_everything
+from infifusion.store.durable import atomic_folder
+from infifusion.store.receipts import mark_of
 from infifusion.train.arguments import make_arguments
-from infifusion.train.batches import Collator, Conversations, MakesRows
+from infifusion.train.batches import Collator, Conversations
 from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
-from infifusion.train.chunked import PositionLoss, with_position_loss
+from infifusion.train.chunked import with_position_loss
 from infifusion.train.failures import explained
 from infifusion.train.health import Watch, require_finite
+from infifusion.train.job import Job
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
-from infifusion.train.start import Start, checkpoint_dtype, load_start, merged, with_lora
+from infifusion.train.start import checkpoint_dtype, load_start, merged, with_lora
 from infifusion.train.trainer import FusionTrainer
-from infifusion.types import Rendered, Target
-from infifusion.weights.writer import set_config_dtype
+from infifusion.types import Target
 
 ADAPTER = "adapter"
 LOGS = "logs"
@@ -48,44 +47,6 @@ KEPT_IN_HISTORY = (
     "learning_rate",
     "grad_norm",
 )
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything one run needs.
-
-    model: folder or hub name to start from. rendered: its examples. target: what the sources say,
-    one row per response position, or what makes them, or None. loss: called where a source teaches,
-    or None.
-    pack_tokens: tokens of a pack, or None to pad. stop_at_rise: as in the recipe. chosen: numbers
-    of the examples that are trained on, or None for all. callbacks: module:name of the user's own.
-    """
-
-    title: str
-    model: str
-    tokenizer: PreTrainedTokenizerBase
-    rendered: Rendered
-    target: Target | MakesRows | None
-    loss: PositionLoss | None
-    gold_weight: float
-    loss_rows: int
-    training: dict[str, Any]
-    lora: Lora | None
-    seed: int
-    revision: str | None = None
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
-    parallel: str = "ddp"
-    pack_tokens: int | None = None
-    quantization: str | None = None
-    stop_at_rise: float | None = 2.0
-    chosen: NDArray[np.int64] | None = None
-    callbacks: Sequence[str] = ()
-
-    @property
-    def start(self) -> Start:
-        """Where the weights come from."""
-        return Start(self.model, self.revision, self.trust_remote_code, self.attn_implementation)
 
 
 def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, Any]:

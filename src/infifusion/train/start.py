@@ -11,8 +11,8 @@ from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import RecipeError
+from infifusion.process.runtime import quantization_config
 from infifusion.recipe import Lora
-from infifusion.runtime import quantization_config
 from infifusion.teacher.load import load_whole
 
 

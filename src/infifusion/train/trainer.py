@@ -11,8 +11,8 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from infifusion.errors import NumericsError
-from infifusion.finite import first_not_finite
-from infifusion.progress.meter import Meter
+from infifusion.process.finite import first_not_finite
+from infifusion.process.meter import Meter
 from infifusion.train.health import bad_gradient
 from infifusion.train.parallel import shard
 

@@ -1,0 +1,203 @@
+"""The functions of `import infifusion`: what the commands do, from Python. Nothing heavy is
+imported before one of them is called.
+
+Axes: T positions, U positions of a source, S sources, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from transformers import PreTrainedTokenizerBase
+
+    from infifusion.api.arrays import Alignment, Carried, Fused
+    from infifusion.recipe import Recipe
+
+    Tokenizer = str | Path | PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that `run` made: its folder, and where its models lie."""
+
+    folder: Path
+    models: dict[str, Path]
+    """Every distilled and merged model by name."""
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Scores, comparisons, stages and versions: what summary.json holds."""
+        from infifusion.report.summary import summarise
+
+        return summarise(self.folder)
+
+    @property
+    def report(self) -> Path:
+        """The report's page; written by the last stage."""
+        return self.folder / "report" / "index.html"
+
+
+def run(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    run_dir: str | Path | None = None,
+    *,
+    until: str = "report",
+    redo: bool = False,
+) -> Run:
+    """Run a recipe, as `infifusion run` does: finished stages are skipped.
+
+    recipe: a YAML file, its values as a dict (relative paths from the working directory), or a
+    Recipe. run_dir: runs/NAME by default. until: the last stage. redo: remake what was made with
+    other settings. Raises RecipeError that lists everything wrong before anything is written.
+    """
+    from infifusion.recipe import Recipe, anchor, load_recipe, require_stage
+
+    last = require_stage(until)
+    file = None
+    if isinstance(recipe, str | Path):
+        file = Path(recipe)
+        loaded = load_recipe(file)
+    else:
+        if not isinstance(recipe, Recipe):
+            recipe = Recipe.from_mapping(dict(recipe), where="the recipe")
+        loaded = anchor(recipe, Path.cwd())
+    from infifusion.stages.run import run_recipe
+    from infifusion.store.folders import PIVOT, RunFolder, model_paths
+
+    folder = Path(run_dir or Path("runs") / loaded.name).resolve()
+    run_recipe(
+        loaded, folder, until=last, recipe_file=file, command="infifusion.run(...)", redo=redo
+    )
+    paths = {name: Path(path) for name, path in model_paths(loaded, RunFolder(folder)).items()}
+    made = {name: path for name, path in paths.items() if path.is_relative_to(folder)}
+    return Run(folder, {n: p for n, p in made.items() if n != PIVOT and p.is_dir()})
+
+
+def merge_models(
+    config: str | Path | Mapping[str, Any],
+    out: str | Path,
+    *,
+    base: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    allow_nan: bool = False,
+    allow_pickle: bool = False,
+) -> dict[str, Any]:
+    """Merge the weights of models of one architecture into the new folder `out`.
+
+    config: a merge file (mergekit's YAML), or its values as a dict (relative paths from the working
+    directory). base: in place of its base_model. device: cpu, cuda or cuda:1. Returns what
+    merge_details.json holds: method, models, and figures of every tensor. Raises RecipeError or
+    CheckpointError for what does not fit, before anything is written.
+    """
+    from infifusion.commands.merge_models import merge_with_card
+    from infifusion.merge.engine.device import check_device
+    from infifusion.merge.engine.file import merge_file_of, read_merge_file
+    from infifusion.merge.engine.plan import plan_file
+
+    check_device(device)
+    if isinstance(config, str | Path):
+        path = Path(config)
+        file = read_merge_file(path, base_override=base)
+    else:
+        path = Path("merge")  # models are found from its folder, the working directory
+        file = merge_file_of(dict(config), where="merge", base_override=base)
+    plan = plan_file(file, path, pickle=allow_pickle)
+    return merge_with_card(
+        plan, file, Path(out), device=device, threads=threads, allow_nan=allow_nan
+    )
+
+
+def align_texts(source: Tokenizer, pivot: Tokenizer, texts: str | Sequence[str]) -> Alignment:
+    """Align two tokenizers on some texts: which position of the source predicts from the same byte
+    as each of the pivot's, and which pivot token each source token stands for.
+
+    source, pivot: a tokenizer, its folder or its hub name. `.coverage.share` says how well they
+    fit; `.carry(probabilities)` brings a source's next-token distributions over, for
+    `fuse_beliefs`.
+    """
+    from infifusion.api.arrays import align_arrays
+
+    one, other = (str(t) if isinstance(t, str | Path) else t for t in (source, pivot))
+    return align_arrays(one, other, [texts] if isinstance(texts, str) else list(texts))
+
+
+def fuse_beliefs(
+    sources: Sequence[ArrayLike | Carried],
+    *,
+    function: str = "uncertainty",
+    params: Mapping[str, Any] | None = None,
+    gold: ArrayLike | None = None,
+    lengths: Sequence[int] | None = None,
+    top_k: int = 64,
+    keep: int | None = None,
+) -> Fused:
+    """Combine S sources' next-token distributions into one per position, and say what each weighed.
+
+    sources: arrays [T, V] of probabilities over one vocabulary (a row of NaN where a source says
+    nothing), or what `align_texts(...).carry` returned. function, params: a fusion function
+    (`infifusion list`) and its parameters. gold: the token that is there, [T], for functions that
+    weigh by it (bayes, min_ce, avg_ce); the last row of a text, its end, does not count for them.
+    lengths: rows of each text, where there are several. top_k: entries kept of each source, the
+    vocabulary's size for all; time grows with its square. keep: entries of the mixture, all by
+    default. Returns ids, probabilities, tail and the weights [S, T]; `.dense(V)` is the mixture
+    over the whole vocabulary.
+    """
+    from infifusion.api.arrays import fuse_arrays
+
+    return fuse_arrays(
+        sources,
+        function=function,
+        params=dict(params or {}),
+        gold=gold,
+        lengths=lengths,
+        top_k=top_k,
+        keep=keep,
+    )
+
+
+def evaluate(
+    models: str | Path | Sequence[str | Path],
+    tasks: str | Sequence[str],
+    *,
+    tasks_from: str | None = None,
+    data: str | Path | None = None,
+    limit: int | None = None,
+    out: str | Path | None = None,
+    batch_size: int = 16,
+    max_new_tokens: int | None = None,
+) -> dict[str, Any]:
+    """Score models on tasks (`infifusion list`, bits_per_byte), and compare the first with each of
+    the others item by item.
+
+    tasks_from: module:TABLE with further tasks, as infifusion.demo.tasks:TASKS. data: folder with
+    the tasks' files; the hub by default. limit: items per task. out: folder for
+    the per-item results. Generated code runs in the sandbox or not at all. Returns
+    {models: {NAME: {path, scores, bits_per_byte}}, comparisons: [...]}.
+    """
+    from infifusion.commands.evaluate_models import evaluate_models
+
+    return evaluate_models(
+        [str(model) for model in ([models] if isinstance(models, str | Path) else models)],
+        tasks=[tasks] if isinstance(tasks, str) else list(tasks),
+        data=None if data is None else Path(data),
+        limit=limit,
+        out=None if out is None else Path(out),
+        batch_size=batch_size,
+        max_new_tokens=max_new_tokens,
+        unsafe_code=False,
+        tasks_from=tasks_from,
+    )
+
+
+def push(model_dir: str | Path, repo: str, *, public: bool = False) -> str:
+    """Upload a model folder to the hub repository ORG/NAME, private unless `public`; returns its
+    address. The token is that of `hf auth login` or HF_TOKEN."""
+    from infifusion.commands.upload import push_model
+
+    return push_model(Path(model_dir), repo, public=public)

@@ -1,0 +1,48 @@
+"""What there is to choose from: the tables of every folder, one line each."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from infifusion.choose import CHOOSERS
+from infifusion.evals.tasks import TASKS
+from infifusion.fuse import FUSION_FUNCTIONS
+from infifusion.losses import LOSSES
+from infifusion.merge.methods import METHODS
+from infifusion.registry import first_line
+from infifusion.teacher.bits import bits_per_byte_by_domain
+
+Catalogue = dict[str, dict[str, dict[str, str]]]
+
+
+def catalogue() -> Catalogue:
+    """Kind -> name -> its one line and its file."""
+    functions = {
+        "fusion functions": FUSION_FUNCTIONS,
+        "losses": LOSSES,
+        "merge methods": METHODS,
+        "choosers": CHOOSERS,
+    }
+    table: Catalogue = {
+        kind: {
+            name: {"line": first_line(inspect.getmodule(function)), "file": _file(function)}
+            for name, function in entries.items()
+        }
+        for kind, entries in functions.items()
+    }
+    table["tasks"] = {
+        name: {"line": task.description, "file": _file(task.score)} for name, task in TASKS.items()
+    }
+    table["tasks"]["bits_per_byte"] = {
+        "line": "Bits per byte of reference responses, comparable across tokenizers.",
+        "file": _file(bits_per_byte_by_domain),
+    }
+    return table
+
+
+def _file(function: Any) -> str:
+    root = Path(__file__).parents[2]
+    file = Path(inspect.getfile(function))
+    return f"src/{file.relative_to(root)}" if root.name == "src" else str(file)

@@ -1,0 +1,178 @@
+"""`infifusion merge`: read the file, say what will be done, do it."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from infifusion.commands.merge_card import card_of_merge
+from infifusion.errors import ArtifactError, RecipeError
+from infifusion.estimate.table import size
+from infifusion.merge.checkpoints.dtypes import bytes_of
+from infifusion.merge.engine.device import check_device, choose_place
+from infifusion.merge.engine.file import MergeFile, read_merge_file
+from infifusion.merge.engine.plan import MergePlan, plan_file
+from infifusion.merge.engine.walker import unfinished
+from infifusion.merge.engine.weights import run_plan
+
+UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
+UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
+# Nanoseconds per position of the result and per model read, on one 2.5 GHz thread, measured on
+# 500 M positions of three models (docs/performance.md): good for the order of magnitude.
+NANOSECONDS = {"passthrough": 1.0, "linear": 2.0, "task_arithmetic": 2.0, "slerp": 3.0}
+NANOSECONDS |= {"della": 14.0, "della_linear": 14.0, "dare_linear": 3.0, "dare_ties": 3.0}
+OTHERS = 4.0
+TORCH_SECONDS = 5.0  # to import torch and to wake a GPU
+DISK = 2e9  # bytes per second read or written, as a laptop's SSD does
+
+
+def merge_command(
+    path: Path,
+    out: Path | None,
+    *,
+    base: str | None,
+    plan_only: bool,
+    dry_run: bool,
+    device: str,
+    memory: str | None,
+    threads: int | None,
+    shard_size: str,
+    allow_nan: bool,
+    allow_pickle: bool,
+) -> tuple[str, dict[str, Any]]:
+    """What to print, and the same as values."""
+    check_device(device)
+    file = read_merge_file(path, base_override=base)
+    limit = bytes_from(memory, "--memory") if memory else None
+    shard_bytes = bytes_from(shard_size, "--shard-size")
+    plan = plan_file(file, path, pickle=allow_pickle)
+    if plan_only or dry_run:
+        values = describe(plan, device, threads=threads, memory=limit)
+        command = shlex.join(["infifusion", "merge", str(path), str(out or "OUT_DIR")])
+        if dry_run:
+            return (
+                f"{values['tensors']} tensors are present in all models, with fitting shapes and "
+                f"dtypes. Next: {command}",
+                values,
+            )
+        return f"{as_text(plan, values)}\nNext: {command}", values
+    if out is None:
+        raise RecipeError("OUT_DIR is missing: infifusion merge MERGE.yaml OUT_DIR.")
+    details = merge_with_card(
+        plan,
+        file,
+        out,
+        device=device,
+        threads=threads,
+        memory=limit,
+        allow_nan=allow_nan,
+        shard_bytes=shard_bytes,
+    )
+    notes = "".join(f"\nNote: {note}" for note in plan.notes)
+    text = (
+        f"Merged {len(plan.models)} models by {plan.method} into {out} "
+        f"({details['seconds']:.1f} s).{notes}\n"
+        f"Next: infifusion evaluate {shlex.quote(str(out))} --tasks gsm8k"
+    )
+    return text, {"out": str(out), **details}
+
+
+def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any) -> dict[str, Any]:
+    """`run_plan` with its options, where the disk has room, and the model card."""
+    check_room(plan, out)
+    name = out.resolve().name
+    return run_plan(
+        plan, out, beside=lambda folder: card_of_merge(folder, name, file, plan), **options
+    )
+
+
+def bytes_from(text: str, option: str) -> int:
+    """1GB, 500 MB or 2GiB as bytes. RecipeError for anything else, and for less than a byte."""
+    match = re.fullmatch(r"(\d{1,18}(?:\.\d*)?|\.\d+)\s*([A-Za-z]*)", text.strip())
+    unit = UNITS.get(match[2].upper(), 0) if match else 0
+    size = int(float(match[1]) * unit) if match else 0
+    if size < 1:
+        raise RecipeError(f"{option} {text!r:.60} is no size. Give one such as 1GB or 500MB.")
+    return size
+
+
+def check_room(plan: MergePlan, out: Path) -> None:
+    """ArtifactError where the disk cannot hold the result."""
+    place = next(parent for parent in out.resolve().parents if parent.exists())
+    begun = unfinished(out)
+    written = sum(path.stat().st_size for path in begun.glob("*")) if begun.exists() else 0
+    needed = sum(planned.spec.bytes for planned in plan.tensors.values()) - written
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise ArtifactError(
+            f"The result takes {needed / 1e9:.1f} GB, but {place} has {free / 1e9:.1f} GB free. "
+            "Make room, or give another folder."
+        )
+
+
+def describe(
+    plan: MergePlan, device: str, *, threads: int | None, memory: int | None
+) -> dict[str, Any]:
+    """Everything that --plan prints."""
+    place = choose_place(plan, device, threads=threads, memory=memory)
+    parts = {
+        (model.name, inner): (model, inner)
+        for planned in plan.tensors.values()
+        for model, inner in planned.parts
+    }
+    read = sum(
+        model.checkpoint.stored(inner).stop - model.checkpoint.stored(inner).start
+        for model, inner in parts.values()
+    )
+    written = sum(planned.spec.bytes for planned in plan.tensors.values())
+    each = NANOSECONDS.get(plan.method, OTHERS)
+    positions = sum(
+        planned.spec.bytes // bytes_of(planned.spec.dtype) * len(planned.parts)
+        for planned in plan.tensors.values()
+    )
+    # What a GPU takes to calculate is not known here; it is little beside the rest.
+    calculating = 1 + positions * each * 1e-9 / place.threads
+    if place.device_memory:
+        calculating = TORCH_SECONDS
+    return {
+        "method": plan.method,
+        "base": None if plan.base is None else plan.base.name,
+        "models": [model.name for model in plan.models],
+        "tensors": len(plan.tensors),
+        "dtypes": dict(Counter(planned.spec.dtype for planned in plan.tensors.values())),
+        "layers": len(plan.layers) or plan.donor.layers,
+        "bytes_read": read,
+        "bytes_written": written,
+        "device": place.device,
+        "device_memory": place.device_memory,
+        "threads": place.threads,
+        "memory": place.memory,
+        "seconds": round(calculating + (read + written) / DISK, 1),
+        "notes": plan.notes,
+    }
+
+
+def as_text(plan: MergePlan, values: dict[str, Any]) -> str:
+    """The plan in a few lines."""
+    dtypes = ", ".join(f"{count} {name}" for name, count in values["dtypes"].items())
+    lines = [
+        f"method    {values['method']}",
+        f"base      {values['base'] or 'none'}",
+        *(f"model     {name}" for name in values["models"]),
+        f"tensors   {values['tensors']} in {values['layers']} layers: {dtypes}",
+        f"reads     {size(values['bytes_read'])}",
+        f"writes    {size(values['bytes_written'])}",
+        f"memory    about {values['memory'] / 1e6:.0f} MB with {values['threads']} threads",
+        f"time      about {values['seconds']:.0f} s",
+        *(f"note      {note}" for note in values["notes"]),
+    ]
+    if values["device_memory"]:
+        gigabytes = values["device_memory"] / 1e9
+        lines.insert(1, f"device    {values['device']}, about {gigabytes:.2f} GB of its memory")
+    if plan.vocabulary is not None:
+        lines.insert(-3, f"tokens    {plan.vocabulary.rows} rows")
+    return "\n".join(lines)

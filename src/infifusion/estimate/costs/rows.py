@@ -1,0 +1,300 @@
+"""A whole recipe's costs: one row per thing that a stage makes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from infifusion.estimate.costs import disk, memory
+from infifusion.estimate.costs.case import PIVOT, Case, Facts, Row, schedule
+from infifusion.estimate.costs.lengths import Lengths
+from infifusion.estimate.costs.online import beside, running
+from infifusion.estimate.costs.schedule import Schedule, lora_parameters
+from infifusion.estimate.costs.work import Work, decode_work, forward_work, teach_work, train_work
+from infifusion.recipe import MergeRun, TrainingRun
+
+SPLITS = ("train", "validation", "held_out")
+TAU0_CANDIDATES = 8  # stages.merge.TAU0_CANDIDATES
+BITS_TOKENS = 8192  # teacher/bits.py
+LOGIT_BYTES = 128 << 20  # teacher/forward.py
+BITS_SHARD = 1_000_000_000  # bits per byte takes all examples as one shard
+
+
+def estimate(case: Case) -> list[Row]:
+    """All rows, in the order of the run."""
+    parts = (_prepare, _teach, _fuse, _distill, _merge, _evaluate, _around)
+    return [row for part in parts for row in part(case)]
+
+
+def _prepare(case: Case) -> Iterator[Row]:
+    tokens = size = 0.0
+    entries = 0
+    for name, facts in case.models.items():
+        entries += facts.entries * len(SPLITS)
+        for split in SPLITS:
+            if one := case.lengths.get((name, split)):
+                tokens += one.tokens
+                size += disk.rendered_bytes(one.tokens, one.positions, one.examples)
+    pivot = [case.lengths[PIVOT, split] for split in SPLITS if (PIVOT, split) in case.lengths]
+    size += disk.examples_bytes(sum(p.tokens for p in pivot), sum(p.examples for p in pivot))
+    units = {"prepare": 1, "prepare_token": tokens, "tokenizer_entry": entries}
+    work = Work({}, {**units, "hash_byte": size})
+    here = [case.train(name) for name in case.models]
+    place = memory.Place(case.hardware.base if case.hardware.on_cpu else 0, 4, True, 1)
+    peak = memory.prepare_memory(place, here) if case.hardware.on_cpu else 0
+    yield case.row("prepare", "", work, tokens=tokens, bytes=size, memory=peak)
+
+
+def head_rows(vocabulary: int) -> int:
+    """Positions that go through a head at once where the recipe does not say."""
+    return max(1, LOGIT_BYTES // (4 * vocabulary))
+
+
+def teach_job(case: Case, name: str) -> tuple[Work, float]:
+    """The work of one teacher pass, and the bytes of its cache."""
+    facts, lengths, teach = case.models[name], case.train(name), case.recipe.teach
+    size = disk.cache_bytes(
+        lengths.positions,
+        examples=lengths.examples,
+        shard_examples=teach.shard_examples,
+        top_k=teach.top_k,
+        vocabulary=facts.shape.vocabulary,
+    )
+    work = teach_work(
+        facts.shape,
+        lengths,
+        batch_tokens=teach.batch_tokens,
+        shard_examples=teach.shard_examples,
+        load_bytes=facts.parameters * facts.stored,
+        cache_bytes=size,
+    )
+    return work, size
+
+
+def _teach(case: Case) -> Iterator[Row]:
+    for number, name in enumerate(case.plan.taught):
+        work, size = teach_job(case, name)
+        if number == 0:
+            work += Work({}, {"teach_first": 1})
+        teach, place = case.recipe.teach, case.place("teach")
+        facts, lengths = case.models[name], case.train(name)
+        peak = memory.forward_memory(
+            place,
+            facts.shape,
+            lengths,
+            weight_bytes=place.width * facts.parameters,
+            batch_tokens=teach.batch_tokens,
+            head_rows=teach.head_rows or head_rows(facts.shape.vocabulary),
+            result_row=disk.cache_row(teach.top_k, facts.shape.vocabulary),
+            shard_examples=teach.shard_examples,
+        )
+        yield case.row("teach", name, work, tokens=lengths.tokens, bytes=size, memory=peak)
+
+
+def _fuse(case: Case) -> Iterator[Row]:
+    pivot, own = case.models[PIVOT], case.train(PIVOT)
+    for target in case.plan.targets:
+        if target.teacher == "online":
+            continue
+        names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
+        size = disk.target_bytes(
+            own.positions, sources=len(names), keep=target.keep, top_k=case.recipe.teach.top_k
+        )
+        read = sum(teach_job(case, name)[1] for name in names)
+        other = [case.models[n] for n in names if case.models[n].identity != pivot.identity]
+        gate = [pivot] if target.gate != "none" else []
+        loaded = [*(case.models[name] for name in names), *gate]
+        entries = pivot.entries * (1 + len(loaded)) + sum(facts.entries for facts in loaded)
+        work = Work(
+            {},
+            {
+                "fuse": 1,
+                "tokenizer_entry": entries,
+                "map_entry": sum(facts.entries for facts in other),
+                "fuse_position": own.positions * len(names),
+                "hash_byte": read + size,
+                "write_byte": size,
+            },
+        )
+        peak = 0.0
+        if case.hardware.on_cpu:
+            data = [case.train(name) for name in dict.fromkeys([*names, PIVOT])]
+            peak = memory.fuse_memory(
+                case.place("fuse"), data, sources=len(names), top_k=case.recipe.teach.top_k
+            )
+        yield case.row("fuse", target.name, work, tokens=own.tokens, bytes=size, memory=peak)
+
+
+def _distill(case: Case) -> Iterator[Row]:
+    for number, run in enumerate(case.plan.runs):
+        yield _training(case, run, first=number == 0)
+
+
+def _training(case: Case, run: TrainingRun, *, first: bool) -> Row:
+    pivot, place = case.models[PIVOT], case.place("distill")
+    lengths = case.trained(PIVOT, run)
+    steps = schedule(case, run)
+    trainable = pivot.parameters if run.lora is None else lora_parameters(pivot.shape, run.lora)
+    size = saved_bytes(pivot)
+    state = disk.training_state_bytes(pivot.parameters, trainable, adapters=run.lora is not None)
+    work = train_work(
+        pivot.shape,
+        lengths,
+        steps,
+        devices=place.devices,
+        distils=run.target is not None,
+        parameters=pivot.parameters,
+        trainable=trainable,
+        load_bytes=pivot.parameters * pivot.stored,
+        model_bytes=size,
+        state_bytes=state,
+    )
+    if first:
+        work += Work({}, {"distill_first": 1})
+    work += Work({}, {"tokenizer_entry": pivot.entries})
+    online = next(
+        (t for t in case.plan.targets if t.name == run.target and t.teacher == "online"), None
+    )
+    if online is not None:
+        work += beside(case, run, online)
+    seconds = case.hardware.rates.seconds(work)
+    seconds += _exchange_seconds(case, steps, trainable, pivot.parameters)
+    peak = memory.train_memory(
+        place,
+        pivot.shape,
+        lengths,
+        steps,
+        parameters=pivot.parameters,
+        trainable=trainable,
+        loss_rows=run.loss_rows,
+        distils=run.target is not None,
+        saved_width=pivot.stored,
+    )
+    if online is not None:
+        peak += sum(place.width * case.models[name].parameters for name in running(online))
+    tokens = lengths.tokens * steps.passes
+    scratch = state if steps.saves else 0.0
+    flops = work.all_flops * place.devices
+    return Row("distill", run.name, tokens, flops, size, scratch, peak, seconds, work)
+
+
+def _exchange_seconds(case: Case, steps: Schedule, trainable: float, parameters: float) -> float:
+    """Gradients on their way between devices, as far as arithmetic does not hide them.
+
+    A ring moves 2 (n - 1) / n of the float32 gradients per step; sharded weights are gathered
+    twice as well. Half of it is taken to be hidden behind the backward pass.
+    """
+    devices = case.place("distill").devices
+    if devices == 1:
+        return 0.0
+    moved = 2 * 4 * trainable + (2 * 2 * parameters * steps.accumulation if steps.sharded else 0)
+    return 0.5 * steps.steps * moved * (devices - 1) / devices / case.hardware.link
+
+
+def saved_bytes(pivot: Facts) -> float:
+    """A saved model of the pivot's shape."""
+    return disk.checkpoint_bytes(
+        pivot.parameters,
+        bytes_each=pivot.stored,
+        header=pivot.header,
+        tokenizer=pivot.tokenizer,
+    )
+
+
+def _merge(case: Case) -> Iterator[Row]:
+    for run in case.plan.merges:
+        yield _merging(case, run)
+
+
+def _merging(case: Case, run: MergeRun) -> Row:
+    pivot = case.models[PIVOT]
+    width = {None: pivot.stored, "float32": 4.0}.get(run.dtype, 2.0)
+    size = pivot.parameters * width + (saved_bytes(pivot) - pivot.parameters * pivot.stored)
+    size += disk.MERGE_DETAIL * pivot.tensors
+    one = Work({}, {"merge_number": pivot.parameters * len(run.models), "write_byte": size})
+    work = one + Work({}, {"merge": 1, "hash_byte": size})
+    peak = memory.merge_memory(case.place("merge"), case.hardware.threads)
+    tokens = 0.0
+    validation = case.lengths.get((PIVOT, "validation"))
+    if run.params.get("tau0") == "validate" and validation:
+        again = one + bits_work(pivot, validation)
+        work += again.times(TAU0_CANDIDATES)
+        tokens = validation.tokens * TAU0_CANDIDATES
+        peak = max(peak, _bits_memory(case, pivot, validation))
+    elif not case.hardware.on_cpu:
+        peak = 0
+    scratch = size if tokens else 0
+    return case.row(
+        "merge", run.name, work, tokens=tokens, bytes=size, scratch=scratch, memory=peak
+    )
+
+
+def bits_work(facts: Facts, lengths: Lengths) -> Work:
+    """Bits per byte of one model on some examples."""
+    batches = lengths.by_length(max(1, lengths.examples), BITS_TOKENS)
+    load = {"load_byte": facts.parameters * facts.stored, "evaluate": 1}
+    return forward_work(facts.shape, lengths, batches) + Work({}, load)
+
+
+def _bits_memory(case: Case, facts: Facts, lengths: Lengths) -> float:
+    place = case.place("evaluate")
+    return memory.forward_memory(
+        place,
+        facts.shape,
+        lengths,
+        weight_bytes=place.width * facts.parameters,
+        batch_tokens=BITS_TOKENS,
+        head_rows=head_rows(facts.shape.vocabulary),
+        result_row=disk.cache_row(1, facts.shape.vocabulary),
+        shard_examples=BITS_SHARD,
+    )
+
+
+def _evaluate(case: Case) -> Iterator[Row]:
+    plan, settings = case.plan, case.recipe.evaluate
+    members = [run.name for run in plan.runs if run.name not in plan.scored]
+    first = True
+    for name in [*plan.scored, *members]:
+        rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
+        facts = case.models[rendering]
+        place = case.place("evaluate")
+        weights = place.width * facts.parameters
+        work, tokens, peak, size = Work(), 0.0, place.base, 0.0
+        held_out = case.lengths.get((rendering, "held_out"))
+        if held_out and held_out.examples:
+            work += bits_work(facts, held_out)
+            tokens += held_out.tokens
+            peak = _bits_memory(case, facts, held_out)
+        for task in case.tasks if name in plan.scored else ():
+            work += decode_work(
+                facts.shape,
+                items=task.items,
+                prompt=task.prompt,
+                new=task.new,
+                batch=settings.batch_size,
+                weight_bytes=weights,
+            )
+            tokens += task.items * (task.prompt + task.new)
+            size += task.items * disk.ITEM
+            batch = min(settings.batch_size, task.items)
+            used = memory.decode_memory(
+                place,
+                facts.shape,
+                weight_bytes=weights,
+                batch=batch,
+                context=task.prompt + task.new,
+                prompt=task.prompt,
+            )
+            peak = max(peak, used)
+        if case.tasks and name in plan.scored:
+            load = {"load_byte": facts.parameters * facts.stored}
+            work += Work({}, {**load, "tokenizer_entry": facts.entries, "tasks_first": int(first)})
+            first = False
+        yield case.row("evaluate", name, work, tokens=tokens, bytes=size, memory=peak)
+
+
+def _around(case: Case) -> Iterator[Row]:
+    """What no stage's manifest counts: start, checks, waiting, the report."""
+    entries = sum(facts.entries for facts in case.models.values())
+    work = Work({}, {"start": 1, "run": 1, "tokenizer_entry": entries})
+    base = case.hardware.base if case.hardware.on_cpu else 0
+    yield case.row("around", "start, checks, report", work, memory=base)

@@ -1,0 +1,88 @@
+"""What a recipe's `training:` says about steps, saves and memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from infifusion.estimate.costs.shapes import Shape
+from infifusion.recipe import Lora
+
+# Where the recipe is silent: train.arguments.DEFAULTS (tests/plan compares them).
+DEFAULTS = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "save_steps": 500}
+
+# Bytes of optimizer state per trained parameter; AdamW's two float32 moments where not named.
+STATE_BYTES = {
+    "sgd": 0.0,
+    "adafactor": 0.1,  # a row and a column per matrix
+    "adamw_8bit": 2.0,
+    "adamw_bnb_8bit": 2.0,
+    "paged_adamw_8bit": 2.0,
+}
+ADAM_BYTES = 8.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of one run on some devices.
+
+    passes: how often the run goes through the training examples. saves: checkpoints written.
+    recompute: gradient checkpointing. sharded: weights and states are split over the devices.
+    """
+
+    steps: int
+    batch: int
+    accumulation: int
+    passes: float
+    saves: int
+    recompute: bool
+    sharded: bool
+    state_bytes: float
+
+
+def schedule_of(
+    training: Mapping[str, Any], *, examples: int, devices: int, sharded: bool = False
+) -> Schedule:
+    """As transformers.Trainer counts: every process takes `batch` examples per micro-batch."""
+    values = {**DEFAULTS, **training}
+    batch = int(values["per_device_train_batch_size"])
+    accumulation = int(values.get("gradient_accumulation_steps", 1))
+    per_step = batch * accumulation * devices
+    limit = int(values.get("max_steps", -1))
+    per_epoch = max(1, math.ceil(examples / per_step))
+    steps = limit if limit > 0 else math.ceil(per_epoch * float(values["num_train_epochs"]))
+    every, strategy = values["save_steps"], str(values.get("save_strategy", "steps"))
+    saves = {"no": 0, "epoch": math.ceil(steps / per_epoch)}.get(
+        strategy, math.ceil(steps / max(1, int(every))) if every >= 1 else math.ceil(1 / every)
+    )
+    return Schedule(
+        steps=steps,
+        batch=batch,
+        accumulation=accumulation,
+        passes=steps / per_epoch,
+        saves=saves,
+        recompute=bool(values.get("gradient_checkpointing")),
+        sharded=sharded,
+        state_bytes=STATE_BYTES.get(str(values.get("optim")), ADAM_BYTES),
+    )
+
+
+def lora_parameters(shape: Shape, lora: Lora) -> int:
+    """Parameters of the adapters: r (in + out) for each matrix that has one."""
+    hidden, inner = shape.hidden, shape.inner
+    q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
+    sides = {
+        "q_proj": hidden + q,
+        "k_proj": hidden + kv,
+        "v_proj": hidden + kv,
+        "o_proj": q + hidden,
+        "up_proj": hidden + inner,
+        "down_proj": inner + hidden,
+    }
+    if shape.gated:
+        sides["gate_proj"] = hidden + inner
+    wanted = lora.target_modules
+    chosen = sides if isinstance(wanted, str) else [name for name in wanted if name in sides]
+    return lora.r * shape.layers * sum(sides[name] for name in chosen or sides)

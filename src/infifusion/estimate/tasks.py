@@ -1,0 +1,64 @@
+"""The tasks of a plan: how many items, how long prompts and answers are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from infifusion.estimate.costs.case import TaskFacts
+from infifusion.evals.tasks import TASKS, Task, require_task
+from infifusion.recipe import Recipe
+from infifusion.registry import look_up
+
+# Items of the public test sets, where their file is not on this machine.
+ITEMS = {"gsm8k": 1319, "math500": 500, "math": 5000, "humaneval": 164}
+# Characters per token of English prose and code in vocabularies of 30k and more.
+CHARACTERS_PER_TOKEN = 3.5
+PROMPT_TOKENS = 150  # of an item whose file is not here
+# The examples shown before the item, of tasks that show some: five of GSM8K, four of MATH.
+FEW_SHOT_TOKENS = 700
+
+
+def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
+    """Every task of the recipe; generation is taken to run to its limit."""
+    settings = recipe.evaluate
+    if not settings.tasks:
+        return []
+    table = dict(TASKS)
+    if settings.tasks_from:
+        where = "evaluate.tasks_from"
+        table |= look_up({}, settings.tasks_from, kind="table of tasks", where=where)
+    for name in settings.tasks:
+        require_task(name, table, where="evaluate.tasks")
+    found = [_facts(table[name], recipe) for name in settings.tasks]
+    notes.append("tasks: every answer is taken to run to its limit of tokens, the most it can cost")
+    return found
+
+
+def _facts(task: Task, recipe: Recipe) -> TaskFacts:
+    settings = recipe.evaluate
+    path = Path(settings.data or "") / task.file
+    items, prompt = ITEMS.get(task.name, 500), float(PROMPT_TOKENS)
+    if settings.data and path.is_file():
+        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+        items = len(lines)
+        prompt = _prompt_tokens(task, lines[:200])
+    if settings.limit is not None:
+        items = min(items, settings.limit)
+    if task.few_shot_file or (task.config and task.name.startswith("math")):
+        prompt += FEW_SHOT_TOKENS
+    return TaskFacts(task.name, items, prompt, settings.max_new_tokens or task.max_new_tokens)
+
+
+def _prompt_tokens(task: Task, lines: list[str]) -> float:
+    """Mean tokens of the items' prompts, by their characters."""
+    template = task.prompt_template
+    texts = []
+    for line in lines:
+        record = json.loads(line)
+        try:
+            text = template.format_map(record) if "{" in template else str(record[template])
+        except (KeyError, ValueError, IndexError):
+            text = line
+        texts.append(text)
+    return sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN

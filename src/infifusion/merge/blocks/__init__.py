@@ -1,0 +1,1 @@
+"""Parameter tensors in blocks that fit the cache, and the compiled loops over them."""

@@ -1,0 +1,244 @@
+"""Which positions of a tensor are kept: exactly the largest, however large the tensor is.
+
+Axes: R rows of scores (one, or one per model), M counts per row, P positions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from infifusion.merge.blocks.arrays import Array
+from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.kernels import FIRST_COUNT, SECOND_COUNT
+
+LEADING = 1 << 16
+TRAILING = 1 << 15
+# Share of a tensor that is worth sorting to find the border; beyond it a second histogram is
+# cheaper.
+GATHERED = 1 / 64
+KEEP_NONE = 1 << 32
+ALL = -1
+Score = Callable[[Block], Array]  # [R, P of the block], not negative
+
+
+@dataclass(frozen=True)
+class Border:
+    """The smallest magnitude that is kept, as float32 bits, and how many of those that equal it are
+    kept in each block, ALL or a number; all of all blocks where `ties` is None."""
+
+    bits: int
+    ties: np.ndarray | None
+
+    @property
+    def value(self) -> float:
+        """The smallest kept score; infinite where nothing is kept."""
+        if self.bits >= KEEP_NONE:
+            return float("inf")
+        return float(_as_float(self.bits))
+
+    def mask(self, block: Block, score_P: Array) -> Array:
+        """Which positions of the block are kept: bool."""
+        arrays, kernels = block.blocks.arrays, block.blocks.kernels
+        mask_P = arrays.mask(block.size)
+        if self.bits >= KEEP_NONE:
+            return mask_P
+        bits_P = arrays.bits(score_P)
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        if ties == ALL:
+            kernels.keep_from(bits_P, np.uint32(self.bits), mask_P)
+        elif ties == 0:
+            kernels.keep_from(bits_P, np.uint32(self.bits + 1), mask_P)
+        else:
+            kernels.keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
+        return mask_P
+
+    def trim(self, block: Block, row_P: Array) -> None:
+        """Set what is not kept to 0, in place."""
+        kernels, smallest = block.blocks.kernels, self._smallest(block)
+        if smallest is None:
+            kernels.clear(row_P, self.mask(block, row_P))
+        else:
+            kernels.clear_below(row_P, smallest)
+
+    def trim_but(self, inner: Border, block: Block, row_P: Array) -> None:
+        """Set what is not kept, and what `inner` keeps, to 0, in place."""
+        kernels = block.blocks.kernels
+        smallest, above = self._smallest(block), inner._smallest(block)
+        if smallest is None or above is None:
+            kernels.clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
+        else:
+            kernels.clear_outside(row_P, smallest, above)
+
+    def _smallest(self, block: Block) -> np.float32 | None:
+        """Smallest magnitude that is kept in the block, Inf where none is; None where only some of
+        those that equal it are."""
+        if self.bits >= KEEP_NONE:
+            return np.float32(np.inf)
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        return _as_float(self.bits + (ties == 0)) if ties in (ALL, 0) else None
+
+
+def _as_float(bits: int) -> np.float32:
+    return np.array([bits], np.uint32).view(np.float32)[0]
+
+
+def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[Border]]:
+    """Borders of the counts[r][m] largest scores of row r: [R][M].
+
+    Of equal scores at the border the earlier positions are kept, so that exactly the count is. One
+    pass counts the leading 16 bits of the scores, a second one sorts what shares them with the
+    border, or counts what equals it. A count of 0 keeps nothing, one of P or more everything.
+    """
+    if blocks.size <= LEADING:
+        return borders(blocks, score, None, counts)
+    return borders(blocks, score, histogram(blocks, score, len(counts)), counts)
+
+
+def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
+    """How often each leading part of a score occurs, and how often with trailing bits that are not
+    all 0: [2, R, LEADING]."""
+
+    def add(block: Block, found: np.ndarray) -> None:
+        for row_P, counts in zip(score(block), found, strict=True):
+            blocks.kernels.count_leading_twice(blocks.arrays.bits(row_P), counts)
+
+    zeros = np.zeros((rows, blocks.kernels.TURNS, LEADING), np.int64)
+    both = blocks.total(add, zeros)
+    parts = [both & FIRST_COUNT, both >> SECOND_COUNT]
+    return np.stack([part.sum(axis=1) for part in parts])
+
+
+def borders(
+    blocks: Blocks, score: Score, leading: np.ndarray | None, counts: list[list[int]]
+) -> list[list[Border]]:
+    """`largest`, where the histogram is at hand, with or without its second half; None: a small
+    tensor that is sorted whole."""
+    found: dict[tuple[int, int], Border] = {}
+    open_: dict[tuple[int, int], Window] = {}
+    for r, row in enumerate(counts):
+        for m, count in enumerate(row):
+            if count <= 0:
+                found[r, m] = Border(KEEP_NONE, None)
+            elif count >= blocks.size:
+                found[r, m] = Border(0, None)
+            elif leading is None:
+                open_[r, m] = Window(r, 0, KEEP_NONE - 1, count, blocks.size)
+            else:
+                open_[r, m] = _window(r, leading[:, r], count)
+    found |= _borders(blocks, score, open_)
+    return [[found[r, m] for m in range(len(row))] for r, row in enumerate(counts)]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The border of row `row` lies among the `population` scores with bits in [low, high]; it is
+    the `rank`-th largest of them."""
+
+    row: int
+    low: int
+    high: int
+    rank: int
+    population: int
+
+
+def _window(row: int, leading: np.ndarray, count: int) -> Window:
+    """Where the border lies, by the histogram: [1 or 2, LEADING].
+
+    Deltas of bfloat16 weights mostly have trailing bits of 0. Where it is known how many have not,
+    the border is either that one value or among those few.
+    """
+    from_top = np.cumsum(leading[0][::-1])
+    place = int(np.searchsorted(from_top, count))  # the first with from_top >= count
+    bin_ = LEADING - 1 - place
+    population = int(leading[0][bin_])
+    rank = count - int(from_top[place]) + population
+    low, high = bin_ << 15, (bin_ << 15) + TRAILING - 1
+    if len(leading) == 1:
+        return Window(row, low, high, rank, population)
+    uneven = int(leading[1][bin_])
+    if rank > uneven:
+        return Window(row, low, low, rank - uneven, population - uneven)
+    return Window(row, low + 1, high, rank, uneven)
+
+
+def _borders(
+    blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
+) -> dict[tuple[int, int], Border]:
+    dense = {
+        key: window
+        for key, window in windows.items()
+        if 0 < window.high - window.low < TRAILING and window.population > GATHERED * blocks.size
+    }
+    if dense:
+        windows = windows | _narrowed(blocks, score, dense)
+    # A window of one value, all of it kept, needs no look at where it stands.
+    done = {
+        k: Border(w.low, None)
+        for k, w in windows.items()
+        if w.low == w.high and w.rank == w.population
+    }
+    rest = {key: window for key, window in windows.items() if key not in done}
+    single = {key: window for key, window in rest.items() if window.low == window.high}
+    wide = {key: window for key, window in rest.items() if key not in single}
+    if single:
+        ties = blocks.collect(lambda block: _equal(block, score(block), list(single.values())))
+        for n, (key, window) in enumerate(single.items()):
+            done[key] = _border(window.low, window.rank, np.array([t[n] for t in ties]))
+    if wide:
+        parts = blocks.collect(lambda block: _gather(block, score(block), list(wide.values())))
+        for n, (key, window) in enumerate(wide.items()):
+            values = np.concatenate([part[n] for part in parts])
+            place = len(values) - window.rank
+            bits = int(np.partition(values, place)[place])
+            rank = window.rank - int((values > bits).sum())
+            done[key] = _border(bits, rank, np.array([int((p[n] == bits).sum()) for p in parts]))
+    return done
+
+
+def _border(bits: int, kept: int, ties: np.ndarray) -> Border:
+    """The first `kept` of the ties, which stand in the blocks as `ties` says."""
+    if kept == int(ties.sum()):
+        return Border(bits, None)
+    before = np.cumsum(ties) - ties
+    taken = np.clip(kept - before, 0, ties)
+    return Border(bits, np.where(taken == ties, ALL, taken))
+
+
+def _narrowed(
+    blocks: Blocks, score: Score, windows: dict[tuple[int, int], Window]
+) -> dict[tuple[int, int], Window]:
+    """Each window shrunk to the one value of its border, by a histogram of the trailing bits."""
+    places = sorted({(window.row, window.low >> 15) for window in windows.values()})
+
+    def add(block: Block, found: np.ndarray) -> None:
+        score_RP = score(block)
+        for (row, bin_), counts in zip(places, found, strict=True):
+            bits_P = blocks.arrays.bits(score_RP[row])
+            blocks.kernels.count_trailing(bits_P, np.uint32(bin_), counts)
+
+    zeros = np.zeros((len(places), blocks.kernels.TURNS, TRAILING + 256), np.int64)
+    trailing = blocks.total(add, zeros).sum(axis=1)[:, :TRAILING]
+    narrowed = {}
+    for key, window in windows.items():
+        bin_ = window.low >> 15
+        counts = trailing[places.index((window.row, bin_))]
+        from_top = np.cumsum(counts[::-1])
+        place = int(np.searchsorted(from_top, window.rank))
+        value = (bin_ << 15) + TRAILING - 1 - place
+        population = int(counts[TRAILING - 1 - place])
+        rank = window.rank - int(from_top[place]) + population
+        narrowed[key] = Window(window.row, value, value, rank, population)
+    return narrowed
+
+
+def _equal(block: Block, score_RP: Array, windows: list[Window]) -> list[int]:
+    bits, count_equal = block.blocks.arrays.bits, block.blocks.kernels.count_equal
+    return [int(count_equal(bits(score_RP[w.row]), np.uint32(w.low))) for w in windows]
+
+
+def _gather(block: Block, score_RP: Array, windows: list[Window]) -> list[np.ndarray]:
+    between = block.blocks.arrays.between
+    return [between(score_RP[w.row], w.low, w.high) for w in windows]

@@ -1,0 +1,1 @@
+"""From a merge file to a merged folder: models, plan, tensors, vocabulary, writing."""

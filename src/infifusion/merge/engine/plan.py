@@ -1,0 +1,315 @@
+"""What a merge will do: every tensor of the result, what it is merged from and how.
+
+Nothing but headers is read for it, so that it can be checked and printed before it starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.checkpoints.dtypes import BY_NAME
+from infifusion.merge.engine.file import (
+    MergeFile,
+    MergeModel,
+    Slice,
+    SliceSource,
+    check_parameters,
+    per_model,
+    resolve,
+)
+from infifusion.merge.engine.models import Model, open_model
+from infifusion.merge.engine.tensors import Part, Planned, by_layer, common_names, plan_tensor
+from infifusion.merge.engine.vocabulary import Vocabulary, build_vocabulary
+from infifusion.merge.methods import BASE_UNUSED, METHODS, NEEDS_BASE, PARAMS
+from infifusion.named import function_and_params, params_class_of
+from infifusion.registry import look_up
+from infifusion.strict import Strict
+
+# Tensors before the layers; all others outside them come after.
+BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
+AFTER = re.compile(r"embed_out|output_embed|lm_head")
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A whole merge. donor: the model whose config and tokenizer the result has."""
+
+    method: str
+    donor: Model
+    base: Model | None
+    models: list[Model]
+    tensors: dict[str, Planned]
+    layers: list[tuple[Model, int]]
+    """Where layers are stacked: the model and layer whose config entries each layer has."""
+    dtype: str | None
+    seed: int
+    vocabulary: Vocabulary | None = None
+    chat_template: str | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def plan_file(
+    file: MergeFile, path: Path, *, needs_base: frozenset[str] = NEEDS_BASE, pickle: bool = False
+) -> MergePlan:
+    """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit."""
+
+    @cache
+    def model(name: str) -> Model:
+        return open_model(name, path.parent, allow_pickle=pickle)
+
+    where = str(path)
+    method = look_up(METHODS, file.merge_method, kind="merge method", where=where)
+    params = params_class_of(method, PARAMS, file.merge_method, where=where)
+    notes = check_parameters(file, params, where=where)
+    slices = file.layer_slices() or [_as_slice(file, model)]
+    base = model(file.base_model) if file.base_model else None
+    if file.merge_method in needs_base and base is None and not all(s.base_model for s in slices):
+        raise RecipeError(
+            f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
+        )
+    donor = base or model(slices[0].sources[0].model)
+    wanted = file.vocabulary()
+    vocabulary = None
+    if wanted:
+        names = [source.model for one in slices for source in one.sources]
+        everyone = list({model(name).key: model(name) for name in [*names, donor.name]}.values())
+        vocabulary = build_vocabulary(wanted, everyone, donor, base, where=where)
+    planner = _Planner(file, params, model, donor, vocabulary, where)
+    stacked = bool(file.layer_slices())
+    tensors = dict(planner.stacked(slices) if stacked else planner.whole(slices[0]))
+    used = [m for planned in tensors.values() for m, _ in planned.models]
+    used = list({m.key: m for m in used}.values())
+    if not used:
+        raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
+    return MergePlan(
+        method=file.merge_method,
+        donor=donor,
+        base=None if file.merge_method in BASE_UNUSED else base,
+        models=used,
+        tensors=tensors,
+        layers=planner.layers(slices) if stacked else [],
+        dtype=_dtype(file),
+        seed=file.seed,
+        vocabulary=vocabulary,
+        chat_template=file.chat_template,
+        notes=notes,
+    )
+
+
+def plan_models(
+    models: Mapping[str, Model],
+    base: Model,
+    *,
+    method: str,
+    params: dict[str, Any],
+    dtype: str | None,
+    seed: int,
+) -> MergePlan:
+    """Plan the merge of whole models with parameters that hold for every tensor."""
+    _, checked = function_and_params(
+        METHODS, PARAMS, method, params, kind="merge method", where="merge"
+    )
+    unused = method in BASE_UNUSED
+    listed = list(models.values())
+    if not listed:
+        raise RecipeError(
+            "merge: there is no model besides the base. Add one under models, or under slices."
+        )
+    stored = BY_NAME[dtype] if dtype else None
+    tensors = {}
+    for name in common_names([base, *listed], base):
+        parts = [(model, model.source_of(name)) for model in listed]
+        origin = (base, base.source_of(name))
+        # What no method of several models needs: the base gives shape and dtype all the same.
+        planned = plan_tensor(origin, parts, stored, checked, None)
+        tensors[name] = replace(planned, base=None) if unused else planned
+    return MergePlan(method, base, None if unused else base, listed, tensors, [], stored, seed)
+
+
+def _dtype(file: MergeFile) -> str | None:
+    name = file.out_dtype or file.dtype
+    return BY_NAME[name] if name else None
+
+
+def _as_slice(file: MergeFile, model: Callable[[str], Model]) -> Slice:
+    """Whole models as one slice. The base joins in where it is not listed, as in mergekit; for
+    `linear` only if a weight stands for all."""
+    listed = list(file.whole_models() or [])
+    joins = file.merge_method != "passthrough"
+    if file.merge_method == "linear":
+        joins = any("weight" in scope for scope in file.scopes())
+    if file.base_model and joins:
+        base = model(file.base_model)
+        if base.key not in [model(m.model).key for m in listed]:
+            listed.append(MergeModel(model=file.base_model))
+    return Slice(
+        sources=[
+            SliceSource(model=m.model, parameters=m.parameters, layer_range=(0, 0)) for m in listed
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class _Planner:
+    file: MergeFile
+    params: type[Strict]
+    model: Callable[[str], Model]
+    donor: Model
+    vocabulary: Vocabulary | None
+    where: str
+
+    def whole(self, one: Slice) -> Iterator[tuple[str, Planned]]:
+        """All tensors of whole models."""
+        models = [self.model(source.model) for source in one.sources]
+        last = max(self.donor.layers - 1, 1)
+        for name in common_names(models, self.donor):
+            place = self.donor.layer_of(name)
+            # Outside the layers a gradient is at its start; a single layer is at its end.
+            t = 0.0 if place is None else 1.0 if self.donor.layers == 1 else place[0] / last
+            inner = [model.source_of(name) for model in models]
+            yield name, self._one(name, one, inner, t)
+
+    def stacked(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
+        """The tensors outside the layers, those before them from the first slice's models and those
+        after from the last one's; then layer by layer."""
+        stack = self.donor.stack
+        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
+        for name in common_names(models, self.donor, outside=True):
+            one = slices[0 if BEFORE.search(name) and not AFTER.search(name) else -1]
+            inner = [self.model(source.model).source_of(name) for source in one.sources]
+            yield name, self._one(name, one, inner, 0.0)
+        number = 0
+        for one in slices:
+            length = self._length(one)
+            for offset in range(length):
+                t = offset / (length - 1) if length > 1 else 1.0
+                for suffix in self._in_layer(one, offset):
+                    inner = [
+                        f"{self.model(s.model).stack}{s.layer_range[0] + offset}{suffix}"
+                        for s in one.sources
+                    ]
+                    name = f"{stack}{number}{suffix}"
+                    yield name, self._one(name, one, inner, t)
+                number += 1
+
+    def layers(self, slices: list[Slice]) -> list[tuple[Model, int]]:
+        """For every layer of the result, where its entries in the config come from."""
+        return [
+            (self.model(one.sources[0].model), one.sources[0].layer_range[0] + offset)
+            for one in slices
+            for offset in range(self._length(one))
+        ]
+
+    def _length(self, one: Slice) -> int:
+        lengths = {s.layer_range[1] - s.layer_range[0] for s in one.sources}
+        for source in one.sources:
+            first, last = source.layer_range
+            if not 0 <= first < last <= self.model(source.model).layers:
+                raise RecipeError(
+                    f"{self.where}: layer_range [{first}, {last}] of {source.model}, which has "
+                    f"{self.model(source.model).layers} layers: give [first, one after the last]."
+                )
+        if len(lengths) != 1:
+            raise RecipeError(
+                f"{self.where}: the sources of one slice have {sorted(lengths)} layers; give them "
+                "layer_ranges of one length."
+            )
+        return lengths.pop()
+
+    def _in_layer(self, one: Slice, offset: int) -> list[str]:
+        """What stands after the layer's number in its tensors, the same in all sources."""
+        found: list[tuple[Model, int, frozenset[str]]] = []
+        for source in one.sources:
+            model, layer = self.model(source.model), source.layer_range[0] + offset
+            found.append((model, layer, by_layer(model).get(layer, frozenset())))
+        first = found[0]
+        for other in found[1:]:
+            if other[2] != first[2]:
+                odd = sorted(other[2] ^ first[2])[0]
+                raise CheckpointError(
+                    f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
+                    f"{first[0].folder} do not have the same tensors: only one of them has "
+                    f"{odd}. Only models of one architecture can be merged: leave one of "
+                    "the two out."
+                )
+        return sorted(first[2])
+
+    def _one(self, name: str, one: Slice, inner: list[str], t: float) -> Planned:
+        """One tensor; `inner` names it in each source of the slice."""
+        base_name = one.base_model or self.file.base_model
+        wanted = self.model(base_name).key if base_name else None
+        if self.file.merge_method in BASE_UNUSED:
+            wanted = None
+        base: Part | None = None
+        models: list[Part] = []
+        sources: list[SliceSource] = []
+        for source, tensor in zip(one.sources, inner, strict=True):
+            model = self.model(source.model)
+            if wanted is not None and model.key == wanted:
+                base = (model, tensor)
+            else:
+                models.append((model, tensor))
+                sources.append(source)
+        if base is None and wanted is not None:
+            raise RecipeError(
+                f"{self.where}: a slice does not have base_model {base_name} among its sources. "
+                "Add it, with the layers that belong to it."
+            )
+        params = self._params(name, one, sources, [tensor for _, tensor in models], t)
+        return plan_tensor(base, models, _dtype(self.file), params, self.vocabulary)
+
+    def _params(
+        self, name: str, one: Slice, sources: list[SliceSource], inputs: list[str], t: float
+    ) -> Strict:
+        loose = self.file.mergekit_compat
+        shared = [one.parameters, *self.file.scopes()]
+        values: dict[str, Any] = {}
+        for key, entry in self.params.model_fields.items():
+            public = entry.alias or key
+            if not per_model(entry):
+                found = resolve(public, shared, name, t, loose=loose)
+                if found is not None:
+                    values[public] = found
+                continue
+            each = [
+                resolve(public, [source.parameters, *shared], inner, t, loose=loose)
+                for source, inner in zip(sources, inputs, strict=True)
+            ]
+            if any(value is not None for value in each):
+                if None in each:
+                    raise RecipeError(
+                        f"{self.where}: '{public}' is given for some models and not for others "
+                        f"(tensor {name}). Give it for each, or once under parameters."
+                    )
+                values[public] = each
+        if loose:
+            values |= _mergekit_defaults(self.file.merge_method, values)
+        return _checked(self.params, self.where, tuple(_frozen(values)))
+
+
+@cache
+def _checked(params: type[Strict], where: str, values: tuple) -> Strict:
+    """Validated once for all tensors that have the same values."""
+    return params.from_mapping(
+        {k: list(v) if isinstance(v, tuple) else v for k, v in values}, where=f"{where}: parameters"
+    )
+
+
+def _frozen(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        yield key, tuple(value) if isinstance(value, list) else value
+
+
+def _mergekit_defaults(method: str, given: dict[str, Any]) -> dict[str, Any]:
+    """What mergekit does where we do something else by default."""
+    if method.startswith(("dare", "della")):
+        return {"rescale": "l1" if given.get("rescale", True) else False}
+    if method == "sce":
+        return {"uniform_below": 1e-6}
+    return {}

@@ -1,0 +1,124 @@
+"""The tensors of models that are merged: which of them belong together, and whether they fit."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from infifusion.errors import CheckpointError
+from infifusion.merge.checkpoints.dtypes import FLOATS, STORED
+from infifusion.merge.checkpoints.writer import Spec
+from infifusion.merge.engine.models import TIED_HEAD, Model
+from infifusion.merge.engine.vocabulary import Vocabulary
+from infifusion.strict import Strict
+
+Part = tuple[Model, str]  # a model and one of its tensors
+# Buffers that some versions of the libraries save and others compute.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One tensor of the result."""
+
+    spec: Spec
+    base: Part | None
+    models: list[Part]
+    params: Strict
+    by_token: bool = False
+    """Whether its rows are tokens that the vocabulary moves."""
+
+    @property
+    def parts(self) -> list[Part]:
+        """Everything that is read, the base first."""
+        return [*([self.base] if self.base else []), *self.models]
+
+
+@cache
+def by_layer(model: Model) -> dict[int, frozenset[str]]:
+    """Layer -> what stands after its number in the names of its tensors."""
+    found: dict[int, set[str]] = {}
+    for name in model.checkpoint.names:
+        if place := model.layer_of(name):
+            found.setdefault(place[0], set()).add(place[1])
+    return {layer: frozenset(names) for layer, names in found.items()}
+
+
+def common_names(models: list[Model], donor: Model, *, outside: bool = False) -> list[str]:
+    """The names to merge, or those outside the layers alone. CheckpointError when the models do not
+    fit together."""
+
+    def names_of(model: Model) -> set[str]:
+        names = set(model.checkpoint.names)
+        return {n for n in names if not (outside and model.layer_of(n))}
+
+    everyone = list({model.key: model for model in [donor, *models]}.values())
+    optional = {name for model in everyone for name in model.checkpoint if COMPUTED.search(name)}
+    drop = {name for name in optional if any(name not in model.checkpoint for model in everyone)}
+    if donor.tied and any(TIED_HEAD not in model.checkpoint for model in everyone):
+        drop.add(TIED_HEAD)
+    names = names_of(donor) - drop
+    for model in everyone:
+        own = names_of(model) - drop
+        extra = own - names - {TIED_HEAD} if donor.tied else own - names
+        missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
+        if extra or missing:
+            odd = sorted(extra or missing)[0]
+            raise CheckpointError(
+                f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "
+                f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
+                "differ. Only models of one architecture can be merged: leave this model out, or "
+                "distil it into the pivot (infifusion run)."
+            )
+    return sorted(names)
+
+
+def plan_tensor(
+    base: Part | None,
+    models: list[Part],
+    dtype: str | None,
+    params: Strict,
+    vocabulary: Vocabulary | None,
+) -> Planned:
+    """One tensor, its shapes compared. The base, or else the first model, gives shape and dtype."""
+    donor, donor_name = base or models[0]
+    shape = donor.checkpoint.shape(donor_name)
+    stored = donor.checkpoint.dtype(donor_name)
+    by_token = vocabulary is not None and vocabulary.holds(donor, donor_name)
+    _check_dtypes([*([base] if base else []), *models])
+    for model, inner in [*([base] if base else []), *models]:
+        found = model.checkpoint.shape(inner)
+        if found != shape and not (by_token and found[1:] == shape[1:]):
+            hint = (
+                " Their vocabularies differ: tokenizer_source: union (or base) merges them."
+                if found[1:] == shape[1:]
+                else ""
+            )
+            raise CheckpointError(
+                f"The tensor {inner} has shape {list(found)} in {model.folder} ({model.name}), but "
+                f"{list(shape)} in {donor.folder}. Only models of one architecture and vocabulary "
+                f"can be merged.{hint or ' Leave this model out, or distil it (infifusion run).'}"
+            )
+    if by_token and vocabulary is not None:
+        shape = (vocabulary.rows, *shape[1:])
+    spec = Spec(dtype if dtype and stored in FLOATS else stored, shape)
+    return Planned(spec, base, models, params, by_token)
+
+
+def _check_dtypes(parts: list[Part]) -> None:
+    """All floats, or all of one dtype; CheckpointError otherwise."""
+    kinds = {}
+    for model, name in parts:
+        dtype = model.checkpoint.dtype(name)
+        if dtype not in STORED:
+            raise CheckpointError(
+                f"The tensor {name} in {model.folder} is stored as {dtype}, which cannot be merged."
+                " Convert the model to bfloat16."
+            )
+        kinds["float" if dtype in FLOATS else dtype] = f"{dtype} in {model.folder}"
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"The tensor {parts[0][1]} is {' but '.join(kinds.values())}. Floats and whole numbers "
+            "cannot be merged: save the models in one dtype, such as bfloat16."
+        )

@@ -1,0 +1,205 @@
+"""One vocabulary for models that have different ones: tokenizer, and where each row comes from.
+
+Axes: S models, N rows (tokens) of the result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infifusion.errors import RecipeError
+from infifusion.merge.checkpoints.views import MEAN, PADDING, ZERO, WithRows
+from infifusion.merge.engine.file import TokenEmbedding, Tokenizer
+from infifusion.merge.engine.models import Model
+
+# Tensors with a row per token, by the names that architectures give them.
+BY_TOKEN = re.compile(
+    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|tok_embeddings)\.(weight|bias)$"
+)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """The result's tokenizer and rows; row_SN: the id of each token in each model, -1 where it has
+    none; from_SN: for each model, where the row of a token comes from (`views.WithRows`)."""
+
+    tokenizer: Any
+    models: list[Model]
+    row_SN: np.ndarray
+    from_SN: np.ndarray
+    rows: int
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the mapping."""
+        digest = hashlib.sha256(str(self.rows).encode())
+        for array in (self.row_SN, self.from_SN):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def holds(self, model: Model, tensor: str) -> bool:
+        """Whether the tensor has a row per token."""
+        shape = model.checkpoint.shape(tensor)
+        return bool(BY_TOKEN.search(tensor)) and shape[:1] == (model.vocabulary,)
+
+    def view(self, model: Model, parts: dict[str, tuple[np.ndarray, str]], width: int) -> WithRows:
+        """The model's tensor in the new vocabulary; parts: array and dtype of each model's."""
+        arrays = [parts[one.name][0] for one in self.models]
+        dtypes = [parts[one.name][1] for one in self.models]
+        s = next(n for n, one in enumerate(self.models) if one.key == model.key)
+        size = self.row_SN.shape[1]
+        bare = WithRows(
+            arrays, dtypes, width, self.from_SN[s], self.row_SN, np.zeros(width, np.float32)
+        )
+        if self.rows == size:
+            return bare
+        # Rows beyond the vocabulary hold the mean row: Hewitt, "Initializing new word embeddings".
+        total = np.zeros(width)
+        for start in range(0, size, 4096):
+            part = bare[slice(start * width, min(start + 4096, size) * width)]
+            total += part.reshape(-1, width).sum(axis=0, dtype=np.float64)
+        more = self.rows - size
+        return WithRows(
+            arrays,
+            dtypes,
+            width,
+            np.concatenate([self.from_SN[s], np.full(more, PADDING)]),
+            np.pad(self.row_SN, ((0, 0), (0, more)), constant_values=-1),
+            (total / size).astype(np.float32),
+        )
+
+
+def build_vocabulary(
+    wanted: Tokenizer, models: list[Model], donor: Model, base: Model | None, *, where: str
+) -> Vocabulary:
+    """Load the tokenizers, make the result's and say where every row comes from.
+
+    A token that a model lacks gets the row of the one model that has it, or of the base, or the
+    mean of those that have it; zero where none has. Raises RecipeError for tokenizers that cannot
+    be read or tokens that no model has.
+    """
+    loaded = {model.name: _load(model.folder) for model in models}
+    result = _result(wanted, loaded, models, donor, where)
+    own = {model.name: _usable(loaded[model.name], model) for model in models}
+    for token in wanted.tokens:
+        if token not in result.get_vocab():
+            result.add_tokens(token)
+    ids = result.get_vocab()
+    size = max(ids.values()) + 1
+    row_SN = np.full((len(models), size), -1, np.int64)
+    for s, model in enumerate(models):
+        for token, row in own[model.name].items():
+            if token in ids:
+                row_SN[s, ids[token]] = row
+    from_SN = _origins(row_SN, models, base)
+    for token, entry in wanted.tokens.items():
+        _configure(entry, token, ids[token], row_SN, from_SN, models, own, where)
+    multiple = wanted.pad_to_multiple_of or 1
+    return Vocabulary(result, models, row_SN, from_SN, -(-size // multiple) * multiple)
+
+
+def _origins(row_SN: np.ndarray, models: list[Model], base: Model | None) -> np.ndarray:
+    has_SN = row_SN >= 0
+    count_N = has_SN.sum(axis=0)
+    default_N = np.where(count_N == 0, ZERO, np.where(count_N == 1, has_SN.argmax(axis=0), MEAN))
+    if base is not None:
+        b = next(n for n, model in enumerate(models) if model.key == base.key)
+        default_N = np.where(has_SN[b], b, default_N)
+    return np.where(has_SN, np.arange(len(models))[:, None], default_N)
+
+
+def _configure(
+    entry: TokenEmbedding,
+    token: str,
+    place: int,
+    row_SN: np.ndarray,
+    from_SN: np.ndarray,
+    models: list[Model],
+    own: dict[str, dict[str, int]],
+    where: str,
+) -> None:
+    """Apply one entry of tokenizer.tokens."""
+    source = entry.source
+    if source is None:
+        return
+    lacking_S = row_SN[:, place] < 0
+    if entry.force:
+        lacking_S[:] = True
+    if isinstance(source, dict) and source.get("kind") == "zero":
+        from_SN[lacking_S, place] = ZERO
+        return
+    name = source.get("model") if isinstance(source, dict) else source
+    found = [n for n, model in enumerate(models) if model.name == name]
+    if not found:
+        raise RecipeError(
+            f"{where}: tokenizer.tokens.{token}.source: {name!r} is no model of this merge. "
+            "Name one of its models, base included."
+        )
+    s = found[0]
+    if isinstance(source, dict):
+        row = source.get("token_id", own[models[s].name].get(str(source.get("token", ""))))
+    else:
+        row = row_SN[s, place] if row_SN[s, place] >= 0 else None
+    rows = range(models[s].vocabulary or 0)
+    if not isinstance(row, int | np.integer) or isinstance(row, bool) or row not in rows:
+        raise RecipeError(
+            f"{where}: tokenizer.tokens.{token}.source: {name} has no such token. Name a token, or "
+            "a token_id, that it has."
+        )
+    if row_SN[s, place] not in (-1, int(row)) and not entry.force:
+        raise RecipeError(
+            f"{where}: tokenizer.tokens.{token}: {name} has this token itself; set force: true to "
+            "give it another row."
+        )
+    row_SN[s, place] = int(row)
+    from_SN[lacking_S, place] = s
+
+
+def _load(folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # the library raises many kinds for a folder without tokenizer
+        raise RecipeError(
+            f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "
+            "every model: save it beside the weights (tokenizer.save_pretrained), or "
+            "remove the key."
+        ) from error
+
+
+def _usable(tokenizer: Any, model: Model) -> dict[str, int]:
+    """Token -> id, of those that have a row."""
+    stored = [model.checkpoint.shape(name)[0] for name in model.checkpoint if BY_TOKEN.search(name)]
+    rows = min([*stored, *([model.vocabulary] if model.vocabulary else [])], default=None)
+    return {t: i for t, i in tokenizer.get_vocab().items() if rows is None or i < rows}
+
+
+def _result(
+    wanted: Tokenizer, loaded: dict[str, Any], models: list[Model], donor: Model, where: str
+) -> Any:
+    if wanted.source == "base":
+        return _load(donor.folder)
+    if wanted.source != "union":
+        if wanted.source not in loaded:
+            raise RecipeError(
+                f"{where}: tokenizer_source {wanted.source!r} is neither base, union nor a model "
+                f"of this merge: {', '.join(loaded)}."
+            )
+        return _load(next(m.folder for m in models if m.name == wanted.source))
+    result = _load(donor.folder)
+    for model in models:
+        known = result.get_vocab()
+        tokenizer = loaded[model.name]
+        special = {added.content: added for added in tokenizer.added_tokens_decoder.values()}
+        rows = _usable(tokenizer, model)
+        # In the order of their ids, so that the same models always give the same vocabulary.
+        new = [token for token in sorted(rows, key=rows.__getitem__) if token not in known]
+        result.add_tokens([special.get(token, token) for token in new])
+    return result

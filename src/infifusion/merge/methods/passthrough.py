@@ -1,0 +1,31 @@
+"""One model's tensor as it is, or scaled: for stacking layers of several models."""
+
+from __future__ import annotations
+
+from infifusion.merge.blocks.arrays import Array
+from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.result import Merged
+from infifusion.strict import Strict
+
+
+class Params(Strict):
+    """Parameters of `passthrough`."""
+
+    scale: float | list[float] | None = None
+    """Factor on the tensor."""
+
+
+def passthrough(blocks: Blocks, params: Params) -> Merged:
+    """scale * theta. Raises ValueError for more than one model."""
+    if len(blocks.models) != 1:
+        raise ValueError(
+            f"passthrough takes one model per slice; found {len(blocks.models)}. Give each slice "
+            "one source."
+        )
+    scale = params.scale[0] if isinstance(params.scale, list) else params.scale
+
+    def apply(block: Block) -> Array:
+        (row_P,) = block.model_SP
+        return row_P if scale is None else row_P * float(scale)
+
+    return Merged(blocks, apply)

@@ -1,0 +1,146 @@
+"""SCE of FuseChat: select by variance, calculate coefficients, erase minority signs.
+
+Axes: S models, P positions of a block.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from infifusion.merge.blocks.arrays import BLOCK, Array
+from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.result import Merged
+from infifusion.merge.blocks.select import LEADING, Border, borders
+from infifusion.strict import Strict
+
+
+class Params(Strict):
+    """Parameters of `sce` and `sce_fusechat`."""
+
+    select_topk: float = Field(default=1.0, ge=0, le=1)
+    """Share of the positions with any variance that is kept, largest variance first. FuseChat takes
+    0.1."""
+    uniform_below: float = Field(default=0.0, ge=0)
+    """Where the models' mean squares sum to less, their coefficients are equal. mergekit's value is
+    1e-6, which ordinary fine-tuning is under; 0: only where all deltas are exactly 0."""
+
+
+def sce(blocks: Blocks, params: Params) -> Merged:
+    """Select floor(k #{v > 0}) positions by variance v over the models, then `fuse_selected`.
+
+    FuseChat, arXiv 2408.07990 v1, section 3.3, as mergekit reads it: positions that are not kept
+    stay at the base. With select_topk 1 every position is kept, those without variance too.
+    """
+    border = select(blocks, params.select_topk)
+    return fuse_selected(blocks, border, mask_deltas=True, uniform_below=params.uniform_below)
+
+
+def select(blocks: Blocks, share: float) -> Border:
+    """Border of the largest variances: `share` of the positive ones; everything for share 1."""
+    if share >= 1:
+        return Border(0, None)
+    found = survey(blocks)
+    return found.border(blocks, int(share * found.positive))
+
+
+def variance_1P(block: Block) -> Array:
+    """Population variance over the models, exactly 0 where the deltas are equal: [1, P]."""
+    out_1P = block.empty(1)
+    block.blocks.kernels.variance(block.delta_SP, out_1P[0])
+    return out_1P
+
+
+NO_HISTOGRAM = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What one pass over the variances v finds: the histogram of their leading bits, #{v > 0}, and
+    the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
+
+    leading: np.ndarray
+    positive: int
+    centre: float
+    powers: np.ndarray
+
+    def border(self, blocks: Blocks, count: int) -> Border:
+        """The border of the `count` largest variances."""
+        leading = self.leading[None, None] if blocks.size > LEADING else None
+        ((border,),) = borders(blocks, variance_1P, leading, [[count]])
+        return border
+
+
+def survey(blocks: Blocks) -> Survey:
+    """One pass over the variances."""
+    centre = 0.0
+    if blocks.size:
+        # Moments are taken about the mean of the first: about 0 they would lose their digits.
+        first = Block(blocks, 0, 0, min(BLOCK, blocks.size))
+        first_P = blocks.arrays.get(variance_1P(first)[0])
+        roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
+        centre = float(roots_P.mean()) if len(roots_P) else 0.0
+    many = blocks.size > LEADING
+    kernels = blocks.kernels
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        variance_P = variance_1P(block)[0]
+        kernels.root_moments(variance_P, centre, sums[:4])
+        if many:
+            kernels.count_leading(blocks.arrays.bits(variance_P), sums[4:].reshape(shape))
+
+    shape = (kernels.TURNS, LEADING)
+    sums = blocks.total(add, np.zeros(4 + (kernels.TURNS * LEADING if many else 0)))
+    leading = sums[4:].reshape(shape).sum(axis=0).astype(np.int64) if many else NO_HISTOGRAM
+    return Survey(leading, int(sums[0]), centre, sums[1:4])
+
+
+def fuse_selected(
+    blocks: Blocks, border: Border, *, mask_deltas: bool, uniform_below: float = 0.0
+) -> Merged:
+    """SCE's second and third step on the kept positions.
+
+    Coefficient of a model: its sum of squares over the kept positions, normalised over the models;
+    uniform where their mean squares sum to less than `uniform_below` or to exactly zero. Entries
+    whose sign disagrees with the sum over the models are erased, and each position is divided by
+    the coefficients that survive. mask_deltas: positions that are not kept stay at the base;
+    otherwise the selection decides the coefficients alone.
+    """
+    models, kernels = len(blocks.models), blocks.kernels
+
+    def trim(block: Block) -> int:
+        """Set what is not selected to 0; how many positions are selected."""
+        if border.bits == 0:
+            return block.size
+        mask_P = border.mask(block, variance_1P(block)[0])
+        for row_P in block.delta_SP:
+            kernels.clear(row_P, mask_P)
+        return blocks.arrays.count(mask_P)
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        sums[models] += trim(block)
+        for s, row_P in enumerate(block.delta_SP):
+            sums[s] += kernels.sum_of_products(row_P, row_P)
+
+    sums = blocks.total(add, np.zeros(models + 1))
+    total = float(sums[:models].sum())
+    uniform = total <= 0 or total / blocks.size < uniform_below
+    coefficient_S = (np.full(models, 1 / models) if uniform else sums[:models] / total).astype(
+        np.float32
+    )
+    votes_S = np.ones(models, np.float32)
+
+    def apply(block: Block) -> Array:
+        out_P = block.empty()
+        if mask_deltas:
+            trim(block)
+        kernels.add_agreeing(
+            block.base_P, block.delta_SP, votes_S, coefficient_S, True, np.float32(1), out_P
+        )
+        return out_P
+
+    return Merged(
+        blocks, apply, {"kept": int(sums[models]), "coefficients": coefficient_S.tolist()}
+    )

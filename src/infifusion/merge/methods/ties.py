@@ -1,0 +1,59 @@
+"""TIES: trim each delta to its largest entries, elect a sign, merge what agrees."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from infifusion.merge.blocks.arithmetic import combine
+from infifusion.merge.blocks.arrays import Array
+from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.blocks.select import largest
+from infifusion.strict import Strict
+
+
+class Params(Strict):
+    """Parameters of `ties`."""
+
+    weight: float | list[float] = 1.0
+    """Weight of each model's delta."""
+    density: float | list[float] = 1.0
+    """Share of each delta's entries that is kept, largest magnitudes first."""
+    lambda_: float = Field(default=1.0, alias="lambda")
+    """Factor on the merged delta."""
+    normalize: bool = True
+    """Divide by the sum of the weights that agree: the disjoint mean of the paper."""
+    rescale: bool = False
+    """Scale the kept deltas to the sum of magnitudes they had before."""
+
+
+def ties(blocks: Blocks, params: Params) -> Merged:
+    """base + lambda * disjoint mean of the trimmed deltas. arXiv 2306.01708 v2.
+
+    Of P entries max(1, floor(density P)) are kept per model; of equal magnitudes at the border the
+    earlier ones. The sign elected is that of the weighted sum.
+    """
+    density_S = per_model(params.density, len(blocks.models), name="density", share=True)
+    counts = [kept_of(blocks.size, float(density)) for density in density_S]
+    borders = largest(blocks, lambda block: block.delta_SP, [[count] for count in counts])
+
+    def trimmed(block: Block) -> Array:
+        delta_SP = block.delta_SP
+        for row_P, (border,) in zip(delta_SP, borders, strict=True):
+            border.trim(block, row_P)
+        return delta_SP
+
+    return combine(
+        blocks,
+        trimmed,
+        weight=params.weight,
+        elect_sign=True,
+        normalize=params.normalize,
+        scale=params.lambda_,
+        keep_norm=params.rescale,
+    )
+
+
+def kept_of(size: int, density: float) -> int:
+    """How many of `size` entries a density keeps: at least one, unless it is 0."""
+    return 0 if density <= 0 else min(size, max(1, int(density * size)))

@@ -1,0 +1,84 @@
+"""The bar of one piece of work on a terminal, and its figures in words."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import TypeVar
+
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from infifusion.process.meter import Meter, Work, duration, shown_by
+from infifusion.process.runtime import console, rank, shows_live
+
+Item = TypeVar("Item")
+
+
+def figures(work: Work) -> str:
+    """What is known of it, such as 312/700 steps, 45 %, 1,234 tokens/s, loss 0.513, 3 s left."""
+    if not work.total:
+        return "starting"
+    unit = f" {work.unit}" if work.unit else ""
+    said = [f"{work.done:,}/{work.total:,}{unit}", f"{100 * work.share:.0f} %"]
+    if work.tokens_per_second is not None:
+        said.append(f"{work.tokens_per_second:,.0f} tokens/s")
+    elif work.per_second is not None:
+        said.append(f"{work.per_second:,.3g} {work.unit or 'items'}/s")
+    if work.loss is not None:
+        said.append(f"loss {work.loss:.4g}")
+    if work.left is not None and work.done < work.total:
+        said.append(f"{duration(work.left)} left")
+    return ", ".join(said)
+
+
+def work_line(work: Work, *, width: int) -> RenderableType:
+    """Title, bar and figures; the bar goes first where the terminal is narrow."""
+    grid = Table.grid(padding=(0, 1))
+    room = width - len(work.title) - len(figures(work)) - 4
+    cells: list[RenderableType] = [Text(work.title, no_wrap=True)]
+    if room >= 8:
+        cells.append(
+            ProgressBar(total=max(1, work.total), completed=work.done, width=min(40, room))
+        )
+    grid.add_row(*cells, Text(figures(work)))
+    return grid
+
+
+def meter_line(meter: Meter, console: Console) -> RenderableType:
+    """The same of a meter as it is now."""
+    return work_line(Work.of(meter), width=console.width)
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
+    """A meter for the work of the block: advance it by `.advance(n)`, from one thread at a time.
+
+    A run that is followed (progress/follow.py) shows it; else it has a bar of its own on standard
+    error, or none where that is no terminal.
+    """
+    meter = Meter(title, total, unit)
+    if shown_by:
+        shown_by[-1].begin(meter)
+        try:
+            yield meter
+        finally:
+            shown_by[-1].end(meter)
+    elif rank() == 0 and shows_live():
+        line = partial(meter_line, meter, console)
+        with Live(get_renderable=line, console=console, transient=True):
+            yield meter
+    else:
+        yield meter
+
+
+def track(items: Iterable[Item], title: str, total: int, unit: str = "") -> Iterator[Item]:
+    """Iterate with a progress bar."""
+    with progress_bar(title, total, unit) as meter:
+        for item in items:
+            yield item
+            meter.advance()

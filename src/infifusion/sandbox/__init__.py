@@ -1,0 +1,1 @@
+"""Where generated code runs: two processes behind walls, judged by a nonce."""

@@ -1,0 +1,1 @@
+"""A machine and a recipe made ready: doctor, init, calibration."""

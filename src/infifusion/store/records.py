@@ -1,0 +1,89 @@
+"""JSON files of a run: written whole or not at all, without secrets and home paths, and signed
+where a changed byte has to be noticed.
+
+A record is a JSON object with a signature: SHA-256 of its text without it. A file is read only if
+it is, byte for byte, what writing its content would give.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import ArtifactError
+from infifusion.process.redact import redact
+from infifusion.store.durable import atomic_write
+from infifusion.store.hashes import sha256_of_text
+
+SIGNATURE = "signature"
+Json = dict[str, Any]
+
+
+def plain(value: Any) -> Any:
+    """The value as JSON would give it back (tuples become lists, paths strings), redacted."""
+    return redact(json.loads(json.dumps(value, default=str)))
+
+
+def read_json(path: Path) -> Json:
+    """One JSON object; ArtifactError when the file is damaged. A signature is checked and left
+    out."""
+    return _read(path)[0]
+
+
+def write_json(path: Path, value: Json) -> None:
+    """Write a JSON object whole or not at all, without secrets and home paths."""
+    _write(path, plain(value))
+
+
+def read_record(path: Path) -> Json:
+    """What `write_record` wrote; ArtifactError when a byte of it has changed."""
+    value, signed = _read(path)
+    if not signed:
+        raise damaged(path, "it is not signed")
+    return value
+
+
+def write_record(path: Path, value: Json) -> None:
+    """Write a JSON object with a signature: a hash over its text, byte for byte."""
+    _write(path, _signed(plain(value)))
+
+
+def signature_of(path: Path) -> str:
+    """The signature of a file that `write_record` wrote; the same for the same content."""
+    return _signed(read_record(path))[SIGNATURE]
+
+
+def _write(path: Path, value: Json) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(_as_text(value), encoding="utf-8")
+
+
+def _read(path: Path) -> tuple[Json, bool]:
+    """A JSON object, and whether it was signed."""
+    try:
+        text = path.read_bytes().decode("utf-8")
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("expected a JSON object")
+        signed = SIGNATURE in value
+        if signed and text != _as_text(_signed(value)):
+            raise ValueError("its content is not what was signed")
+    except (ValueError, RecursionError) as error:
+        raise damaged(path, str(error)) from None
+    value.pop(SIGNATURE, None)
+    return value, signed
+
+
+def _signed(value: Json) -> Json:
+    unsigned = {key: value[key] for key in value if key != SIGNATURE}
+    return {**unsigned, SIGNATURE: sha256_of_text(_as_text(unsigned))}
+
+
+def _as_text(value: Json) -> str:
+    return json.dumps(value, indent=1, ensure_ascii=False, default=str) + "\n"
+
+
+def damaged(path: Path, why: str) -> ArtifactError:
+    """The error for a file that is not what was written."""
+    return ArtifactError(f"{path} is damaged ({why}). Delete it, or add --redo, and run again.")

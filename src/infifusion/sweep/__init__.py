@@ -1,0 +1,1 @@
+"""Sweeps: one recipe with lists in place of values, run and compared."""
