@@ -48,12 +48,12 @@ bench: $(VENV)/.worked  ## every table of docs/performance.md; JSON in runs/benc
 	$(BIN)/python benchmarks/merge_vs_mergekit.py --repeats 3 --their-repeats 1 \
 		--work runs/bench/merge --json runs/bench/merge.json
 
-evidence: setup  ## every sweep of benchmarks/evidence, then docs/results.md
+evidence: setup  ## every sweep of benchmarks/evidence, then docs/results.md and docs/results/
 	$(BIN)/python benchmarks/evidence.py
 
-evidence-short: setup  ## one seed of three sweeps, in runs/evidence-short, beside docs/results.md
+evidence-short: setup  ## one seed of three sweeps; the pages are filled in in runs/evidence-short
 	mkdir -p runs/evidence-short
-	cp docs/results.md runs/evidence-short/results.md
+	cp -R docs/results.md docs/results runs/evidence-short
 	$(BIN)/python benchmarks/evidence.py --seeds 1 --only confirm,few_labels,same_start --work runs/evidence-short \
 		--docs runs/evidence-short/results.md
 

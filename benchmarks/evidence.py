@@ -4,18 +4,22 @@
         [--work runs/evidence] [--docs docs/results.md] [--tables]
 
 Makes models and data, runs the sweeps (finished steps are kept, teacher passes shared), and puts
-their tables between the markers of docs/results.md:
+their tables between the markers of the page of answers, docs/results.md, and of every page in the
+folder beside it, docs/results/:
 
-    <!-- table: weighting | kind=narrow -->      one setting, every arm
+    <!-- table: weighting | kind=narrow -->              one setting, every arm
     <!-- end -->
-    <!-- summary: confirm | sft -->              every setting, differences from one arm
+    <!-- summary: confirm | sft -->                      every setting, differences from one arm
     <!-- end -->
-    <!-- tensors: merging | rsaf,* -->           merges whose names fit, their tensors by layer
+    <!-- summary: confirm | sft | half min_ce -->        the same of these arms, in this order
+    <!-- end -->
+    <!-- tensors: merging | rsaf,* -->                   merges whose names fit, by layer
     <!-- end -->
 
-with plots of the differences beside each in docs/results/ (a summary shows them where the page has
-no table of its sweep). `--seeds N` takes the first N seeds of every sweep. Sweeps on real text are
-left out, with a message, where ../shared is absent.
+Plots of the differences go to docs/results/plots/. The pages in the folder show them beside the
+tables of a sweep, or beside its summary where no page has its tables. `--docs` names another page
+of answers, whose folder lies beside it in the same way. `--seeds N` takes the first N seeds of
+every sweep. Sweeps on real text are left out, with a message, where ../shared is absent.
 """
 
 from __future__ import annotations
@@ -26,6 +30,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -83,7 +88,9 @@ def run(name: str, work: Path, *, seeds_at_most: int | None, jobs: int | None) -
 
 
 def rebuild(docs: Path, work: Path) -> None:
-    """Fill in the tables of finished sweeps; the others stay as they are."""
+    """Fill in the tables of finished sweeps on every page; the others stay as they are."""
+    folder = docs.parent / docs.stem
+    pages = {page: page.read_text(encoding="utf-8") for page in (docs, *folder.glob("*.md"))}
     results: dict[str, Json] = {}
     plots: dict[str, list[Path]] = {}
     for name in SWEEPS:
@@ -91,39 +98,46 @@ def rebuild(docs: Path, work: Path) -> None:
         if path.exists():
             results[name] = read_json(path)
             first = {**results[name], "against": results[name]["against"][:1]}
-            plots[name] = write_sweep_plots(first, docs.parent / docs.stem)
+            plots[name] = write_sweep_plots(first, folder / "plots")
 
-    before = docs.read_text(encoding="utf-8")
-
-    def pictures(paths: list[Path]) -> str:
-        return "".join(f"![{path.stem}]({path.relative_to(docs.parent)}) " for path in paths)
-
-    def table(match: re.Match[str]) -> str:
-        start, kind, name, setting, end = match.groups()
+    def filled(match: re.Match[str], page: Path) -> str:
+        start, kind, name, rest, end = match.groups()
         if name not in results:
             return match.group(0)
-        setting = (setting or "").strip()
-        seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
+        wanted, _, arms = (part.strip() for part in (rest or "").partition("|"))
+        drawn: list[Path] = []
         if kind == "summary":
-            text = summary_table(results[name], setting)
-            base = results[name]["against"][0]
-            alone = setting == base and f"<!-- table: {name}" not in before
-            drawn = pictures(plots[name] if alone else [])
-            return f"{start}\n{text}\n\nSeeds {seeds}. {drawn}\n\n{end}"
-        if kind == "tensors":
-            text = tensor_table(work / "sweeps" / name, setting)
-            return f"{start}\n{text}\n\nSeeds {seeds}.\n\n{end}"
-        if setting not in results[name]["settings"]:
-            known = ", ".join(results[name]["settings"])
-            raise SystemExit(f"{docs}: {name} has no setting '{setting}'; known: {known}")
-        text = markdown_table(results[name], setting, bases=results[name]["against"][:1])
-        number = list(results[name]["settings"]).index(setting)
-        drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]
-        return f"{start}\n{text}\n\nSeeds {seeds}. {pictures(drawn)}\n\n{end}"
+            text = _summary(results[name], wanted, arms.split(), page)
+            has_tables = any(f"<!-- table: {name}" in other for other in pages.values())
+            if wanted == results[name]["against"][0] and not has_tables:
+                drawn = plots[name]
+        elif kind == "tensors":
+            text = tensor_table(work / "sweeps" / name, wanted)
+        else:
+            _known(wanted, results[name]["settings"], f"setting of {name}", page)
+            text = markdown_table(results[name], wanted, bases=results[name]["against"][:1])
+            number = list(results[name]["settings"]).index(wanted)
+            drawn = [path for path in plots[name] if path.name.startswith(f"{name}-{number}-")]
+        pictures = [f"![{path.stem}](plots/{path.name})" for path in drawn if page != docs]
+        seeds = ", ".join(str(seed) for seed in results[name]["seeds"])
+        return f"{start}\n{text}\n\n{' '.join([f'Seeds {seeds}.', *pictures])}\n\n{end}"
 
-    filled = MARKER.sub(table, before)
-    with atomic_write(docs) as temporary:
-        temporary.write_text(filled, encoding="utf-8")
+    for page, before in pages.items():
+        after = MARKER.sub(lambda match, page=page: filled(match, page), before)
+        with atomic_write(page) as temporary:
+            temporary.write_text(after, encoding="utf-8")
+
+
+def _summary(results: Json, base: str, arms: list[str], page: Path) -> str:
+    """Differences from `base` in every setting: of these arms, or of all where none is named."""
+    for arm in (base, *arms):
+        _known(arm, results["arms"], f"arm of {results['name']}", page)
+    return summary_table({**results, "arms": arms or results["arms"]}, base)
+
+
+def _known(name: str, names: Iterable[str], kind: str, page: Path) -> None:
+    if name not in names:
+        raise SystemExit(f"{page}: there is no {kind} called '{name}'; known: {', '.join(names)}")
 
 
 def main() -> None:

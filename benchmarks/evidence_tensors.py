@@ -1,4 +1,4 @@
-"""Tables of docs/results.md that look into merges: skewness and ratio of the tensors, by layer."""
+"""Tables of docs/results/ that look into merges: skewness and ratio of the tensors, by layer."""
 
 from __future__ import annotations
 
