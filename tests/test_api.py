@@ -38,12 +38,11 @@ def test_importing_infifusion_imports_nothing_heavy() -> None:
     assert found.stdout.strip() == "[]", found.stderr
 
 
-def test_a_package_stays_a_package_and_is_called_as_its_function() -> None:
-    from infifusion.fuse import FUSION_FUNCTIONS
+def test_the_functions_are_there_when_asked_for_and_packages_stay_packages() -> None:
+    from infifusion import fuse
 
-    assert infifusion.fuse.FUSION_FUNCTIONS is FUSION_FUNCTIONS
-    assert callable(infifusion.align) and callable(infifusion.merge)
-    shown = inspect.signature(infifusion.fuse)
+    assert infifusion.fuse is fuse and fuse.FUSION_FUNCTIONS
+    shown = inspect.signature(infifusion.fuse_beliefs)
     assert list(shown.parameters)[:3] == ["sources", "function", "params"]
     assert infifusion.run.__doc__ and infifusion.run.__module__ == "infifusion.api"
     with pytest.raises(AttributeError, match="no attribute 'fuze'"):

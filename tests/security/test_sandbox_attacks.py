@@ -325,11 +325,10 @@ assert "timeout" in check_program("while True: pass", "", timeout=1.0).reason
     with tempfile.TemporaryDirectory() as folder:
         package = Path(folder) / "infifusion"
         here = Path(infifusion.__file__).parent
-        (package / "evals").mkdir(parents=True)
-        for name in ("__init__.py", "errors.py", "evals/__init__.py", "sandbox/seccomp.py"):
+        (package / "process").mkdir(parents=True)
+        for name in ("__init__.py", "errors.py", "process/__init__.py"):
             shutil.copy(here / name, package / name)
-        for path in (here / "evals").glob("sandbox*.py"):
-            shutil.copy(path, package / "evals")
+        shutil.copytree(here / "sandbox", package / "sandbox")
         for path in [Path(folder), *Path(folder).rglob("*")]:
             path.chmod(0o755)
         for user in ("root", "nobody"):

@@ -246,7 +246,7 @@ def test_list_names_every_method_with_its_line_and_file() -> None:
     assert {"entropy_per_byte", "agreement", "unit_tests"} == table["choosers"].keys()
     assert {"uncertainty", "bayes", "min_ce"} <= table["fusion functions"].keys()
     assert table["merge methods"]["rsaf"]["file"] == "src/infifusion/merge/methods/rsaf.py"
-    root = Path(cli.__file__).parents[2]
+    root = Path(cli.__file__).parents[3]
     for entries in table.values():
         for entry in entries.values():
             assert len(entry["line"]) > 15 and (root / entry["file"]).is_file()
