@@ -41,8 +41,8 @@ from infifusion.align.first_token import first_tokens  # noqa: E402
 from infifusion.align.min_ed import pair_by_edit_distance  # noqa: E402
 from infifusion.align.project import (  # noqa: E402
     Positions,
+    align_sources,
     by_bytes,
-    project,
 )
 from infifusion.align.vocabulary import vocabulary_map  # noqa: E402
 from infifusion.data.tokenizers import (  # noqa: E402
@@ -54,8 +54,7 @@ from infifusion.fuse.uncertainty import (  # noqa: E402
     Params,
     uncertainty,
 )
-from infifusion.stages.combine import align_chunk  # noqa: E402
-from infifusion.stages.fuse import Source  # noqa: E402
+from infifusion.stages.sources import Source  # noqa: E402
 from infifusion.teacher.cache import (  # noqa: E402
     BeliefReader,
     write_shard,
@@ -234,11 +233,11 @@ class Bench:
         taken = self.seconds(read)
         speed = len(sources[0].rendered.start_R) / taken
         self.row("cache", "reading, shuffled examples", speed, "tokens/s", "5 M", PEERS["reading"])
-        here, beliefs, *_ = sources[0].examples(0, 128)
+        one = [sources[0].examples(0, 128)]
         there = positions_of(pivot, 0, 128)
 
         def carry() -> None:
-            project(here, beliefs, there, self.mapping)
+            align_sources(one, there)
 
         taken = self.seconds(carry)
         speed = len(there.start_R) / taken
@@ -248,7 +247,7 @@ class Bench:
             for begin in range(0, 512, 128):
                 chunk = positions_of(pivot, begin, begin + 128)
                 parts = [source.examples(begin, begin + 128) for source in sources]
-                aligned, _ = align_chunk(parts, chunk, gold_path=True)
+                aligned, _ = align_sources(parts, chunk)
                 uncertainty(aligned, Params(), keep=2 * TOP_K)
 
         fuse()

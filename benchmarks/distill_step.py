@@ -206,13 +206,12 @@ def llama(options: argparse.Namespace, config):
 def ours(model, options: argparse.Namespace):
     """The step of `distill`."""
     from infifusion.losses import LOSSES, PARAMS
-    from infifusion.losses.sparse import SparseTarget
     from infifusion.train.chunked import with_position_loss
 
     function, params = LOSSES[options.loss], PARAMS[options.loss]()
 
-    def loss(log_CV, *target):
-        return function(log_CV, SparseTarget(*target, normalised=True), params)
+    def loss(log_CV, rows):
+        return function(log_CV, rows, params)
 
     return with_position_loss(model, loss, gold_weight=0.1, loss_rows=options.loss_rows)
 

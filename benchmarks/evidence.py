@@ -34,12 +34,14 @@ from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent / "evidence"))  # methods that the sweeps name
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 from evidence_suite import KINDS, make_evidence_suite
+from evidence_tables import summary_table, write_sweep_plots
 from evidence_tensors import tensor_table
 
-from infifusion.report.pages.sweep import markdown_table, summary_table, write_sweep_plots
+from infifusion.report.pages.sweep import markdown_table
 from infifusion.store.durable import atomic_write
 from infifusion.store.records import Json, read_json
 from infifusion.strict import read_yaml

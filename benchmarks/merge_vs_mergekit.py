@@ -1,14 +1,13 @@
 """`infifusion merge` against `mergekit-yaml`: wall time, CPU time and anonymous memory.
 
     .venv/bin/python benchmarks/merge_vs_mergekit.py [--millions 506] [--models 3] [--repeats 5]
-        [--methods rsaf,sce,...] [--work DIR] [--json FILE] [--ours-only] [--device cuda]
+        [--methods rsaf,sce,...] [--work DIR] [--json FILE] [--ours-only]
     .venv/bin/python benchmarks/merge_vs_mergekit.py --growth   # size, models, tensors; ours alone
 
 Makes a Qwen2-shaped base and fine-tuned copies of it (bfloat16, random weights and small random
 changes), then runs both programs in turn, each in a process of its own with imports included, the
 page cache warm. rsaf, which mergekit lacks, is compared with its sce. The I/O floor is a plain
-program that reads all inputs and writes one of them. --device cuda runs both on the GPU (ours with
---device cuda, mergekit with --cuda); the memory is the host's. Prints a table; writes JSON.
+program that reads all inputs and writes one of them. Prints a table; writes JSON.
 """
 
 from __future__ import annotations
@@ -235,7 +234,7 @@ def compare(options: argparse.Namespace) -> list[dict]:
                 path.write_text(yaml.safe_dump(recipe(method, places)))
                 out = options.work / "out" / side
                 shutil.rmtree(out, ignore_errors=True)
-                found[side].append(timed(command(side, path, out, options.device)))
+                found[side].append(timed(command(side, path, out)))
                 shutil.rmtree(out, ignore_errors=True)
         if method == "rsaf":
             found["theirs"] = theirs.get("sce", [])
@@ -247,11 +246,10 @@ def compare(options: argparse.Namespace) -> list[dict]:
     return rows
 
 
-def command(side: str, path: Path, out: Path, device: str) -> list[str]:
+def command(side: str, path: Path, out: Path) -> list[str]:
     if side == "ours":
-        return [str(BIN / "infifusion"), "merge", str(path), str(out), "--device", device]
-    theirs = [str(BIN / "mergekit-yaml"), str(path), str(out), "--no-copy-tokenizer", "--quiet"]
-    return theirs if device == "cpu" else [*theirs, "--cuda"]
+        return [str(BIN / "infifusion"), "merge", str(path), str(out)]
+    return [str(BIN / "mergekit-yaml"), str(path), str(out), "--no-copy-tokenizer", "--quiet"]
 
 
 def line(row: dict) -> str:
@@ -286,7 +284,7 @@ def growth(options: argparse.Namespace) -> list[dict]:
         for _ in range(3):
             out = options.work / "out" / "growth"
             shutil.rmtree(out, ignore_errors=True)
-            runs.append(timed(command("ours", path, out, options.device)))
+            runs.append(timed(command("ours", path, out)))
             shutil.rmtree(out, ignore_errors=True)
         parameters = sum(int(np.prod(shape)) for shape in spec.values())
         row = {"case": label, "method": method, "parameters": parameters, **medians(runs)}
@@ -322,7 +320,6 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("runs/merge_benchmark"))
     parser.add_argument("--json", type=Path)
     parser.add_argument("--ours-only", action="store_true")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--growth", action="store_true")
     options = parser.parse_args()
     options.work.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,8 +24,6 @@ HANDS = {
     "sandbox",
     "merge.checkpoints",
     "report",
-    "report.charts",
-    "report.tabs",
     "report.pages",
     "progress",
 }
@@ -32,7 +31,7 @@ STAGES = {"stages", "merge", "merge.engine", "estimate", "sweep"}
 FACES = {"api", "commands", "setup", "demo", "__init__", "__main__"}
 LAYERS = [WORDS, MATHS, HANDS, STAGES, FACES]
 NO_TORCH = {"recipe", "strict", "errors", "registry", "types", "rows", "named"}
-NO_TORCH |= {"report", "report.charts", "report.tabs", "report.pages", "progress", "commands"}
+NO_TORCH |= {"report", "report.pages", "progress", "commands"}
 NO_TORCH |= {"estimate.costs", "__init__"}
 NO_TORCH_FILES = {
     "api/__init__.py",
@@ -46,8 +45,8 @@ NO_TORCH_FILES = {
     "process/meter.py",
     "sweep/file.py",
 }
-NINE = ("respond", "choose", "prepare", "teach", "fuse", "distill", "merge", "evaluate")
-MOST_FILES, MOST_AT_ROOT, MOST_LINES = 20, 8, 300
+NINE = ("respond", "choose", "prepare", "teach", "fuse", "distill", "merge", "evaluate", "report")
+MOST_FILES, MOST_AT_ROOT, MOST_LINES, MOST_ARROWS = 20, 8, 300, 150
 
 
 def room_of(path: Path) -> str:
@@ -147,12 +146,43 @@ def test_imports_point_down_only(path: Path) -> None:
         assert used <= WORDS | HANDS, "hands never import maths"
 
 
+def test_names_become_functions_in_stages_and_faces_alone() -> None:
+    """registry.look_up makes a function of a name; all other code is handed functions."""
+    callers = {
+        module_of(path)
+        for path in FILES
+        if "infifusion.registry.look_up" in imports_of(path) and room_of(path) not in STAGES | FACES
+    }
+    assert callers <= {"named", "train.callbacks"}
+
+
 def test_there_is_no_circle_of_files_or_rooms() -> None:
     assert in_a_circle(IMPORTS) == set()
     rooms: dict[str, set[str]] = {}
     for path in FILES:
         rooms.setdefault(room_of(path), set()).update(rooms_used(path))
     assert in_a_circle(rooms) == set()
+
+
+def test_files_and_rooms_stay_small() -> None:
+    """Lines of a file, files of a room, modules beside the rooms."""
+    lines = {path: len(path.read_text(encoding="utf-8").splitlines()) for path in FILES}
+    assert {p.name: n for p, n in lines.items() if n > MOST_LINES} == {}
+    sizes = Counter(path.parent for path in FILES)
+    assert {folder.name: n for folder, n in sizes.items() if n > MOST_FILES} == {}
+    assert sizes[ROOT] <= MOST_AT_ROOT
+
+
+def test_rooms_import_few_others() -> None:
+    """An arrow goes from a folder to another of which one of its files imports a file; the modules
+    beside the rooms are one folder."""
+    arrows = {
+        (path.parent, MODULES[module].parent)
+        for path in FILES
+        for module in IMPORTS[module_of(path)]
+        if MODULES[module].parent != path.parent
+    }
+    assert len(arrows) <= MOST_ARROWS, f"{len(arrows)} arrows between folders"
 
 
 def test_stages_meet_on_disk() -> None:

@@ -33,7 +33,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from infifusion.align.boundaries import match
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
 from infifusion.align.first_token import first_tokens
-from infifusion.align.project import Positions, project
+from infifusion.align.project import Believed, Positions, align_sources, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, vocabulary_map
 from infifusion.fuse import uncertainty
 from infifusion.fuse.gate import better_in_domain, better_on_response
@@ -175,19 +175,15 @@ def gold_path() -> str:
     beliefs = Beliefs(ids_UK, np.log(prob_UK).astype(np.float16), gold_logprob_U, *([zero_U] * 4))
     parts = []
     for column, corrected in enumerate((False, True)):
-        found = project(
-            positions(start_U, gold_U.tolist()),
-            beliefs,
-            positions(start_T, ids_of(pivot, PIVOT)),
-            mapping(),
-            gold_path=corrected,
-        )
+        source_rows = Believed(positions(start_U, gold_U.tolist()), beliefs, mapping(), by_bytes)
+        there = positions(start_T, ids_of(pivot, PIVOT))
+        aligned, _ = align_sources([source_rows], there, gold_path=corrected, zscores=False)
         t, left = PIVOT.index(" 42"), 30 + 340 * column
         title = "with the gold path" if corrected else "by the vocabulary map alone"
         parts.append(text(left, 28, title))
-        rows = zip(found.ids_TK[t], found.prob_TK[t], strict=True)
+        rows = zip(aligned.ids_STK[0, t], aligned.prob_STK[0, t], strict=True)
         bars = [(pivot.bytes_V[i].decode(), p) for i, p in rows if i >= 0 and p > 0.001]
-        bars.append(("tail", found.tail_T[t]))
+        bars.append(("tail", aligned.tail_ST[0, t]))
         for row, (word, share) in enumerate(bars):
             y = 44 + 34 * row
             parts += [

@@ -16,8 +16,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from infifusion import choose, fuse, losses
-from infifusion.merge import methods as merge
 from infifusion.merge.engine.file import MergeFile, Scalar, Setting
+from infifusion.merge.methods import METHODS
 from infifusion.recipe import Recipe
 from infifusion.strict import Strict
 from infifusion.sweep.file import Sweep
@@ -43,7 +43,10 @@ PARAMETERS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
     "Fusion functions": ("`fuse.NAME.params`", fuse.PARAMS),
     "Losses": ("`distill.NAME.params`", losses.PARAMS),
     "Choosers": ("`write_responses.params`", choose.PARAMS),
-    "Merge methods": ("`merge.NAME.params`; `parameters` of a merge file", merge.PARAMS),
+    "Merge methods": (
+        "`merge.NAME.params`; `parameters` of a merge file",
+        {name: method.params for name, method in METHODS.items()},
+    ),
 }
 WORDS: list[tuple[Any, str]] = [
     (str, "text"),

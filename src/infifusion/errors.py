@@ -12,40 +12,34 @@ class InfiFusionError(Exception):
     exit_status = 1
 
 
-class RecipeError(InfiFusionError, ValueError):
+class InputError(InfiFusionError, ValueError):
+    """What the user gave is at fault: the base of the errors that follow."""
+
+    exit_status = 2
+
+
+class RecipeError(InputError):
     """A recipe, a merge file or a command-line value is wrong."""
 
-    exit_status = 2
 
-
-class DataError(InfiFusionError, ValueError):
+class DataError(InputError):
     """A data set, or one example of it, is wrong."""
 
-    exit_status = 2
 
-
-class TokenizerError(InfiFusionError, ValueError):
+class TokenizerError(InputError):
     """A tokenizer cannot be used: missing, not fast, or its tokens do not tile its text."""
 
-    exit_status = 2
 
-
-class CheckpointError(InfiFusionError, ValueError):
+class CheckpointError(InputError):
     """Weights or a model folder are wrong: missing, truncated, mis-shaped, NaN."""
 
-    exit_status = 2
 
-
-class ArtifactError(InfiFusionError, ValueError):
+class ArtifactError(InputError):
     """A run folder holds something else than this recipe would write, or is damaged."""
 
-    exit_status = 2
 
-
-class NumericsError(InfiFusionError, ValueError):
+class NumericsError(InputError):
     """NaN or Inf where a number was expected."""
-
-    exit_status = 2
 
 
 class SandboxError(InfiFusionError, RuntimeError):

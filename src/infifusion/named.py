@@ -36,10 +36,10 @@ def params_class_of(
     function: Callable[..., Any], params_table: Mapping[str, type[Strict]], name: str, *, where: str
 ) -> type[Strict]:
     """The class that describes a function's parameters. RecipeError where it has none."""
-    found = params_table.get(name) or getattr(inspect.getmodule(function), "Params", None)
-    if found is None:
+    params_class = params_table.get(name) or getattr(inspect.getmodule(function), "Params", None)
+    if params_class is None:
         raise RecipeError(
             f"{where}: the module of {name} has no class Params (a infifusion.strict.Strict), "
             "which describes the function's parameters. Add one; it may be empty."
         )
-    return found
+    return params_class

@@ -1,4 +1,4 @@
-"""From a name in a recipe to the thing it names: plain tables, and `module:function` for others."""
+"""Look-up of names in tables of functions, and of `module:function` for functions outside."""
 
 from __future__ import annotations
 

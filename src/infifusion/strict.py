@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import types
-from collections.abc import Iterator
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic_core import ErrorDetails
 
 from infifusion.errors import RecipeError
 from infifusion.registry import nearest
@@ -56,7 +58,7 @@ class Strict(BaseModel):
     def _truth_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
         """pydantic would take `true` for 1."""
         field = cls.model_fields[str(info.field_name)]
-        kinds = set(_plain_types(field.annotation))
+        kinds = {part for part in parts_of(field.annotation) if isinstance(part, type)}
         if isinstance(value, bool) and bool not in kinds and kinds & {int, float}:
             raise ValueError("expected a number")
         return value
@@ -68,6 +70,16 @@ class Strict(BaseModel):
             return cls.model_validate(values)
         except ValidationError as error:
             raise RecipeError(_explain(cls, error, where)) from None
+
+
+def as_json(config: Strict) -> dict[str, Any]:
+    """A configuration as plain JSON values, for manifests."""
+    return json.loads(config.model_dump_json(by_alias=True))
+
+
+def as_written(config: Strict) -> dict[str, Any]:
+    """The same without the fields that were left to their defaults: what a YAML file would say."""
+    return json.loads(config.model_dump_json(by_alias=True, exclude_unset=True))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -116,9 +128,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
         )
     values = _parse(text, str(path))
     if not isinstance(values, dict):
-        found = "nothing" if values is None else f"a {type(values).__name__}"
+        held = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(
-            f"{path} holds {found}; expected a mapping of keys to values, such as `name: first`."
+            f"{path} holds {held}; expected a mapping of keys to values, such as `name: first`."
         )
     return values
 
@@ -223,35 +235,33 @@ def _in_short(value: object) -> str:
 
 
 def _explain(cls: type[Strict], error: ValidationError, where: str) -> str:
-    lines = []
-    for problem in error.errors():
-        location = ".".join(str(part) for part in problem["loc"])
-        if problem["type"] == "extra_forbidden":
-            known = _fields_at(cls, problem["loc"][:-1])
-            hint = nearest(str(problem["loc"][-1]), known)
-            listed = f" Known here: {', '.join(sorted(known))}." if known else ""
-            lines.append(f"  {location}: there is no such key.{hint}{listed}")
-        elif problem["type"] == "missing":
-            lines.append(f"  {location}: this key is required and missing.")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            message = message.replace("Input should be", "expected")
-            message = PLAIN.get(problem["type"], message)
-            if problem["type"] == "model_type" and (keys := _fields_at(cls, problem["loc"])):
-                message += f" of keys such as {', '.join(keys[:3])}"
-            # A mapping is shown only where it stands for something else.
-            own = isinstance(problem["input"], dict) and problem["type"] == "value_error"
-            found = "" if own else f" (found {_in_short(problem['input'])})"
-            plain = problem["type"] == "string_type" and not isinstance(
-                problem["input"], (dict, list, type(None))
-            )
-            place = f"{location}: " if location else ""
-            for said in message.split("\n"):  # a validator of the whole can find several
-                sentence = f"{said.removesuffix('.')}{found}"
-                sentence += "" if sentence.endswith("?") else "."
-                lines.append(f"  {place}{sentence}{QUOTES if plain else ''}")
+    """Every problem on a line of its own under one that counts them."""
+    lines = [line for problem in error.errors() for line in _sentences(cls, problem)]
     count = "a problem" if len(lines) == 1 else f"{len(lines)} problems"
-    return f"{where} has {count}:\n" + "\n".join(lines)
+    return f"{where} has {count}:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def _sentences(cls: type[Strict], problem: ErrorDetails) -> list[str]:
+    """One of pydantic's problems in plain words; a validator of the whole can find several."""
+    kind, given, location = problem["type"], problem["input"], problem["loc"]
+    place = ".".join(map(str, location))
+    if kind == "extra_forbidden":
+        known = _fields_at(cls, location[:-1])
+        listed = f" Known here: {', '.join(sorted(known))}." if known else ""
+        return [f"{place}: there is no such key.{nearest(str(location[-1]), known)}{listed}"]
+    if kind == "missing":
+        return [f"{place}: this key is required and missing."]
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "expected")
+    message = PLAIN.get(kind, message)
+    if kind == "model_type" and (keys := _fields_at(cls, location)):
+        message += f" of keys such as {', '.join(keys[:3])}"
+    # A mapping is shown only where it stands for something else.
+    own = isinstance(given, dict) and kind == "value_error"
+    shown = "" if own else f" (found {_in_short(given)})"
+    plain = kind == "string_type" and not isinstance(given, dict | list | None)
+    sentences = [f"{said.removesuffix('.')}{shown}" for said in message.split("\n")]
+    start, end = f"{place}: " if place else "", QUOTES if plain else ""
+    return [f"{start}{s}{'' if s.endswith('?') else '.'}{end}" for s in sentences]
 
 
 def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -264,21 +274,18 @@ def _fields_at(cls: type[BaseModel], location: tuple[int | str, ...]) -> list[st
     return list(getattr(here, "model_fields", {}))
 
 
-def _plain_types(annotation: Any) -> Iterator[type]:
-    """The types that a field may have, those inside a union too."""
-    if get_origin(annotation) in (Union, types.UnionType, Annotated):
-        for part in get_args(annotation):
-            yield from _plain_types(part)
-    elif isinstance(annotation, type):
-        yield annotation
+def parts_of(annotation: Any) -> list[Any]:
+    """What a field may hold: the parts of a union, None left out, or the annotation alone."""
+    if get_origin(annotation) is Annotated:
+        return parts_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        inner = [one for part in get_args(annotation) for one in parts_of(part)]
+        return [part for part in inner if part is not NoneType]
+    return [annotation]
 
 
 def _model_in(annotation: Any) -> Any:
     """The Strict model inside an annotation such as `dict[str, Source] | None`."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
-    for argument in get_args(annotation):
-        found = _model_in(argument)
-        if found is not None:
-            return found
-    return None
+    return next((model for part in get_args(annotation) if (model := _model_in(part))), None)

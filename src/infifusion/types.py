@@ -1,19 +1,27 @@
-"""The nouns that stages hand to one another.
+"""What stages hand to one another.
 
-Axes: N examples, B batch, T pivot positions (of all examples of a chunk, end to end),
-U source positions (likewise), S sources, K kept entries of a distribution.
+Names of arrays end in their axes: N examples, B batch, T pivot positions (of all examples of a
+chunk, end to end), U source positions (likewise), S sources, K kept entries of a distribution, R
+rows that a loss is taken over; docs/notation.md has all letters and words.
 A *position* is named by the token it predicts: the row of a response token holds what a model
 believed just before that token. The last row of an example predicts the end of the turn.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypedDict
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import torch
+FENCED_CODE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+"""A fenced block of Python in an answer; the last one may lack its end, where an answer is cut."""
 
 
 class Message(TypedDict):
@@ -140,7 +148,7 @@ class Aligned:
     entropy_ST:  float32, the source's own full-vocabulary entropy (nats), before alignment.
     top_ST:      float32, the source's own largest probability, before alignment.
     zscore_STK:  float32, the source's K largest logits, standardised over its full vocabulary,
-                 descending: (logit - mean) / std.
+                 descending: (logit - mean) / std. None where no loss reads them.
     bits_SN:     float32, bits per byte of the source on the response of each example.
     evidence:    forgetting -> float32 [S, T], the sum of the source's gold log-probabilities
                  (nats) over its tokens that end at or before the position's byte, each discounted
@@ -154,7 +162,7 @@ class Aligned:
     aligned_ST: NDArray[np.bool_]
     entropy_ST: NDArray[np.float32]
     top_ST: NDArray[np.float32]
-    zscore_STK: NDArray[np.float32]
+    zscore_STK: NDArray[np.float32] | None
     bits_SN: NDArray[np.float32]
     evidence: Callable[[float], NDArray[np.float32]]
     example_T: NDArray[np.int64]
@@ -168,10 +176,45 @@ class Target:
     prob_TK:    float32, their probabilities, descending; the rest to 1 is the tail.
     weight_ST:  float32, what each source contributed; columns sum to 1, or to 0 where no source
                 teaches: those positions train on the gold token alone.
-    zscore_TK:  float32, the sources' standardised top logits, mixed with the same weights.
+    zscore_TK:  float32, the sources' standardised top logits, mixed with the same weights. None
+                where no loss reads them.
     """
 
     ids_TK: NDArray[np.int32]
     prob_TK: NDArray[np.float32]
     weight_ST: NDArray[np.float32]
-    zscore_TK: NDArray[np.float32]
+    zscore_TK: NDArray[np.float32] | None
+
+    @cached_property
+    def taught_T(self) -> NDArray[np.bool_]:
+        """bool, where any source teaches; made once."""
+        return self.weight_ST.sum(axis=0) > 0
+
+
+@dataclass(frozen=True)
+class SparseTarget:
+    """The rows of a target that a loss is taken over: what R positions of a batch are to believe.
+
+    ids_RK:     int64, -1 in unused places. K = 0 where a run trains on the gold tokens alone.
+    prob_RK:    float32, probabilities of those ids; what is missing to 1 is the tail.
+    zscore_RK:  float32, standardised top logits of the sources, descending; None unless the loss
+                reads them.
+    gold_R:     int64, the token that is there.
+    taught_R:   bool, whether any source teaches there; None where a loss is called by itself.
+    normalised: the logits that come with this target are log-probabilities already, as the trainer
+                hands them out; at temperature 1 no loss need go over the vocabulary again.
+    """
+
+    ids_RK: torch.Tensor
+    prob_RK: torch.Tensor
+    zscore_RK: torch.Tensor | None
+    gold_R: torch.Tensor
+    taught_R: torch.Tensor | None = None
+    normalised: bool = False
+
+    def part(self, rows: slice) -> SparseTarget:
+        """Some of the rows."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "normalised"}
+        return replace(
+            self, **{name: None if t is None else t[rows] for name, t in tensors.items()}
+        )

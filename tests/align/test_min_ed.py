@@ -9,12 +9,12 @@ from conftest import TEXTS, byte_level_tokenizer, sentencepiece_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_edit_distance import slow, table
-from test_project import beliefs, row
+from test_project import beliefs, project, row
 
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
 from infifusion.align.edit_distance import nearest_tokens
 from infifusion.align.min_ed import pair_by_edit_distance, texts_of
-from infifusion.align.project import Positions, by_bytes, project
+from infifusion.align.project import Positions, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, identity_map, vocabulary_map
 from infifusion.data.tokenizers import encode, tokenizer_json
 

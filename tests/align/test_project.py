@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from infifusion.align.project import Positions, project
+from infifusion.align.project import Believed, Pair, Positions, align_sources, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, identity_map
 from infifusion.types import Beliefs
 
@@ -31,6 +34,28 @@ def beliefs(ids: list[list[int]], prob: list[list[float]], gold: list[float]) ->
 def mapping(*pivot_ids: int) -> VocabularyMap:
     return VocabularyMap(
         np.asarray(pivot_ids, np.int32), np.full(len(pivot_ids), How.SAME_BYTES, np.uint8)
+    )
+
+
+def project(
+    source: Positions,
+    own: Beliefs,
+    pivot: Positions,
+    to: VocabularyMap,
+    *,
+    pair: Pair = by_bytes,
+    gold_path: bool = True,
+) -> SimpleNamespace:
+    """One source carried over, its axis left out."""
+    believed = [Believed(source, own, to, pair)]
+    aligned, origins = align_sources(believed, pivot, gold_path=gold_path)
+    return SimpleNamespace(
+        ids_TK=aligned.ids_STK[0],
+        prob_TK=aligned.prob_STK[0],
+        tail_T=aligned.tail_ST[0],
+        source_T=origins.source_ST[0],
+        gold_path_T=origins.gold_path_ST[0],
+        unmapped=origins.unmapped_S[0],
     )
 
 
@@ -146,3 +171,15 @@ def test_every_aligned_row_sums_to_one_with_its_tail() -> None:
     assert aligned.sum() > 30 and found.gold_path_T.sum() > 3
     assert total[aligned] == pytest.approx(1, abs=1e-5) and (total[~aligned] == 0).all()
     assert (found.prob_TK >= 0).all()
+
+
+def test_zscores_are_standardised_logits_and_are_left_out_where_they_are_not_asked_for() -> None:
+    here = positions([0, 2, 5], [1, 2, 0])
+    own = beliefs([[1, 2], [2, 0], [0, 3]], [[0.7, 0.2], [0.5, 0.25], [0.9, 0.05]], [0.7, 0.5, 0.9])
+    own = replace(own, lse_U=np.full(3, 4, np.float32), mean_U=np.ones(3, np.float32))
+    source = Believed(here, replace(own, std_U=own.std_U * 2), identity_map(4, known=4), by_bytes)
+    # A logit is log p + 4; standardised (log p + 4 - 1) / 2. The second position is not aligned.
+    found = align_sources([source], positions([0, 1, 5], [1, 2, 0]))[0].zscore_STK
+    assert found is not None and (found[0, 1] == 0).all()
+    assert found[0, 0] == pytest.approx((np.log([0.7, 0.2]) + 3) / 2, abs=1e-3)
+    assert align_sources([source], here, zscores=False)[0].zscore_STK is None

@@ -38,7 +38,7 @@ def chat_tokenizer(template: str):
 
 
 def rows(tokenizer, one: Example, *, templated: bool):
-    conversation = render(tokenizer, one, chat_template=None, plain_template=PLAIN)
+    conversation = render(tokenizer, one, plain_template=PLAIN)
     table = token_table(tokenizer_json(tokenizer))
     (done,) = tokenize(
         tokenizer,
@@ -82,32 +82,24 @@ def test_a_template_that_trims_the_response_keeps_its_byte_positions() -> None:
 
 def test_a_template_that_rewrites_the_prompt_once_the_answer_is_there_is_refused() -> None:
     with pytest.raises(TokenizerError, match="writes the conversation before the response"):
-        render(
-            chat_tokenizer(THINKING), example("Hi", "Yes"), chat_template=None, plain_template=PLAIN
-        )
+        render(chat_tokenizer(THINKING), example("Hi", "Yes"), plain_template=PLAIN)
 
 
 def test_a_template_that_changes_the_response_is_refused() -> None:
     shouting = CHAT.replace("m.content", "m.content | upper")
     with pytest.raises(TokenizerError, match="changes the response"):
-        render(
-            chat_tokenizer(shouting), example("HI", "yes"), chat_template=None, plain_template=PLAIN
-        )
+        render(chat_tokenizer(shouting), example("HI", "yes"), plain_template=PLAIN)
 
 
 def test_a_template_that_fails_is_named_with_the_roles() -> None:
     failing = "{{ raise_exception('only user') }}"
     with pytest.raises(TokenizerError, match=r"roles \['user'\].*only user"):
-        render(
-            chat_tokenizer(failing), example("HI", "yes"), chat_template=None, plain_template=PLAIN
-        )
+        render(chat_tokenizer(failing), example("HI", "yes"), plain_template=PLAIN)
 
 
 def test_an_empty_plain_prompt_is_refused() -> None:
     with pytest.raises(DataError, match="empty prompt"):
-        render(
-            byte_level_tokenizer(300), example("", "yes"), chat_template=None, plain_template=PLAIN
-        )
+        render(byte_level_tokenizer(300), example("", "yes"), plain_template=PLAIN)
 
 
 def test_a_token_over_the_border_counts_as_prompt() -> None:

@@ -106,7 +106,8 @@ def test_waiting_does_not_look_at_all_files_each_time(
 
 
 def test_parts_are_put_together_in_the_tasks_order(tmp_path: Path) -> None:
-    from infifusion.evals.harness import every_nth, merge_parts, write_items
+    from infifusion.data.lines import write_lines
+    from infifusion.evals.harness import every_nth, merge_parts
     from infifusion.evals.tasks import TASKS
 
     places = [[0, 2, 5], [1, 3]]
@@ -125,7 +126,7 @@ def test_parts_are_put_together_in_the_tasks_order(tmp_path: Path) -> None:
     ]
     folders = [tmp_path / "0", tmp_path / "1"]
     for number, folder in enumerate(folders):
-        write_items(folder / "gsm8k.jsonl", items[number::2])
+        write_lines(folder / "gsm8k.jsonl", items[number::2])
     assert merge_parts(folders, tmp_path, task)["correct"] == 2
     found = [json.loads(line)["id"] for line in (tmp_path / "gsm8k.jsonl").open()]
     assert found == ["0", "1", "2", "3", "4"]

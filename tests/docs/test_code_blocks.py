@@ -20,12 +20,11 @@ from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.fuse import PARAMS as FUSE_PARAMS
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
-from infifusion.merge.engine.file import check_parameters, read_merge_file
-from infifusion.merge.methods import METHODS
-from infifusion.merge.methods import PARAMS as MERGE_PARAMS
+from infifusion.merge.engine.file import read_merge_file
+from infifusion.merge.engine.methods import find_method, method_and_params
+from infifusion.merge.engine.settings import check_parameters
 from infifusion.named import function_and_params
 from infifusion.recipe import Recipe, load_recipe
-from infifusion.registry import look_up
 from infifusion.sweep.file import load_sweep
 
 CODE = ("bash", "python", "yaml")
@@ -87,8 +86,7 @@ def test_yaml_is_valid(block: Block, tmp_path: Path) -> None:
     path.write_text(block.text, encoding="utf-8")
     if "merge_method" in values:
         file = read_merge_file(path, base_override=None)
-        look_up(METHODS, file.merge_method, kind="merge method")
-        check_parameters(file, MERGE_PARAMS[file.merge_method], where=str(block))
+        check_parameters(file, find_method(file.merge_method), where=str(block))
     elif "settings" in values or "seeds" in values:
         stands = "".join(f"{{{key}}}/" for key in values.get("settings", {}) if "." not in key)
         frame = {**FRAME, "data": {"train": [{"path": f"{stands}math.jsonl", "domain": "math"}]}}
@@ -158,14 +156,15 @@ def check_ours(words: list[str]) -> None:
 
 def check_names(recipe: Recipe) -> None:
     """Fails unless every function, loss and method of a recipe is there and takes its params."""
-    plan = recipe.resolve()
-    for target in plan.targets:
+    resolved = recipe.resolve()
+    for target in resolved.targets:
         check_name(FUSION_FUNCTIONS, FUSE_PARAMS, target.function, target.params)
-    for run in plan.runs:
+    for run in resolved.runs:
         check_name(LOSSES, LOSS_PARAMS, run.loss, run.params)
-    for merge in plan.merges:
+    for merge in resolved.merges:
         params = {k: v for k, v in merge.params.items() if (k, v) != ("tau0", "validate")}
-        check_name(METHODS, MERGE_PARAMS, merge.method, params)
+        if ":" not in merge.method:
+            method_and_params(merge.method, params, where="docs")
 
 
 def check_name(table: dict, params: dict, name: str, values: dict) -> None:

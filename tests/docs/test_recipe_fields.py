@@ -32,4 +32,4 @@ def test_every_field_and_parameter_has_a_row(maker: ModuleType) -> None:
     }
     assert len(fields) > 90 and all(f"| `{name}` |" in page for name in fields)
     rows = [line for line in page.splitlines() if line.startswith("| `rsaf` |")]
-    assert len(rows) == len(maker.merge.PARAMS["rsaf"].model_fields) == 12
+    assert len(rows) == len(maker.METHODS["rsaf"].parameters) == 9

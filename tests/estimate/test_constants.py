@@ -9,7 +9,7 @@ from infifusion.teacher import bits, forward
 
 
 def test_the_plans_constants_are_the_stages_own() -> None:
-    assert estimate.LOGIT_BYTES == forward.LOGIT_BYTES
+    assert memory.LOGIT_BYTES == forward.LOGIT_BYTES
     assert len(merge.TAU0_CANDIDATES) == estimate.TAU0_CANDIDATES
     assert memory.FUSE_CHUNK == fuse.CHUNK_EXAMPLES
     assert estimate.BITS_TOKENS == bits.BATCH_TOKENS

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 from infifusion.data.store import write_rendered
 from infifusion.estimate.costs import disk
-from infifusion.stages.fuse import open_arrays
+from infifusion.stages.fuse import target_arrays
 from infifusion.teacher.cache import shard_path, write_shard
 from infifusion.teacher.forward import _empty
 from infifusion.types import Rendered
@@ -43,7 +43,7 @@ def test_a_header_has_exactly_the_bytes_that_are_planned(tmp_path: Path) -> None
 
 
 def test_a_target_has_exactly_the_bytes_that_are_planned(tmp_path: Path) -> None:
-    for array in open_arrays(tmp_path, 321, 3, 20, 10).values():
+    for array in target_arrays(tmp_path, 321, 3, 20, 10).values():
         array.flush()
     written = sum(path.stat().st_size for path in tmp_path.glob("*.npy"))
     assert written == disk.target_bytes(321, sources=3, keep=20, top_k=10)

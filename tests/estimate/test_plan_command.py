@@ -30,7 +30,8 @@ SHAPES = ["pivot=8b-llama", "math=7b-qwen2", "code=7b-qwen2", "chat=7b-mistral"]
 @pytest.fixture(autouse=True)
 def no_calibration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The figures of this machine's user are not the tests'."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("INFIFUSION_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
 
 
 @pytest.fixture
@@ -256,6 +257,20 @@ def test_a_calibration_is_kept_and_its_age_said(recipe_file) -> None:
     units = {unit: 2 * seconds for unit, seconds in CPU_UNITS.items()}
     write_calibration({"units": units, "matmul": [(8, 1e9)], "base_memory": 5e8, "threads": 2})
     assert any("measured on this machine just now" in n for n in planned(recipe_file())["notes"])
+
+
+def test_a_calibration_lies_in_the_cache_folder_and_an_older_place_is_read_without_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = {"units": {}, "matmul": [(8, 1e9)], "base_memory": 5e8}
+    monkeypatch.delenv("INFIFUSION_CACHE")
+    before = write_calibration({**values, "threads": 1})
+    assert before == tmp_path / "user" / "infifusion" / "calibration.json"
+    monkeypatch.setenv("INFIFUSION_CACHE", str(tmp_path / "cache"))
+    assert (read_calibration() or {})["threads"] == 1
+    now = write_calibration({**values, "threads": 2})
+    assert now == tmp_path / "cache" / "calibration.json"
+    assert (read_calibration() or {})["threads"] == 2
 
 
 def test_the_command_prints_a_table_or_json_and_imports_no_torch(

@@ -12,7 +12,7 @@ from infifusion.errors import CheckpointError, DataError, NumericsError, RecipeE
 from infifusion.evals.answers import number_after_hashes
 from infifusion.evals.harness import evaluate_model, sample_places
 from infifusion.evals.lm_tasks import jinja
-from infifusion.evals.tasks import Task
+from infifusion.evals.tasks import TASKS, Task, require_task
 from infifusion.recipe import Model
 
 ANSWERS = {"a?\n": "#### 1", "bb?\n": "#### 2", "ccc?\n": " #### 3"}
@@ -92,7 +92,7 @@ def data(tmp_path):
 
 def run(model, data, out, **options):
     described = {"chat_template": options.pop("chat_template", None)}
-    asked = {"tasks": ["own"], "extra_tasks": {"own": OWN}, **options}
+    asked = {"tasks": [OWN], **options}
     return evaluate_model(Model(model=str(model), **described), data=data, out=out, **asked)["own"]
 
 
@@ -127,8 +127,8 @@ def test_an_answer_that_runs_out_of_tokens_is_truncated(learnt, data, tmp_path):
 
 
 def test_a_stop_ends_the_answer_and_is_not_part_of_it(learnt, data, tmp_path):
-    task = {"own": Task(**{**OWN.__dict__, "stop": (" ",)})}
-    summary = run(learnt, data, tmp_path, extra_tasks=task)
+    task = Task(**{**OWN.__dict__, "stop": (" ",)})
+    summary = run(learnt, data, tmp_path, tasks=[task])
     assert [item["output"] for item in items_of(tmp_path)][:3] == ["####", "####", ""]
     assert not any(item["truncated"] for item in items_of(tmp_path)[:3])
     assert summary["correct"] == 0
@@ -216,7 +216,7 @@ def test_the_shipped_prompts_are_few_shot_and_end_where_the_answer_begins(learnt
         json.dumps({"task_id": "H/0", "prompt": "def f():\n", "entry_point": "f", "test": "1"})
     )
     tasks = ["gsm8k", "math500", "humaneval"]
-    asked = {"tasks": tasks, "max_new_tokens": 1, "unsafe_code": True}
+    asked = {"tasks": [TASKS[task] for task in tasks], "max_new_tokens": 1, "unsafe_code": True}
     result = evaluate_model(Model(model=str(learnt)), data=data, out=tmp_path, **asked)
     assert list(result) == tasks
     lines = {t: [json.loads(x) for x in (tmp_path / f"{t}.jsonl").open()] for t in tasks}
@@ -239,9 +239,9 @@ def test_nothing_is_printed_and_loggers_come_back(learnt, data, tmp_path, capfd)
 
 def test_bad_input_is_refused_with_what_to_do(learnt, data, tmp_path):
     with pytest.raises(RecipeError, match="Did you mean 'gsm8k'"):
-        evaluate_model(Model(model=str(learnt)), tasks=["gsm8"], data=data, out=tmp_path)
+        require_task("gsm8", TASKS, where="evaluate.tasks")
     with pytest.raises(DataError, match=r"gsm8k_test\.jsonl.*--data"):
-        evaluate_model(Model(model=str(learnt)), tasks=["gsm8k"], data=data, out=tmp_path)
+        evaluate_model(Model(model=str(learnt)), tasks=[TASKS["gsm8k"]], data=data, out=tmp_path)
     with pytest.raises(DataError, match="not on the hub"):
         run(learnt, None, tmp_path)
     with pytest.raises(CheckpointError, match="is no folder"):

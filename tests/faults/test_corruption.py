@@ -25,6 +25,8 @@ from infifusion.stages.fuse import fuse
 from infifusion.stages.merge import merge
 from infifusion.stages.run import run_recipe
 from infifusion.stages.teach import teach
+from infifusion.store import stage as running
+from infifusion.store.arrays import open_array
 from infifusion.store.artifacts import EXACT, MANIFEST, STARTED, open_stage, read_manifest
 from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sha256_of
@@ -331,15 +333,15 @@ def test_an_unfinished_target_makes_a_damaged_chunk_anew(
     whole = (out / f"{array}.npy").read_bytes()
     shutil.rmtree(out)
     monkeypatch.setattr(fusing, "CHUNK_EXAMPLES", 10)
-    real = fusing.close_stage
+    real = running.close_stage
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
 
-    monkeypatch.setattr(fusing, "close_stage", killed)
+    monkeypatch.setattr(running, "close_stage", killed)
     with pytest.raises(Killed):
         fuse(recipe, folder, target(recipe, "unified"))
-    monkeypatch.setattr(fusing, "close_stage", real)
+    monkeypatch.setattr(running, "close_stage", real)
     stamps = {p.name: p.stat().st_mtime_ns for p in (out / "done").iterdir()}
     assert len(stamps) == 4
     flip(out / f"{array}.npy", place=200)  # in the first rows, behind the header
@@ -354,12 +356,12 @@ def test_a_damaged_head_of_an_unfinished_array_is_refused(finished: Path, tmp_pa
     whole, path = finished / "out/fuse/unified/prob_TK.npy", tmp_path / "prob_TK.npy"
     shape = np.load(whole).shape
     shutil.copyfile(whole, path)
-    assert (fusing._open_array(path, shape, np.float32) == np.load(whole)).all()
+    assert (open_array(path, shape, np.float32) == np.load(whole)).all()
     for place in range(128):
         shutil.copyfile(whole, path)
         flip(path, place)
         with pytest.raises(ArtifactError, match=r"prob_TK\.npy is not the array"):
-            fusing._open_array(path, shape, np.float32)
+            open_array(path, shape, np.float32)
 
 
 def test_training_goes_on_from_the_last_checkpoint_that_is_whole(

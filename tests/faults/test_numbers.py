@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from infifusion.errors import CheckpointError, NumericsError, RunError
+from infifusion.recipe import Model
 from infifusion.teacher.answer import Sampling, answer
 from infifusion.teacher.forward import believe, make_teacher
 from infifusion.teacher.temperature import fit_temperature
@@ -110,9 +111,9 @@ def target() -> Target:
 PositionLoss = Callable[..., torch.Tensor]
 
 
-def log_loss(log_CV, ids_CK, prob_CK, zscore_CK, gold_C) -> torch.Tensor:
+def log_loss(log_CV, rows) -> torch.Tensor:
     """Cross-entropy of the target's token."""
-    return -(log_CV.gather(1, ids_CK) * prob_CK).sum(dim=1)
+    return -(log_CV.gather(1, rows.ids_RK) * rows.prob_RK).sum(dim=1)
 
 
 def from_call(number: int, then: PositionLoss) -> PositionLoss:
@@ -139,7 +140,7 @@ def run(start: Path, out: Path, *, training: dict, **changes: object) -> dict:
     }
     job = Job(
         title="distill test",
-        model=str(start),
+        model=Model(model=str(start)),
         tokenizer=AutoTokenizer.from_pretrained(start),
         rendered=DATA,
         target=target(),

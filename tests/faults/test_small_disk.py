@@ -13,7 +13,7 @@ import yaml
 
 from infifusion.errors import RunError
 from infifusion.recipe import load_recipe
-from infifusion.stages.fuse import open_arrays
+from infifusion.stages.fuse import target_arrays
 from infifusion.stages.run import run_recipe
 
 
@@ -50,7 +50,7 @@ def test_a_run_that_the_disk_cannot_hold_does_not_begin_and_goes_on_when_it_can(
 def test_a_target_that_the_disk_cannot_hold_is_an_error_and_not_a_signal(small_disk: Path) -> None:
     # Holes in a mapped file that cannot be filled would end the process by SIGBUS, without a word.
     with pytest.raises(OSError, match="No space left on device") as caught:
-        open_arrays(small_disk / "target", 100_000, 3, 10, 10)
+        target_arrays(small_disk / "target", 100_000, 3, 10, 10)
     assert caught.value.errno == errno.ENOSPC
     assert [path for path in small_disk.rglob("*") if path.is_file()] == []
 

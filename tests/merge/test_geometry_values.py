@@ -9,8 +9,7 @@ import pytest
 
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.blocks.result import in_memory
-from infifusion.merge.methods import METHODS, PARAMS
-from infifusion.merge.methods.rsaf import Params, across_tensors, measure
+from infifusion.merge.methods import METHODS
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 
@@ -23,7 +22,8 @@ def blocks(base, models, *, seed: int = 0) -> Blocks:
 
 
 def merged(method, base, models, *, seed: int = 0, **params):
-    found = METHODS[method](blocks(base, models, seed=seed), PARAMS[method](**params))
+    record = METHODS[method]
+    found = record.function(blocks(base, models, seed=seed), record.params(**params))
     return in_memory(found).reshape(np.array(models[0]).shape)
 
 
@@ -168,39 +168,3 @@ def test_methods_of_one_model_refuse_two(method):
     base = None if method == "passthrough" else E1
     with pytest.raises(ValueError, match="found 2"):
         merged(method, base, [E1, E2], **params)
-
-
-def tensors() -> dict[str, Blocks]:
-    """Two tensors of 1,000 positions: even disagreement, and concentrated disagreement."""
-    rng = np.random.default_rng(0)
-    even = 1 + rng.random(1000)
-    return {
-        name: blocks(np.zeros(1000), [delta, -delta])
-        for name, delta in (("even", even), ("peaked", even**8))
-    }
-
-
-def test_global_granularity_gives_all_tensors_one_tau():
-    params = Params(granularity="global")
-    measured = {name: measure(one, params) for name, one in tensors().items()}
-    taus = {name: p.tau for name, p in across_tensors(measured, params).items()}
-    assert taus["even"] == taus["peaked"]
-    assert measured["even"].tau > measured["peaked"].tau
-
-
-def test_shuffling_keeps_the_taus_and_changes_their_places():
-    params = [Params(control="shuffled", seed=seed) for seed in range(8)]
-    measured = {name: measure(one, params[0]) for name, one in tensors().items()}
-    own = {name: one.tau for name, one in measured.items()}
-    found = [{name: p.tau for name, p in across_tensors(measured, one).items()} for one in params]
-    assert all(sorted(f.values()) == sorted(own.values()) for f in found)
-    assert any(f != own for f in found) and any(f == own for f in found)
-
-
-def test_a_matched_budget_keeps_as_much_as_sce():
-    params = Params(control="budget_matched", tau0=0.3)
-    measured = {name: measure(one, params) for name, one in tensors().items()}
-    given = across_tensors(measured, params)
-    kept = sum(METHODS["rsaf"](one, given[name]).details["kept"] for name, one in tensors().items())
-    assert kept == pytest.approx(0.3 * 2000, abs=2)
-    assert given["even"].tau > given["peaked"].tau

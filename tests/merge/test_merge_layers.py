@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 from infifusion.commands import cli
 from infifusion.errors import CheckpointError, RecipeError
-from infifusion.merge.engine.file import Condition, evaluate, matches, read_merge_file
+from infifusion.merge.engine.file import Condition, read_merge_file
 from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.settings import evaluate, matches
 from infifusion.merge.engine.weights import run_plan
 
 

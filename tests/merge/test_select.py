@@ -8,7 +8,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from infifusion.merge.blocks import select
-from infifusion.merge.blocks.arrays import HostArrays
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.blocks.select import largest
 
@@ -16,7 +15,7 @@ from infifusion.merge.blocks.select import largest
 def chosen(values_RP: np.ndarray, counts: list[list[int]], *, step: int) -> np.ndarray:
     """Masks of the largest, by a tensor in blocks of `step`: [R, M, P]."""
     rows = [np.ascontiguousarray(row) for row in values_RP]
-    blocks = Blocks(None, [Raw(row, "F32") for row in rows], rows[0].shape, arrays=HostArrays(step))
+    blocks = Blocks(None, [Raw(row, "F32") for row in rows], rows[0].shape, length=step)
     borders = largest(blocks, lambda block: block.model_SP, counts)
     return np.array(
         [

@@ -11,17 +11,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.blocks.arrays import encode
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.blocks.result import in_memory
+from infifusion.merge.blocks.stored import encode
 from infifusion.merge.checkpoints.reader import INDEX, Checkpoint
 from infifusion.merge.checkpoints.writer import Shard, Spec
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.plan import plan_models
 from infifusion.merge.engine.walker import seed_of
 from infifusion.merge.engine.weights import run_plan
-from infifusion.merge.methods import METHODS, NEEDS_BASE
-from infifusion.registry import look_up
+from infifusion.merge.methods import METHODS
 from infifusion.store.hashes import sha256_of
 
 SHAPES = {"a.weight": (8, 8), "b.bias": (1,), "empty": (0, 3), "norm": (8,), "scalar": ()}
@@ -93,14 +92,12 @@ def test_streaming_equals_in_memory_bit_for_bit(tmp_path, method, dtype, shard_b
             return Raw(array.numpy(), stored)
 
         blocks = Blocks(
-            raw(0) if method in NEEDS_BASE or method == "slerp" else None,
+            raw(0) if METHODS[method].base != "unused" else None,
             [raw(n + 1) for n in range(len(models))],
             shape,
             seed=seed_of(5, name),
         )
-        if method in ("multislerp", "nuslerp"):
-            blocks = replace(blocks, base=raw(0))
-        merged = look_up(METHODS, method, kind="method")(blocks, plan.tensors[name].params)
+        merged = METHODS[method].function(blocks, plan.tensors[name].params)
         expected = encode(in_memory(merged), stored)
         found = tensor(out, name).reshape(-1)
         found = found.view(torch.uint16) if dtype == torch.bfloat16 else found

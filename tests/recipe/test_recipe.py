@@ -49,15 +49,15 @@ def test_every_name_that_stands_for_nothing_has_a_line_of_its_own() -> None:
 
 
 def test_each_is_written_out_one_per_source_in_order() -> None:
-    plan = make().resolve()
-    assert [t.name for t in plan.targets] == ["unified", "pair-a", "pair-b"]
-    assert [t.sources for t in plan.targets] == [["a", "b"], ["a"], ["b"]]
-    assert [r.name for r in plan.runs] == ["sft", "unified", "pair-a", "pair-b"]
-    assert [r.target for r in plan.runs] == [None, "unified", "pair-a", "pair-b"]
-    assert plan.merges[0].models == ["pair-a", "pair-b"]
-    assert plan.scored == ["pivot", "source:a", "source:b", "sft", "unified", "pairwise"]
-    assert ("pivot", "pairwise") in plan.compared and ("sft", "unified") in plan.compared
-    assert plan.taught == ["a", "b", "pivot"]
+    resolved = make().resolve()
+    assert [t.name for t in resolved.targets] == ["unified", "pair-a", "pair-b"]
+    assert [t.sources for t in resolved.targets] == [["a", "b"], ["a"], ["b"]]
+    assert [r.name for r in resolved.runs] == ["sft", "unified", "pair-a", "pair-b"]
+    assert [r.target for r in resolved.runs] == [None, "unified", "pair-a", "pair-b"]
+    assert resolved.merges[0].models == ["pair-a", "pair-b"]
+    assert resolved.scored == ["pivot", "source:a", "source:b", "sft", "unified", "pairwise"]
+    assert ("pivot", "pairwise") in resolved.compared and ("sft", "unified") in resolved.compared
+    assert resolved.taught == ["a", "b", "pivot"]
 
 
 def test_fine_tuning_without_a_target_is_plain_cross_entropy() -> None:

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from infifusion.report.charts.chart import Chart, as_csv, axis, standalone, whole_ticks
-from infifusion.report.charts.dots import Dot, dot_chart
-from infifusion.report.charts.heat import heat_chart
-from infifusion.report.charts.lines import Line, line_chart
-from infifusion.report.charts.stack import bar_chart, stacked_chart
-from infifusion.report.charts.timeline import Span, timeline
+from infifusion.report.bars import Span, bar_chart, timeline
+from infifusion.report.chart import Chart, as_csv, standalone
+from infifusion.report.curves import Line, line_chart, stacked_chart
+from infifusion.report.dots import Dot, dot_chart
+from infifusion.report.heat import heat_chart
+from infifusion.report.svg import axis, whole_ticks
 
 
 def every_kind(label: str) -> list[Chart]:

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from infifusion.commands.cli import app
 from infifusion.errors import ArtifactError
-from infifusion.report.pages.compare import comparison_view, read_runs, write_comparison
+from infifusion.report.pages.compare import comparison_view, write_comparison
 from infifusion.report.pages.export import export_figures
+from infifusion.report.run_folder import read_runs
 
 NAMED = ["unified", "pairwise", "sft", "pivot", *(f"source:{name}" for name in SOURCES)]
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from infifusion.process.meter import duration
-from infifusion.report.charts.chart import number
-from infifusion.report.tabs.merges import _mean_coefficients
-from infifusion.report.tabs.training import POINTS, _thinned
+from infifusion.report.pages.merges import _mean_coefficients
+from infifusion.report.pages.training import POINTS, _thinned
+from infifusion.report.svg import number
 from infifusion.report.tensors import Place, grid_of, place_of
 from infifusion.report.visible import cut, visible
 from infifusion.report.words import data_size, headline, joined

@@ -8,8 +8,8 @@ import pytest
 from run_folder_maker import ATTACK, make_run_folder, write
 
 from infifusion.report.pages.page import write_report
+from infifusion.report.pages.responses import responses_view
 from infifusion.report.run_folder import read_run
-from infifusion.report.tabs.responses import responses_view
 
 COUNTS = {
     "prompts": {"code": 50, "sums": 200},

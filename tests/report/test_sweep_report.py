@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
+from pathlib import Path
 
-from infifusion.report.pages.sweep import (
-    csv_table,
-    markdown_of,
-    markdown_table,
-    page_of,
-    summary_table,
-    write_sweep_plots,
-)
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from evidence_tables import summary_table, write_sweep_plots
+
+from infifusion.report.pages.sweep import csv_table, markdown_of, markdown_table, page_of
 
 
 def results() -> dict:

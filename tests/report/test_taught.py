@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 from run_folder_maker import ATTACK, SOURCES, make_run_folder, write
 
+from infifusion.report.pages.alignment import worst_tokens_view
+from infifusion.report.pages.deltas import deltas_view
+from infifusion.report.pages.tokens import SAMPLES_PER_TARGET, tokens_view
 from infifusion.report.run_folder import Run, read_run
-from infifusion.report.summary import summary_of
-from infifusion.report.tabs.alignment import worst_tokens_view
-from infifusion.report.tabs.deltas import deltas_view
-from infifusion.report.tabs.tokens import SAMPLES_PER_TARGET, tokens_view
 from infifusion.report.use import EXAMPLE, use_view
 
 
@@ -96,7 +95,7 @@ def test_a_merge_without_deltas_has_no_such_part(run: Run) -> None:
 
 
 def test_the_best_fused_model_comes_first_with_code_for_its_folder(run: Run) -> None:
-    usable = use_view(run, summary_of(run))
+    usable = use_view(run)
     assert [(one.name, one.best) for one in usable] == [
         ("unified", True),
         ("pairwise", False),
@@ -118,7 +117,7 @@ def test_a_folder_with_blanks_and_quotes_is_quoted_in_every_line(tmp_path: Path)
     write(folder / "distill" / "sft" / "history.json", {"log": []})
     write(folder / "distill" / "sft" / "model" / "config.json", {})
     run = read_run(folder)
-    (model,) = use_view(run, summary_of(run))
+    (model,) = use_view(run)
     assert not model.best
     assert EXAMPLE in model.python
     namespace: dict[str, object] = {}

@@ -21,7 +21,8 @@ sys.path.append(str(Path(__file__).parents[1]))
 from fuzzing import Language, Target, as_json, changed, main, moved_about, one_file
 
 from infifusion.errors import InfiFusionError
-from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_header
+from infifusion.merge.checkpoints.header import read_header
+from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from infifusion.merge.engine.models import open_model
 from infifusion.sandbox.peer import NONSENSE, Peer
 

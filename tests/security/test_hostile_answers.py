@@ -45,21 +45,21 @@ def worker():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_answer_is_wrong_in_time_and_the_next_is_judged(name, worker):
     answer = HOSTILE[name]
-    assert worker.equivalent("1", "1")  # the libraries are loaded
+    assert worker.math_equal("1", "1")  # the libraries are loaded
     started = time.monotonic()
     worker.timeout = TIMEOUT
-    assert not worker.equivalent(answer, "17")
-    assert not worker.verify("$17$", f"The answer is $\\boxed{{{answer}}}$")
+    assert not worker.math_equal(answer, "17")
+    assert not worker.math_verify("$17$", f"The answer is $\\boxed{{{answer}}}$")
     assert time.monotonic() - started < 2 * TIMEOUT + 30
-    worker.fault()
+    worker.math_fault()
     worker.timeout = 30.0
-    assert worker.equivalent("\\frac{1}{2}", "0.5")
-    assert worker.fault() == ""
+    assert worker.math_equal("\\frac{1}{2}", "0.5")
+    assert worker.math_fault() == ""
     assert not Path("/tmp/infifusion-evaluated").exists()
 
 
 def test_the_worker_cannot_take_more_memory_than_it_has(worker):
-    worker.equivalent("1", "1")
+    worker.math_equal("1", "1")
     limits = Path(f"/proc/{worker._process.pid}/limits").read_text()
     line = next(line for line in limits.splitlines() if line.startswith("Max address space"))
     assert int(line.split()[3]) < MEMORY + (8 << 30)  # what the libraries map, and MEMORY
@@ -68,7 +68,7 @@ def test_the_worker_cannot_take_more_memory_than_it_has(worker):
 def test_the_worker_does_not_see_the_environment(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     with MathWorker() as worker:
-        worker.equivalent("1", "1")
+        worker.math_equal("1", "1")
         environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
     assert b"planted" not in environment and os.environ["HF_TOKEN"] == "hf_planted"
 

@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError, TokenizerError
-from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config, read_header
+from infifusion.merge.checkpoints.header import read_header
+from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config
 from infifusion.merge.engine.models import open_model
 from infifusion.recipe import Model, Recipe
 from infifusion.teacher.load import load_model
-from infifusion.train.start import Start, load_start
+from infifusion.train.start import load_start
 
 
 class Planted:
@@ -56,12 +57,12 @@ def test_pickles_are_not_opened_by_any_road(name, tmp_path, suite):
         if file.suffix == ".json":
             (folder / file.name).write_bytes(file.read_bytes())
     (folder / name).write_bytes(pickle.dumps({"w": Planted(mark)}))
-    start = Start(str(folder), None, False, None)
+    start = Model(model=str(folder))
     roads = {
         "merge": lambda: open_model(str(folder), tmp_path),
         "merge --allow-pickle": lambda: open_model(str(folder), tmp_path, allow_pickle=True),
-        "teach": lambda: load_model(Model(model=str(folder))),
-        "distill": lambda: load_start(start, quantization=None, device=torch.device("cpu")),
+        "teach": lambda: load_model(start),
+        "distill": lambda: load_start(start, device=torch.device("cpu")),
     }
     for road in roads.values():
         with pytest.raises((CheckpointError, OSError)):

@@ -17,8 +17,7 @@ from conftest import arithmetic, write_jsonl
 from infifusion.errors import DataError, RecipeError
 from infifusion.merge.engine.file import read_merge_file
 from infifusion.recipe import Recipe, load_recipe
-from infifusion.setup.init import Wishes, write_recipe
-from infifusion.setup.init_data import keys_of
+from infifusion.setup.init import Wishes, keys_of, write_recipe
 from infifusion.setup.init_sizes import SHARE, _like, sizes_for
 from infifusion.setup.machine import Gpu, Machine
 from infifusion.setup.templates import START, TEMPLATES, template_text, with_sections

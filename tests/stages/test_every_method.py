@@ -36,10 +36,10 @@ def out(suite: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_debug_recipe_names_every_method() -> None:
-    plan = load_recipe(ROOT / "recipes" / "debug" / "every_method.yaml").resolve()
-    assert {t.function for t in plan.targets} == set(FUSION_FUNCTIONS)
-    assert {r.loss for r in plan.runs} == set(LOSSES)
-    assert {m.method for m in plan.merges} == set(METHODS)
+    resolved = load_recipe(ROOT / "recipes" / "debug" / "every_method.yaml").resolve()
+    assert {t.function for t in resolved.targets} == set(FUSION_FUNCTIONS)
+    assert {r.loss for r in resolved.runs} == set(LOSSES)
+    assert {m.method for m in resolved.merges} == set(METHODS)
 
 
 def test_every_method_has_a_row_in_the_docs() -> None:

@@ -42,7 +42,7 @@ def both(**parameters: object) -> list[dict]:
 
 
 def merge_file(path: Path, out: Path | None, *, base_override: str | None, **options) -> dict:
-    values: dict = {"plan_only": False, "dry_run": False, "device": "cpu"}
+    values: dict = {"plan_only": False, "dry_run": False}
     values |= {"memory": None, "threads": None, "shard_size": "5GB", "allow_nan": False}
     values |= {"allow_pickle": False, **options}
     return merge_command(path, out, base=base_override, **values)[1]
@@ -191,7 +191,7 @@ def test_a_plan_and_a_dry_run_write_nothing_and_say_what_would_be_done(models, t
     assert plan["bytes_written"] == plan["bytes_read"] // 3 // 2  # float32 to bfloat16
     assert plan["memory"] > 100e6 and plan["seconds"] > 0
     text = merge_command(
-        path, None, base=None, plan_only=False, dry_run=True, device="cpu", memory="1GB",
+        path, None, base=None, plan_only=False, dry_run=True, memory="1GB",
         threads=1, shard_size="1GB", allow_nan=False, allow_pickle=False,
     )[0]  # fmt: skip
     assert "are present in all models" in text

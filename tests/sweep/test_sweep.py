@@ -162,8 +162,8 @@ def test_what_another_sweep_makes_is_waited_for(swept: Path) -> None:
 
 
 def test_a_place_that_another_process_makes_is_left_alone_by_a_run_by_itself(swept: Path) -> None:
-    world = swept / "out" / "max_steps=2" / "seed1"
-    place = (world / "evaluate" / "pivot").resolve()
+    one_run = swept / "out" / "max_steps=2" / "seed1"
+    place = (one_run / "evaluate" / "pivot").resolve()
     shutil.rmtree(place)
     claim(place)
     script = "import sys; from pathlib import Path; from infifusion.store.lock import claim\n"
@@ -174,7 +174,7 @@ def test_a_place_that_another_process_makes_is_left_alone_by_a_run_by_itself(swe
     finally:
         release_claims()
     # By itself the run makes what its link leads to.
-    assert command("run", world / "recipe.yaml", "--run-dir", world).exit_code == 0
+    assert command("run", one_run / "recipe.yaml", "--run-dir", one_run).exit_code == 0
     assert (place / "manifest.json").exists()
 
 
@@ -184,9 +184,9 @@ def test_a_setting_is_a_run_of_its_own(swept: Path, monkeypatch: pytest.MonkeyPa
 
     for name in ("teach.teacher_of", "distill.train", "merge.merge_checkpoints"):
         monkeypatch.setattr(f"infifusion.stages.{name}", refuse)
-    world = swept / "out" / "max_steps=2" / "seed1"
-    assert command("run", world / "recipe.yaml", "--run-dir", world).exit_code == 0
-    assert "merged,method=linear" in (world / "report/index.html").read_text(encoding="utf-8")
+    one_run = swept / "out" / "max_steps=2" / "seed1"
+    assert command("run", one_run / "recipe.yaml", "--run-dir", one_run).exit_code == 0
+    assert "merged,method=linear" in (one_run / "report/index.html").read_text(encoding="utf-8")
 
 
 def test_tables_and_page_hold_every_arm(swept: Path) -> None:
@@ -214,11 +214,11 @@ def test_a_second_sweep_makes_what_is_missing_alone_and_names_what_failed(
 ) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(swept, folder, symlinks=True)
-    world = folder / "out" / "max_steps=2" / "seed0"
-    (world / "distill" / "sft").unlink()  # a link to what the other seeds and settings share
-    shutil.rmtree(world / "merge" / "merged,method=linear")
-    shutil.rmtree(world / "evaluate" / "merged,method=linear")
-    (world / "distill" / "sft").write_text("in the way", encoding="utf-8")
+    one_run = folder / "out" / "max_steps=2" / "seed0"
+    (one_run / "distill" / "sft").unlink()  # a link to what the other seeds and settings share
+    shutil.rmtree(one_run / "merge" / "merged,method=linear")
+    shutil.rmtree(one_run / "evaluate" / "merged,method=linear")
+    (one_run / "distill" / "sft").write_text("in the way", encoding="utf-8")
     models = list((folder / "out").glob("*/*/distill/*/model/model.safetensors"))
     assert len(models) == 2 * 2 * 4 - 1
     before = {path: path.stat().st_mtime_ns for path in models}
@@ -228,7 +228,7 @@ def test_a_second_sweep_makes_what_is_missing_alone_and_names_what_failed(
     message = str(result.exception)
     assert "max_steps=2/seed0: distill/sft: " in message
     assert "evaluate/sft: needs distill/sft, which failed" in message
-    assert (world / "evaluate" / "merged,method=linear" / "manifest.json").exists()
+    assert (one_run / "evaluate" / "merged,method=linear" / "manifest.json").exists()
 
 
 def test_a_dry_run_says_what_would_be_compared_and_writes_nothing(

@@ -9,7 +9,7 @@ import yaml
 
 from infifusion.errors import RecipeError
 from infifusion.strict import read_yaml
-from infifusion.sweep.file import World, load_sweep
+from infifusion.sweep.file import SweepRun, load_sweep
 
 RECIPE = {
     "pivot": {"model": "models/{seed}/pivot"},
@@ -33,8 +33,8 @@ RECIPE = {
 }
 
 
-def load(folder: Path, *assignments: str, **keys: object) -> list[World]:
-    """The worlds of a sweep over RECIPE."""
+def load(folder: Path, *assignments: str, **keys: object) -> list[SweepRun]:
+    """The runs of a sweep over RECIPE."""
     path = folder / "sweep.yaml"
     values = {"name": "s", "recipe": RECIPE, "settings": {"kind": ["narrow", "general"]}, **keys}
     path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
@@ -44,25 +44,25 @@ def load(folder: Path, *assignments: str, **keys: object) -> list[World]:
 def test_every_setting_is_run_with_every_seed_and_placeholders_are_filled_in(
     tmp_path: Path,
 ) -> None:
-    worlds = load(tmp_path, seeds=[3, 4])
-    folders = [world.folder for world in worlds]
+    runs = load(tmp_path, seeds=[3, 4])
+    folders = [run.folder for run in runs]
     assert folders == [
         "kind=narrow/seed3", "kind=general/seed3", "kind=narrow/seed4", "kind=general/seed4",
     ]  # fmt: skip
-    last = worlds[-1].recipe
+    last = runs[-1].recipe
     assert (last.seed, last.pivot.model) == (4, "models/4/pivot")
     assert last.sources["b"].model == "models/general/b"
-    assert worlds[0].words == "kind=narrow"
+    assert runs[0].words == "kind=narrow"
 
 
 def test_lists_in_fuse_distill_and_merge_make_arms_of_all_that_follows(tmp_path: Path) -> None:
-    world = load(tmp_path)[0]
-    assert list(world.recipe.fuse) == [
+    run = load(tmp_path)[0]
+    assert list(run.recipe.fuse) == [
         "all,kappa=0.1", "all,kappa=1.0", "one,sources=[a]", "one,sources=[b]",
         "pair,gate=none", "pair,gate=bits_per_byte",
     ]  # fmt: skip
-    assert world.recipe.fuse["one,sources=[b]"].sources == ["b"]
-    assert world.arms == [
+    assert run.recipe.fuse["one,sources=[b]"].sources == ["b"]
+    assert run.arms == [
         "pivot", "sft",
         "all,kappa=0.1,gold_weight=0.0", "all,kappa=1.0,gold_weight=0.0",
         "all,kappa=0.1,gold_weight=0.5", "all,kappa=1.0,gold_weight=0.5",
@@ -71,19 +71,19 @@ def test_lists_in_fuse_distill_and_merge_make_arms_of_all_that_follows(tmp_path:
         "rsaf,gate=none,tau0=0.1", "rsaf,gate=bits_per_byte,tau0=0.1",
         "rsaf,gate=none,tau0=0.5", "rsaf,gate=bits_per_byte,tau0=0.5",
     ]  # fmt: skip
-    run = world.recipe.distill["all,kappa=1.0,gold_weight=0.5"]
-    assert (run.target, run.gold_weight) == ("all,kappa=1.0", 0.5)
-    merge = world.recipe.merge["rsaf,gate=none,tau0=0.5"]
+    training = run.recipe.distill["all,kappa=1.0,gold_weight=0.5"]
+    assert (training.target, training.gold_weight) == ("all,kappa=1.0", 0.5)
+    merge = run.recipe.merge["rsaf,gate=none,tau0=0.5"]
     assert (merge.models, merge.params) == (["pair,gate=none"], {"tau0": 0.5})
-    assert world.against == ["sft"]
+    assert run.against == ["sft"]
 
 
 def test_variants_of_different_values_of_one_place_are_not_merged(tmp_path: Path) -> None:
     merge = {"two": {"method": "linear", "models": ["all", "other"]}}
     distill = {"all": {"gold_weight": 0.1}, "other": {"target": "all", "gold_weight": 0.9}}
-    world = load(tmp_path, changes={"distill": distill | {"pair": None, "one": None},
+    run = load(tmp_path, changes={"distill": distill | {"pair": None, "one": None},
                                     "merge": {"soup": None, "rsaf": None, **merge}})[0]  # fmt: skip
-    found = {name: one.models for name, one in world.recipe.merge.items()}
+    found = {name: one.models for name, one in run.recipe.merge.items()}
     assert [models for name, models in found.items() if name.startswith("two")] == [
         ["all,kappa=0.1", "other,kappa=0.1"],
         ["all,kappa=1.0", "other,kappa=1.0"],
@@ -91,23 +91,23 @@ def test_variants_of_different_values_of_one_place_are_not_merged(tmp_path: Path
 
 
 def test_lists_elsewhere_and_paths_make_settings(tmp_path: Path) -> None:
-    worlds = load(
+    runs = load(
         tmp_path,
         settings={"kind": ["narrow"], "teach.top_k": [1, 5]},
         changes={"training": {"max_steps": [10, 20]}, "fuse": {}},
     )
-    assert [(w.recipe.teach.top_k, w.recipe.training["max_steps"]) for w in worlds] == [
+    assert [(w.recipe.teach.top_k, w.recipe.training["max_steps"]) for w in runs] == [
         (1, 10), (1, 20), (5, 10), (5, 20),
     ]  # fmt: skip
-    assert worlds[1].words == "top_k=1, max_steps=20", "what has one value needs no word"
-    assert worlds[0].recipe.evaluate.models == worlds[0].arms
+    assert runs[1].words == "top_k=1, max_steps=20", "what has one value needs no word"
+    assert runs[0].recipe.evaluate.models == runs[0].arms
 
 
 def test_a_chosen_arm_stands_for_its_variants_and_assignments_override(tmp_path: Path) -> None:
-    worlds = load(tmp_path, "seeds=[9]", "against=[pivot]", arms=["pivot", "source:a", "all"])
-    assert [world.seed for world in worlds] == [9, 9]
-    assert worlds[0].arms[:2] == ["pivot", "source:a"] and len(worlds[0].arms) == 6
-    assert worlds[0].against == ["pivot"]
+    runs = load(tmp_path, "seeds=[9]", "against=[pivot]", arms=["pivot", "source:a", "all"])
+    assert [run.seed for run in runs] == [9, 9]
+    assert runs[0].arms[:2] == ["pivot", "source:a"] and len(runs[0].arms) == 6
+    assert runs[0].against == ["pivot"]
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ def reference(logits_CV: torch.Tensor, gold_C: torch.Tensor) -> dict[str, np.nda
     log_p_CV = exact_CV.log_softmax(dim=1)
     entropy_C = -(log_p_CV.exp() * log_p_CV).nan_to_num(0.0).sum(dim=1)
     return {
-        "lse_C": exact_CV.logsumexp(dim=1).numpy(),
-        "entropy_C": entropy_C.numpy(),
-        "gold_C": log_p_CV.gather(1, gold_C[:, None])[:, 0].numpy(),
-        "mean_C": exact_CV.mean(dim=1).numpy(),
-        "std_C": exact_CV.std(dim=1, correction=0).numpy(),
+        "lse_U": exact_CV.logsumexp(dim=1).numpy(),
+        "entropy_U": entropy_C.numpy(),
+        "gold_U": log_p_CV.gather(1, gold_C[:, None])[:, 0].numpy(),
+        "mean_U": exact_CV.mean(dim=1).numpy(),
+        "std_U": exact_CV.std(dim=1, correction=0).numpy(),
     }
 
 
@@ -35,8 +35,8 @@ def test_compiled_statistics_equal_float64_ones(size: int, spread: float, shift:
         np.testing.assert_allclose(getattr(found, name), expected_C, rtol=1e-5, atol=1e-5 * scale)
     top_CK, ids_CK = logits_CV.topk(top_k, dim=1)
     log_p_CK = top_CK.double() - logits_CV.double().logsumexp(dim=1, keepdim=True)
-    np.testing.assert_allclose(found.logprob_CK, log_p_CK, rtol=1e-5, atol=1e-5 * max(1.0, shift))
-    assert np.array_equal(np.sort(found.ids_CK), np.sort(ids_CK.numpy()))
+    np.testing.assert_allclose(found.logprob_UK, log_p_CK, rtol=1e-5, atol=1e-5 * max(1.0, shift))
+    assert np.array_equal(np.sort(found.ids_UK), np.sort(ids_CK.numpy()))
 
 
 def test_both_roads_agree() -> None:
@@ -51,20 +51,20 @@ def test_equal_logits_are_kept_by_id_and_a_wide_k_is_no_problem() -> None:
     logits_CV = torch.zeros(1, 600)
     logits_CV[0, 500] = 1.0
     found = statistics(logits_CV, torch.zeros(1, dtype=torch.long), 4)
-    assert found.ids_CK.tolist() == [[500, 0, 1, 2]]
+    assert found.ids_UK.tolist() == [[500, 0, 1, 2]]
     wide = statistics(logits_CV, torch.zeros(1, dtype=torch.long), 300)
-    assert wide.ids_CK[0, 0] == 500 and len(set(wide.ids_CK[0].tolist())) == 300
+    assert wide.ids_UK[0, 0] == 500 and len(set(wide.ids_UK[0].tolist())) == 300
 
 
 def test_masked_entries_have_no_probability_and_add_nothing_to_the_entropy() -> None:
     logits_CV = torch.full((1, 400), -torch.inf)
     logits_CV[0, 3] = logits_CV[0, 390] = 2.0
     found = statistics(logits_CV, torch.tensor([3]), 2)
-    assert found.ids_CK.tolist() == [[3, 390]]
+    assert found.ids_UK.tolist() == [[3, 390]]
     # Two equal entries: log 2 nats, and the log-sum-exp is 2 + log 2.
-    assert found.entropy_C[0] == pytest.approx(np.log(2), abs=1e-6)
-    assert found.lse_C[0] == pytest.approx(2 + np.log(2), abs=1e-6)
-    assert found.gold_C[0] == pytest.approx(-np.log(2), abs=1e-6)
+    assert found.entropy_U[0] == pytest.approx(np.log(2), abs=1e-6)
+    assert found.lse_U[0] == pytest.approx(2 + np.log(2), abs=1e-6)
+    assert found.gold_U[0] == pytest.approx(-np.log(2), abs=1e-6)
 
 
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf])
@@ -73,7 +73,7 @@ def test_what_is_not_a_number_shows_in_the_log_sum_exp(bad: float, place: int) -
     logits_CV = torch.randn(3, 300, generator=torch.Generator().manual_seed(1))
     logits_CV[1, place] = bad
     found = statistics(logits_CV, torch.zeros(3, dtype=torch.long), 4)
-    assert np.isfinite(found.lse_C).tolist() == [True, False, True]
+    assert np.isfinite(found.lse_U).tolist() == [True, False, True]
 
 
 def test_threads_do_not_change_a_bit() -> None:

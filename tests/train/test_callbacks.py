@@ -11,10 +11,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from test_training import DATA, TARGET, VOCABULARY, kl
 
 from infifusion.errors import RecipeError
-from infifusion.recipe import Recipe
+from infifusion.recipe import Model, Recipe
 from infifusion.stages.check import check_recipe
+from infifusion.stages.distill import find_callbacks
 from infifusion.train.arguments import check_arguments
-from infifusion.train.callbacks import find_callbacks, make_callbacks
+from infifusion.train.callbacks import make_callbacks
 from infifusion.train.job import Job
 from infifusion.train.run import train
 
@@ -52,7 +53,7 @@ def run(folder: Path, **changes: object) -> dict:
     training = {"max_steps": 4, "per_device_train_batch_size": 4, "logging_steps": 1}
     values: dict = {
         "title": "distill x",
-        "model": str(folder / "start"),
+        "model": Model(model=str(folder / "start")),
         "tokenizer": byte_level_tokenizer(VOCABULARY),
         "rendered": DATA,
         "target": TARGET,
@@ -88,7 +89,7 @@ def test_no_logger_writes_anything_by_default(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["Stops", "stops"])
 def test_a_callback_of_the_users_own_takes_part(name: str, mine: None, tmp_path: Path) -> None:
-    assert run(tmp_path, callbacks=[f"my_callbacks:{name}"])["steps"] == 2
+    assert run(tmp_path, callbacks=find_callbacks([f"my_callbacks:{name}"]))["steps"] == 2
 
 
 @pytest.mark.parametrize(
@@ -112,7 +113,7 @@ def test_what_is_no_callback_is_refused_by_check(name: str, message: str, mine: 
 )
 def test_a_callback_that_cannot_be_made_is_refused(name: str, message: str, mine: None) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_callbacks([f"my_callbacks:{name}"])
+        make_callbacks(find_callbacks([f"my_callbacks:{name}"]))
 
 
 @pytest.mark.parametrize(

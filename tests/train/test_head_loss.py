@@ -6,6 +6,7 @@ Axes: R positions, K kept entries, H hidden, V vocabulary.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -18,13 +19,15 @@ from infifusion.losses import LOSSES, PARAMS
 from infifusion.losses.sparse import SparseTarget
 from infifusion.teacher.lm_head import LanguageModelHead
 from infifusion.train.chunked import with_position_loss
-from infifusion.train.head_loss import HeadLoss, Rows
+from infifusion.train.head_loss import HeadLoss
 
 R, K, H, V = 23, 4, 8, 50
 GOLD_WEIGHT = 0.3
 
 
-def rows(count: int = R, *, taught: str = "some", seed: int = 0, vocabulary: int = V) -> Rows:
+def rows(
+    count: int = R, *, taught: str = "some", seed: int = 0, vocabulary: int = V
+) -> SparseTarget:
     """Random targets; the last two places of every fifth row are unused."""
     draw = torch.Generator().manual_seed(seed)
     prob = torch.rand(count, K + 1, generator=draw).softmax(1)[:, :K]
@@ -34,25 +37,26 @@ def rows(count: int = R, *, taught: str = "some", seed: int = 0, vocabulary: int
     ids[~taught_R], prob[~taught_R] = -1, 0
     zscore = torch.randn(count, K, generator=draw).sort(dim=1, descending=True).values
     gold = torch.randint(vocabulary, (count,), generator=draw)
-    return Rows(gold, taught_R, (ids, prob, zscore))
+    return SparseTarget(ids, prob, zscore, gold, taught_R, normalised=True)
 
 
 def loss_named(name: str, **params: float):
-    """As the stage makes it: the loss is told that it gets log-probabilities."""
+    """As the stage makes it; `rows` say that the loss gets log-probabilities."""
 
-    def loss(log_CV, *target):
-        return LOSSES[name](log_CV, SparseTarget(*target, normalised=True), PARAMS[name](**params))
+    def loss(log_CV, target):
+        return LOSSES[name](log_CV, target, PARAMS[name](**params))
 
     return loss
 
 
-def dense(name: str | None, logits: torch.Tensor, rows: Rows, **params: float) -> torch.Tensor:
+def dense(
+    name: str | None, logits: torch.Tensor, rows: SparseTarget, **params: float
+) -> torch.Tensor:
     """The objective summed over all positions, from float64 logits, without a chunk in sight."""
     ce = functional.cross_entropy(logits, rows.gold_R, reduction="none")
     if name is None:
         return ce.sum()
-    ids, prob, zscore = rows.target
-    target = SparseTarget(ids, prob.double(), zscore.double(), rows.gold_R)
+    target = SparseTarget(rows.ids_RK, rows.prob_RK.double(), rows.zscore_RK.double(), rows.gold_R)
     divergence = LOSSES[name](logits, target, PARAMS[name](**params))
     taught = GOLD_WEIGHT * ce + (1 - GOLD_WEIGHT) * divergence
     return torch.where(rows.taught_R, taught, ce).sum()
@@ -129,8 +133,8 @@ def test_the_parts_are_the_sums_of_cross_entropy_and_of_the_loss_where_taught() 
     head, states, data = linear(), hidden(), rows()
     sums = HeadLoss(loss_named("kl"), GOLD_WEIGHT, 5).sums(halves(head), states, data)
     logits = states.detach() @ head.weight.detach().T
-    ids, prob, zscore = data.target
-    kl = LOSSES["kl"](logits, SparseTarget(ids, prob, zscore, data.gold_R), PARAMS["kl"]())
+    plain = replace(data, normalised=False)
+    kl = LOSSES["kl"](logits, plain, PARAMS["kl"]())
     close(sums[1].detach(), functional.cross_entropy(logits, data.gold_R, reduction="sum"))
     close(sums[2].detach(), kl[data.taught_R].sum())
 
@@ -269,10 +273,9 @@ def batch_of(vocabulary: int) -> dict[str, torch.Tensor]:
     return {"input_ids": ids, "attention_mask": mask, "predicts_BL": predicts}
 
 
-def fields(data: Rows) -> dict[str, torch.Tensor]:
-    """The batch's names of what Rows holds."""
-    names = dict(zip(("ids_RK", "prob_RK", "zscore_RK"), data.target, strict=True))
-    return {"gold_R": data.gold_R, "taught_R": data.taught_R, **names}
+def fields(data: SparseTarget) -> dict[str, torch.Tensor]:
+    """What a batch holds of the rows."""
+    return {name: value for name, value in vars(data).items() if name != "normalised"}
 
 
 def compare_gradients(mine: nn.Module, theirs: nn.Module) -> list[str]:

@@ -62,7 +62,11 @@ def test_without_bitsandbytes_the_error_says_what_to_install(start: Path, tmp_pa
     with pytest.raises(RecipeError, match="pip install bitsandbytes"):
         load_model(Model(model=str(start), quantization="8bit"))
     with pytest.raises(RecipeError, match="pip install bitsandbytes"):
-        train(job(start, lora=Lora(r=2), quantization="4bit"), tmp_path / "out", name_of=str)
+        train(
+            job(start, lora=Lora(r=2), model=Model(model=str(start), quantization="4bit")),
+            tmp_path / "out",
+            name_of=str,
+        )
 
 
 @needs_bitsandbytes
@@ -82,7 +86,9 @@ def test_a_quantised_source_believes_nearly_what_the_whole_one_does(start, bits,
 @needs_bitsandbytes
 def test_adapters_on_quantised_weights_end_in_a_whole_unquantised_model(start, tmp_path) -> None:
     history = train(
-        job(start, lora=Lora(r=2, alpha=8), quantization="4bit"), tmp_path / "out", name_of=str
+        job(start, lora=Lora(r=2, alpha=8), model=Model(model=str(start), quantization="4bit")),
+        tmp_path / "out",
+        name_of=str,
     )
     found = AutoModelForCausalLM.from_pretrained(tmp_path / "out" / "model").state_dict()
     before = AutoModelForCausalLM.from_pretrained(start).state_dict()

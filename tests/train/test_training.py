@@ -22,7 +22,7 @@ from infifusion.errors import CheckpointError, NumericsError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses.kl import Params
 from infifusion.losses.sparse import SparseTarget
-from infifusion.recipe import Lora
+from infifusion.recipe import Lora, Model
 from infifusion.train.arguments import check_arguments
 from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import with_position_loss
@@ -63,8 +63,8 @@ def random_target(rows: int, seed: int = 1) -> Target:
     )
 
 
-def kl(logits, ids, prob, zscore, gold):
-    return LOSSES["kl"](logits, SparseTarget(ids, prob, zscore, gold), Params())
+def kl(logits, rows):
+    return LOSSES["kl"](logits, replace(rows, normalised=False), Params())
 
 
 DATA = rendered(16)
@@ -92,7 +92,7 @@ def job(start: Path, **changes: object) -> Job:
     }
     values = {
         "title": "test",
-        "model": str(start),
+        "model": Model(model=str(start)),
         "tokenizer": AutoTokenizer.from_pretrained(start),
         "rendered": DATA,
         "target": TARGET,

@@ -3,7 +3,7 @@
 A tokenizer's vocabulary is turned into a table id -> bytes (ByteLevel: the inverse of its
 byte-to-character map; SentencePiece: the marker U+2581 is a space and `<0xNN>` one byte), and the
 spans of a text are the running lengths of its tokens. The spans must tile the text byte for byte;
-a tokenizer that normalises its text (lower case, NFKC) is found out here and refused.
+a tokenizer that normalises its text (lower case, NFKC) is refused.
 """
 
 from __future__ import annotations
@@ -165,12 +165,12 @@ def _refuse(segment: list[bytes], data: bytes, here: int) -> None:
         if not data.startswith(piece, position):
             break
         position += len(piece)
-    found = data[position : position + 20].decode(errors="replace")
+    goes_on = data[position : position + 20].decode(errors="replace")
     raise TokenizerError(
-        f"The tokens do not tile the text: at byte {position} the text goes on with {found!r}, the "
-        "tokens with something else. The tokenizer normalises its text (lower case, NFKC, dropped "
-        "blanks) and cannot be aligned by bytes; use a model whose tokenizer keeps every byte, or "
-        "normalise the data beforehand."
+        f"The tokens do not tile the text: at byte {position} the text goes on with {goes_on!r}, "
+        "the tokens with something else. The tokenizer normalises its text (lower case, NFKC, "
+        "dropped blanks) and cannot be aligned by bytes; use a model whose tokenizer keeps every "
+        "byte, or normalise the data beforehand."
     )
 
 

@@ -1,4 +1,4 @@
-"""How well two tokenizers fit on a text, before any model is run."""
+"""How many positions of a text two tokenizers have in common, before any model is run."""
 
 from __future__ import annotations
 

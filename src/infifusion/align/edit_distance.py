@@ -3,6 +3,8 @@
 Levenshtein distance: the fewest bytes to insert, delete or replace. Compiled; a pattern of up to 64
 bytes is one machine word (Myers, "A fast bit-vector algorithm for approximate string matching based
 on dynamic programming", J. ACM 46, 1999, in Hyyro's form for whole strings, 2003).
+
+Axes: W byte strings that a token is wanted for, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,14 +38,14 @@ def nearest_tokens(table: TokenTable, data: list[bytes]) -> list[int]:
     lengths = np.diff(begin_V1)[order]
     of_length = np.searchsorted(lengths, np.arange(int(lengths.max()) + 2))
     wanted = np.frombuffer(b"".join(data) or b"\0", np.uint8)
-    wanted_N1 = np.concatenate([[0], np.cumsum([len(piece) for piece in data])]).astype(np.int64)
-    found_N = np.full(len(data), -1, np.int64)
-    _nearest(flat, begin_V1, order, of_length, wanted, wanted_N1, found_N)
-    return found_N.tolist()
+    begin_W1 = np.concatenate([[0], np.cumsum([len(piece) for piece in data])]).astype(np.int64)
+    nearest_W = np.full(len(data), -1, np.int64)
+    _nearest(flat, begin_V1, order, of_length, wanted, begin_W1, nearest_W)
+    return nearest_W.tolist()
 
 
 @compiled
-def _nearest(flat, begin_V1, order, of_length, wanted, wanted_N1, found_N):
+def _nearest(flat, begin_V1, order, of_length, wanted, begin_W1, nearest_W):
     """order: token ids by length, then id; of_length[n]: where those of n bytes begin in it."""
     kinds = np.empty(len(order), np.uint64)
     for place in range(len(order)):
@@ -51,8 +53,8 @@ def _nearest(flat, begin_V1, order, of_length, wanted, wanted_N1, found_N):
         kinds[place] = _kinds(flat, begin_V1[token], begin_V1[token + 1])
     longest = len(of_length) - 2
     pattern = np.zeros(256, np.uint64)
-    for n in range(len(found_N)):
-        begin, end = wanted_N1[n], wanted_N1[n + 1]
+    for n in range(len(nearest_W)):
+        begin, end = begin_W1[n], begin_W1[n + 1]
         length, own = end - begin, _kinds(wanted, begin, end)
         mark(pattern, wanted, begin, end)
         best, best_token = FAR, np.int64(-1)
@@ -69,11 +71,11 @@ def _nearest(flat, begin_V1, order, of_length, wanted, wanted_N1, found_N):
                     if least > best or (least == best and token > best_token):
                         continue
                     first, last = begin_V1[token], begin_V1[token + 1]
-                    found = distance(pattern, wanted, begin, end, flat, first, last, best)
-                    if found < best or (found == best and token < best_token):
-                        best, best_token = found, token
+                    away = distance(pattern, wanted, begin, end, flat, first, last, best)
+                    if away < best or (away == best and token < best_token):
+                        best, best_token = away, token
         clear(pattern, wanted, begin, end)
-        found_N[n] = best_token
+        nearest_W[n] = best_token
 
 
 @compiled
@@ -136,10 +138,10 @@ def _by_table(flat, begin, end, other, first, last):
 @compiled
 def _kinds(flat, begin, end):
     """Which bytes occur, modulo 64: one bit each."""
-    found = NONE
+    kinds = NONE
     for place in range(begin, end):
-        found |= ONE << np.uint64(flat[place] & 63)
-    return found
+        kinds |= ONE << np.uint64(flat[place] & 63)
+    return kinds
 
 
 @compiled

@@ -22,14 +22,14 @@ def first_tokens(
     encode gives the token ids of texts without special tokens. Bytes that are no valid UTF-8 (a
     piece of a character) take the longest token that is a prefix of them.
     """
-    found = [-1] * len(data)
+    token_of = [-1] * len(data)
     texts: dict[int, str] = {}
     of_bytes = {piece: index for index, piece in reversed(list(enumerate(table.bytes_V))) if piece}
     for place, piece in enumerate(data):
         try:
             texts[place] = piece[:LONGEST].decode()
         except UnicodeDecodeError:
-            found[place] = _longest_prefix(piece, of_bytes)
+            token_of[place] = _longest_prefix(piece, of_bytes)
     for anchor in ANCHORS:
         if not texts:
             break
@@ -38,9 +38,9 @@ def first_tokens(
         for place, text, ids in zip(places, anchored, encode(anchored), strict=True):
             token = _token_at(table, ids, text, len(anchor.encode()))
             if token >= 0:
-                found[place] = token
+                token_of[place] = token
                 del texts[place]
-    return found
+    return token_of
 
 
 def _token_at(table: TokenTable, ids: list[int], text: str, byte: int) -> int:

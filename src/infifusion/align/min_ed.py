@@ -115,7 +115,7 @@ def _pair(
 
 @compiled
 def _warp(pivot, t, source, u, pattern, move_TU):
-    """Fill move_TU with the last move of the cheapest road to every pair of tokens.
+    """Fill move_TU with the last move of the cheapest path to every pair of tokens.
 
     cost(i, j) = distance(i, j) + min(cost(i - 1, j - 1), cost(i, j - 1), cost(i - 1, j)); of equal
     ones the first in this order, as in FuseLLM: both go on, the source alone, the pivot alone.
@@ -142,7 +142,7 @@ def _warp(pivot, t, source, u, pattern, move_TU):
 
 @compiled
 def _partners(move_TU):
-    """Back along the cheapest road: the one source token that each pivot token is paired with, -1
+    """Back along the cheapest path: the one source token that each pivot token is paired with, -1
     where there are several; and how many pivot tokens each source token is paired with."""
     tokens_t, tokens_u = move_TU.shape
     partner_T = np.full(tokens_t, -1, np.int64)

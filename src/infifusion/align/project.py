@@ -1,21 +1,27 @@
-"""One source's beliefs, carried to the pivot's positions and vocabulary.
+"""The sources' beliefs, carried to the pivot's positions and vocabulary.
 
-Axes: T pivot positions, U source positions, K kept entries. Everything is flat over the same
-examples; the loop over positions is compiled.
+Axes: S sources, T pivot positions, U positions of one source, K kept entries, R positions of
+either, N examples (docs/notation.md). Everything is flat over the same examples; the loop over
+positions is compiled.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.align.boundaries import end_keys, keys, match
+from infifusion.align.boundaries import end_keys, example_of, keys, match
+from infifusion.align.evidence import bits_per_byte, running_evidence
 from infifusion.align.vocabulary import VocabularyMap
-from infifusion.rows import compiled, keep_row, put
-from infifusion.types import Beliefs
+from infifusion.rows import add, compiled, keep_row
+from infifusion.types import Aligned, Beliefs
+
+ZERO, ONE, TINY = np.float32(0), np.float32(1), np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
@@ -30,22 +36,15 @@ class Positions:
     row_N1: NDArray[np.int64]
     gold_R: NDArray[np.int32]
 
+    @cached_property
+    def key_R(self) -> NDArray[np.int64]:
+        """Where each token starts, as boundaries.keys."""
+        return keys(self.start_R, self.row_N1)
 
-@dataclass(frozen=True)
-class Projected:
-    """A source at the pivot's positions; fields as in types.Aligned without the source axis.
-
-    source_T: int64, index of the aligned source position or -1. gold_path_T: bool, positions
-    where the chain rule gave the gold token its probability. unmapped: probability, summed over
-    aligned positions, that the map could not place.
-    """
-
-    ids_TK: NDArray[np.int32]
-    prob_TK: NDArray[np.float32]
-    tail_T: NDArray[np.float32]
-    source_T: NDArray[np.int64]
-    gold_path_T: NDArray[np.bool_]
-    unmapped: float
+    @cached_property
+    def end_R(self) -> NDArray[np.int64]:
+        """Where each token ends, as boundaries.end_keys."""
+        return end_keys(self.start_R, self.row_N1)
 
 
 Pair = Callable[[Positions, Positions], NDArray[np.int64]]
@@ -55,53 +54,98 @@ Pair = Callable[[Positions, Positions], NDArray[np.int64]]
 def by_bytes(source: Positions, pivot: Positions) -> NDArray[np.int64]:
     """A pivot position takes the source position that predicts from the same byte; -1 where the
     source has none: [T]."""
-    return match(keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1))
+    return match(pivot.key_R, source.key_R)
 
 
-def project(
-    source: Positions,
-    beliefs: Beliefs,
-    pivot: Positions,
-    mapping: VocabularyMap,
-    *,
-    pair: Pair = by_bytes,
-    gold_path: bool = True,
-) -> Projected:
-    """Align the positions, map the vocabulary, correct the gold path.
+class Believed(NamedTuple):
+    """One source on some examples: its positions and what it believed there, its map to the pivot's
+    ids, and how its positions are aligned with the pivot's."""
 
-    A position that `pair` aligns with nothing is empty (source_T = -1). Mapped probabilities that
+    positions: Positions
+    beliefs: Beliefs
+    mapping: VocabularyMap
+    pair: Pair
+
+
+@dataclass(frozen=True)
+class Origins:
+    """Where the rows of an `Aligned` come from; for counts alone, no fusion function reads it.
+
+    source_ST: int64, index of the aligned source position or -1. gold_path_ST: bool, positions
+    where the chain rule gave the gold token its probability. unmapped_S: float64, probability,
+    summed over aligned positions, that the vocabulary map could not place.
+    """
+
+    source_ST: NDArray[np.int64]
+    gold_path_ST: NDArray[np.bool_]
+    unmapped_S: NDArray[np.float64]
+
+
+def align_sources(
+    sources: Sequence[Believed], pivot: Positions, *, gold_path: bool = True, zscores: bool = True
+) -> tuple[Aligned, Origins]:
+    """Every source at the pivot's positions of the same examples: align the positions, map the
+    vocabulary, correct the gold path.
+
+    A position that `pair` aligns with nothing is empty (source_ST = -1). Mapped probabilities that
     land on one pivot id add up; what cannot be mapped goes to the tail.
 
     Gold path, unless switched off: where the pivot's gold token g spans source tokens y_1..y_m
     that end on the same byte, P(g) = product of their gold probabilities. The mass that y_1 had
     under the map (on its pivot id h, if h is not g) becomes p(y_1) - P(g), so the total stays 1; if
     y_1 was outside the top-K, P(g) comes out of the tail. Spans that do not end together, or
-    (aligned otherwise than by bytes) do not begin together, are left alone.
-    Definition: InfiFusion METHOD, "Alignment" (ours; the paper's is not public to us).
+    (aligned otherwise than by bytes) do not begin together, are left alone. Ours; the paper's
+    alignment is not public to us.
+
+    zscores: whether to carry the standardised logits too, which the loss `uld` alone reads.
     """
-    source_T = pair(source, pivot)
-    last_T = _path_ends(source, pivot, source_T) if gold_path else np.full_like(source_T, -1)
-    before_U1 = np.concatenate([[0.0], np.cumsum(beliefs.gold_U, dtype=np.float64)])
-    positions, width = len(source_T), beliefs.ids_UK.shape[1] + 1
-    ids_TK = np.empty((positions, width), np.int32)
-    prob_TK = np.empty((positions, width), np.float32)
-    tail_T = np.zeros(positions, np.float32)
-    gold_path_T = np.zeros(positions, np.bool_)
-    unmapped = _project(
-        source_T,
-        last_T,
-        beliefs.ids_UK,
-        np.exp(beliefs.logprob_UK.astype(np.float32)),
-        before_U1,
-        source.gold_R,
-        pivot.gold_R,
-        mapping.pivot_V,
-        ids_TK,
-        prob_TK,
-        tail_T,
-        gold_path_T,
+    count, width = len(pivot.gold_R), max(one.beliefs.ids_UK.shape[1] for one in sources)
+    shape = (len(sources), count)
+    rows = _Rows(
+        ids=np.empty((*shape, width + 1), np.int32),
+        prob=np.empty((*shape, width + 1), np.float32),
+        tail=np.zeros(shape, np.float32),
+        entropy=np.zeros(shape, np.float32),
+        top=np.zeros(shape, np.float32),
+        zscore=np.zeros((*shape, width if zscores else 0), np.float32),
+        gold_path=np.zeros(shape, np.bool_),
     )
-    return Projected(ids_TK, prob_TK, tail_T, source_T, gold_path_T, float(unmapped))
+    source_ST, unmapped_S = np.empty(shape, np.int64), np.zeros(len(sources))
+    for s, (here, beliefs, mapping, pair) in enumerate(sources):
+        source_ST[s] = pair(here, pivot)
+        last_T = _path_ends(here, pivot, source_ST[s]) if gold_path else np.full(count, -1)
+        unmapped_S[s] = _project(
+            source_ST[s],
+            last_T,
+            _source(here, beliefs, mapping),
+            pivot.gold_R,
+            _Rows(*(array[s] for array in rows)),
+        )
+
+    def evidence(forgetting: float) -> NDArray[np.float32]:
+        evidence_ST = np.zeros(shape, np.float32)
+        for s, (here, beliefs, *_) in enumerate(sources):
+            running_U = running_evidence(
+                beliefs.gold_U, here.start_R, here.row_N1, forgetting=forgetting
+            )
+            there_T = source_ST[s] >= 0
+            evidence_ST[s, there_T] = running_U[source_ST[s, there_T]]
+        return evidence_ST
+
+    bits_SN = [bits_per_byte(b.gold_U, here.start_R, here.row_N1) for here, b, *_ in sources]
+    aligned = Aligned(
+        ids_STK=rows.ids,
+        prob_STK=rows.prob,
+        tail_ST=rows.tail,
+        aligned_ST=source_ST >= 0,
+        entropy_ST=rows.entropy,
+        top_ST=rows.top,
+        zscore_STK=rows.zscore if zscores else None,
+        bits_SN=np.stack(bits_SN),
+        evidence=evidence,
+        example_T=example_of(pivot.row_N1),
+    )
+    return aligned, Origins(source_ST, rows.gold_path, unmapped_S)
 
 
 def _path_ends(
@@ -109,61 +153,98 @@ def _path_ends(
 ) -> NDArray[np.int64]:
     """The source position whose token ends with the pivot's gold token, -1 where there is none or
     where the aligned positions do not begin on the same byte: [T]."""
-    last_T = match(end_keys(pivot.start_R, pivot.row_N1), end_keys(source.start_R, source.row_N1))
-    key_T, key_U = keys(pivot.start_R, pivot.row_N1), keys(source.start_R, source.row_N1)
-    return np.where(key_U[source_T] == key_T, last_T, -1)
+    last_T = match(pivot.end_R, source.end_R)
+    return np.where(source.key_R[source_T] == pivot.key_R, last_T, -1)
+
+
+class _Rows(NamedTuple):
+    """What `_project` fills in: the fields of types.Aligned, with or without the source axis."""
+
+    ids: NDArray[np.int32]
+    prob: NDArray[np.float32]
+    tail: NDArray[np.float32]
+    entropy: NDArray[np.float32]
+    top: NDArray[np.float32]
+    zscore: NDArray[np.float32]
+    gold_path: NDArray[np.bool_]
+
+
+class _Source(NamedTuple):
+    """What `_project` reads of a source; before_U1: the sum of the gold log-probabilities before
+    each position."""
+
+    ids_UK: NDArray[np.int32]
+    logprob_UK: NDArray[np.float32]
+    prob_UK: NDArray[np.float32]
+    gold_U: NDArray[np.int32]
+    before_U1: NDArray[np.float64]
+    entropy_U: NDArray[np.float32]
+    lse_U: NDArray[np.float32]
+    mean_U: NDArray[np.float32]
+    std_U: NDArray[np.float32]
+    pivot_V: NDArray[np.int32]
+
+
+def _source(here: Positions, beliefs: Beliefs, mapping: VocabularyMap) -> _Source:
+    logprob_UK = beliefs.logprob_UK.astype(np.float32, copy=False)
+    return _Source(
+        beliefs.ids_UK,
+        logprob_UK,
+        np.exp(logprob_UK),
+        here.gold_R,
+        np.concatenate([[0.0], np.cumsum(beliefs.gold_U, dtype=np.float64)]),
+        beliefs.entropy_U,
+        beliefs.lse_U,
+        beliefs.mean_U,
+        beliefs.std_U,
+        mapping.pivot_V,
+    )
 
 
 @compiled
-def _project(
-    source_T,
-    last_T,
-    ids_UK,
-    prob_UK,
-    before_U1,
-    source_gold_U,
-    pivot_gold_T,
-    pivot_V,
-    ids_TK,
-    prob_TK,
-    tail_T,
-    gold_path_T,
-):
-    """`project` position by position; before_U1: sum of the gold log-probabilities before each
-    source position. Returns the probability that was not mapped."""
-    entries = ids_UK.shape[1]
-    row_ids, row = np.empty(entries + 3, np.int32), np.empty(entries + 3, np.float32)
+def _project(source_T, last_T, source, gold_T, out):
+    """One source's rows, position by position. Returns the probability that was not mapped."""
+    entries = source.ids_UK.shape[1]
+    ids_J, row_J = np.empty(entries + 2, np.int32), np.empty(entries + 2, np.float32)
     unmapped = 0.0
     for t in range(len(source_T)):
         u = source_T[t]
         used = 0
-        if u >= 0:
-            kept = False
-            for k in range(entries):
-                if prob_UK[u, k] > 0:
-                    kept = kept or ids_UK[u, k] == source_gold_U[u]
-                    token = pivot_V[ids_UK[u, k]]
-                    if token >= 0:
-                        used = put(row_ids, row, used, token, prob_UK[u, k])
-                    else:
-                        unmapped += prob_UK[u, k]
-            stands_for = pivot_V[source_gold_U[u]]
-            if last_T[t] >= u and stands_for != pivot_gold_T[t]:
-                path = np.float32(np.exp(before_U1[last_T[t] + 1] - before_U1[u]))
-                if kept and stands_for >= 0:
-                    used = put(row_ids, row, used, stands_for, -path)
-                used = put(row_ids, row, used, pivot_gold_T[t], path)
-                gold_path_T[t] = True
+        if u < 0:
+            keep_row(ids_J, row_J, used, out.ids[t], out.prob[t])
+            continue
+        written = source.gold_U[u]
+        kept = False
+        for k in range(entries):
+            prob = source.prob_UK[u, k]
+            if prob > 0:
+                kept = kept or source.ids_UK[u, k] == written
+                token = source.pivot_V[source.ids_UK[u, k]]
+                if token >= 0:
+                    used = add(ids_J, row_J, used, token, prob, used)
+                else:
+                    unmapped += prob
+        stands_for = source.pivot_V[written]
+        if last_T[t] >= u and stands_for != gold_T[t]:
+            path = np.float32(np.exp(source.before_U1[last_T[t] + 1] - source.before_U1[u]))
+            if kept and stands_for >= 0:
+                used = add(ids_J, row_J, used, stands_for, -path, used)
+            used = add(ids_J, row_J, used, gold_T[t], path, used)
+            out.gold_path[t] = True
             for j in range(used):
                 # fp16 log-probabilities are rounded: a difference of equals may fall below zero.
-                row[j] = max(row[j], np.float32(0))
-        keep_row(row_ids, row, used, ids_TK[t], prob_TK[t])
-        if u >= 0:
-            total = np.float32(0)
-            for k in range(entries + 1):
-                total += prob_TK[t, k]
-            if total > 1:  # ... and their sum rise above one
-                for k in range(entries + 1):
-                    prob_TK[t, k] /= total
-            tail_T[t] = max(np.float32(1) - total, np.float32(0))
+                row_J[j] = max(row_J[j], ZERO)
+        keep_row(ids_J, row_J, used, out.ids[t], out.prob[t])
+        total = ZERO
+        for k in range(used):
+            total += out.prob[t, k]
+        if total > 1:  # ... and their sum rise above one
+            for k in range(used):
+                out.prob[t, k] /= total
+        out.tail[t] = max(ONE - total, ZERO)
+        out.entropy[t], out.top[t] = source.entropy_U[u], source.prob_UK[u, 0]
+        # A kept logit is its log-probability plus the log-sum-exp.
+        shift, scale = source.lse_U[u] - source.mean_U[u], ONE / max(source.std_U[u], TINY)
+        for k in range(min(entries, out.zscore.shape[1])):
+            out.zscore[t, k] = (source.logprob_UK[u, k] + shift) * scale
     return unmapped

@@ -95,8 +95,8 @@ def vocabulary_map(
             pivot_V[index], how_V[index] = of_bytes[data], How.SAME_BYTES
         elif data:
             others.append(index)
-    found = other_token([source.bytes_V[index] for index in others])
-    for index, token in zip(others, found, strict=True):
+    tokens = other_token([source.bytes_V[index] for index in others])
+    for index, token in zip(others, tokens, strict=True):
         pivot_V[index] = token
         how_V[index] = how if token >= 0 else How.UNMAPPED
     for source_id, pivot_id in roles.items():

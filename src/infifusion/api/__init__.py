@@ -7,7 +7,6 @@ Axes: T positions, U positions of a source, S sources, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,30 +15,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from infifusion.api.arrays import Alignment, Carried, Fused
+    from infifusion.commands.run import Run
     from infifusion.recipe import Recipe
 
     Tokenizer = str | Path | PreTrainedTokenizerBase
 
 
-@dataclass(frozen=True)
-class Run:
-    """A run that `run` made: its folder, and where its models lie."""
+def __getattr__(name: str) -> Any:
+    if name == "Run":
+        from infifusion.commands.run import Run
 
-    folder: Path
-    models: dict[str, Path]
-    """Every distilled and merged model by name."""
-
-    @property
-    def summary(self) -> dict[str, Any]:
-        """Scores, comparisons, stages and versions: what summary.json holds."""
-        from infifusion.report.summary import summarise
-
-        return summarise(self.folder)
-
-    @property
-    def report(self) -> Path:
-        """The report's page; written by the last stage."""
-        return self.folder / "report" / "index.html"
+        return Run
+    raise AttributeError(f"module 'infifusion.api' has no attribute {name!r}")
 
 
 def run(
@@ -55,27 +42,9 @@ def run(
     Recipe. run_dir: runs/NAME by default. until: the last stage. redo: remake what was made with
     other settings. Raises RecipeError that lists everything wrong before anything is written.
     """
-    from infifusion.recipe import Recipe, anchor, load_recipe, require_stage
+    from infifusion.commands.run import run_from_python
 
-    last = require_stage(until)
-    file = None
-    if isinstance(recipe, str | Path):
-        file = Path(recipe)
-        loaded = load_recipe(file)
-    else:
-        if not isinstance(recipe, Recipe):
-            recipe = Recipe.from_mapping(dict(recipe), where="the recipe")
-        loaded = anchor(recipe, Path.cwd())
-    from infifusion.stages.run import run_recipe
-    from infifusion.store.folders import PIVOT, RunFolder, model_paths
-
-    folder = Path(run_dir or Path("runs") / loaded.name).resolve()
-    run_recipe(
-        loaded, folder, until=last, recipe_file=file, command="infifusion.run(...)", redo=redo
-    )
-    paths = {name: Path(path) for name, path in model_paths(loaded, RunFolder(folder)).items()}
-    made = {name: path for name, path in paths.items() if path.is_relative_to(folder)}
-    return Run(folder, {n: p for n, p in made.items() if n != PIVOT and p.is_dir()})
+    return run_from_python(recipe, run_dir, until=until, redo=redo)
 
 
 def merge_models(
@@ -83,7 +52,6 @@ def merge_models(
     out: str | Path,
     *,
     base: str | None = None,
-    device: str = "cpu",
     threads: int | None = None,
     allow_nan: bool = False,
     allow_pickle: bool = False,
@@ -91,16 +59,14 @@ def merge_models(
     """Merge the weights of models of one architecture into the new folder `out`.
 
     config: a merge file (mergekit's YAML), or its values as a dict (relative paths from the working
-    directory). base: in place of its base_model. device: cpu, cuda or cuda:1. Returns what
-    merge_details.json holds: method, models, and figures of every tensor. Raises RecipeError or
-    CheckpointError for what does not fit, before anything is written.
+    directory). base: in place of its base_model. Returns what merge_details.json holds: method,
+    models, and figures of every tensor. Raises RecipeError or CheckpointError for what does not
+    fit, before anything is written.
     """
     from infifusion.commands.merge_models import merge_with_card
-    from infifusion.merge.engine.device import check_device
     from infifusion.merge.engine.file import merge_file_of, read_merge_file
     from infifusion.merge.engine.plan import plan_file
 
-    check_device(device)
     if isinstance(config, str | Path):
         path = Path(config)
         file = read_merge_file(path, base_override=base)
@@ -108,9 +74,7 @@ def merge_models(
         path = Path("merge")  # models are found from its folder, the working directory
         file = merge_file_of(dict(config), where="merge", base_override=base)
     plan = plan_file(file, path, pickle=allow_pickle)
-    return merge_with_card(
-        plan, file, Path(out), device=device, threads=threads, allow_nan=allow_nan
-    )
+    return merge_with_card(plan, file, Path(out), threads=threads, allow_nan=allow_nan)
 
 
 def align_texts(source: Tokenizer, pivot: Tokenizer, texts: str | Sequence[str]) -> Alignment:

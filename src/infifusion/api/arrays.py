@@ -8,7 +8,7 @@ the end of the text.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from transformers import PreTrainedTokenizerBase
 
-from infifusion.align.boundaries import keys, match
 from infifusion.align.byte_spans import byte_starts, token_table
 from infifusion.align.coverage import Coverage, coverage
 from infifusion.align.first_token import first_tokens
-from infifusion.align.project import Pair, Positions, by_bytes
+from infifusion.align.project import Believed, Pair, Positions, align_sources, by_bytes
 from infifusion.align.vocabulary import VocabularyMap, identity_map, vocabulary_map
+from infifusion.api.distributions import beliefs_of, checked
 from infifusion.data.tokenizers import (
     encode,
     end_of_text,
@@ -32,12 +32,8 @@ from infifusion.data.tokenizers import (
 from infifusion.errors import DataError, RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.named import function_and_params
-from infifusion.stages.combine import Believed, align_chunk
-from infifusion.types import Beliefs
 
 NEEDS_GOLD = ("bayes", "min_ce", "avg_ce")
-LOWEST = 1e-30  # instead of a probability of 0, where its logarithm must be a number
-SUM_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +75,7 @@ class Alignment:
         probable tokens are carried over. Raises DataError for rows that are no probabilities, or
         not as many as the source has positions.
         """
-        prob_UV, known_U = _checked(probabilities_UV, len(self.source.start_R), "carry")
+        prob_UV, known_U = checked(probabilities_UV, len(self.source.start_R), "carry")
         if self.source.gold_R.max() >= prob_UV.shape[1]:
             raise DataError(
                 f"carry: the source's text holds token {self.source.gold_R.max()}, but the rows "
@@ -91,8 +87,9 @@ class Alignment:
                 np.pad(mapping.pivot_V, (0, extra), constant_values=-1),
                 np.pad(mapping.how_V, (0, extra)),
             )
-        beliefs = _beliefs(prob_UV, self.source.gold_R, top_k)
-        return Carried((self.source, beliefs, mapping, _where(known_U, by_bytes)), self.pivot)
+        beliefs = beliefs_of(prob_UV, self.source.gold_R, top_k)
+        believed = Believed(self.source, beliefs, mapping, _where(known_U, by_bytes))
+        return Carried(believed, self.pivot)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,10 +128,7 @@ def align_arrays(
     mine, other = (load_tokenizer(one) if isinstance(one, str) else one for one in (source, pivot))
     source_positions, source_ids = _positions(mine, texts)
     pivot_positions, pivot_ids = _positions(other, texts)
-    source_T = match(
-        keys(pivot_positions.start_R, pivot_positions.row_N1),
-        keys(source_positions.start_R, source_positions.row_N1),
-    )
+    source_T = by_bytes(source_positions, pivot_positions)
     return Alignment(
         source_ids=source_ids,
         pivot_ids=pivot_ids,
@@ -185,15 +179,13 @@ def fuse_arrays(
         )
     pivot = carried[0].pivot if carried else _plain_positions(shapes[0][0], gold, lengths)
     parts = [_part(one, pivot, top_k, number) for number, one in enumerate(sources)]
-    width = max(len(beliefs.ids_UK[0]) for _, beliefs, _, _ in parts)
-    whole = [(here, _padded(some, width), mapping, pair) for here, some, mapping, pair in parts]
-    aligned, _ = align_chunk(whole, pivot, gold_path=True)
+    width = max(one.beliefs.ids_UK.shape[1] for one in parts)
+    aligned, _ = align_sources(parts, pivot)
     chosen, values = function_and_params(
         FUSION_FUNCTIONS, PARAMS, function, params, kind="fusion function", where="fuse"
     )
     try:
-        with np.errstate(invalid="ignore"):  # logits of places that are padding
-            target = chosen(aligned, values, keep=keep or len(parts) * (width + 1))
+        target = chosen(aligned, values, keep=keep or len(parts) * (width + 1))
     except ValueError as error:
         raise RecipeError(f"fuse: {error}") from error
     tail_T = np.clip(1 - target.prob_TK.sum(axis=1), 0, 1).astype(np.float32)
@@ -201,7 +193,7 @@ def fuse_arrays(
 
 
 def _part(one: ArrayLike | Carried, pivot: Positions, top_k: int, number: int) -> Believed:
-    """A source as `align_chunk` takes it; a plain array is at the pivot's positions already."""
+    """A source as `align_sources` takes it; a plain array is at the pivot's positions already."""
     if isinstance(one, Carried):
         if not _equal(one.pivot, pivot):
             raise RecipeError(
@@ -209,15 +201,15 @@ def _part(one: ArrayLike | Carried, pivot: Positions, top_k: int, number: int) -
                 "before it. Align all sources with one pivot on the same texts."
             )
         return one.believed
-    prob_TV, known_T = _checked(one, len(pivot.start_R), f"fuse, source {number}")
+    prob_TV, known_T = checked(one, len(pivot.start_R), f"fuse, source {number}")
     size = prob_TV.shape[1]
     if not 0 <= pivot.gold_R.min() <= pivot.gold_R.max() < size:
         raise DataError(
             f"fuse, source {number}: the tokens that are there (gold) go from {pivot.gold_R.min()} "
             f"to {pivot.gold_R.max()}, but the rows have {size} entries, from 0 on."
         )
-    beliefs = _beliefs(prob_TV, pivot.gold_R, top_k)
-    return pivot, beliefs, identity_map(size, known=size), _where(known_T, by_bytes)
+    beliefs = beliefs_of(prob_TV, pivot.gold_R, top_k)
+    return Believed(pivot, beliefs, identity_map(size, known=size), _where(known_T, by_bytes))
 
 
 def _equal(one: Positions, other: Positions) -> bool:
@@ -233,59 +225,6 @@ def _where(known_U: NDArray[np.bool_], pair: Pair) -> Pair:
         return np.where((source_T >= 0) & known_U[source_T], source_T, -1)
 
     return paired
-
-
-def _checked(
-    values: ArrayLike, rows: int, where: str
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Rows of probabilities, and which of them are given: a row of NaN is not."""
-    prob = np.asarray(values, np.float32)
-    if prob.ndim != 2 or len(prob) != rows:
-        raise DataError(
-            f"{where}: expected an array of {rows} rows, one per position, over the vocabulary; "
-            f"found the shape {list(prob.shape)}."
-        )
-    known: NDArray[np.bool_] = np.asarray(~np.isnan(prob).all(axis=1))
-    total = prob[known].sum(axis=1, dtype=np.float64)
-    bad = ~(np.abs(total - 1) < SUM_TOLERANCE) | ~(prob[known] >= 0).all(axis=1)
-    if bad.any():
-        row = int(np.flatnonzero(known)[bad.argmax()])
-        raise DataError(
-            f"{where}: row {row} is no distribution (it sums to {prob[row].sum():.3g}). Give "
-            "probabilities, the softmax of logits; a row of NaN where the source says nothing."
-        )
-    return np.where(known[:, None], prob, 1 / prob.shape[1]).astype(np.float32), known
-
-
-def _beliefs(prob_UV: NDArray[np.float32], gold_U: NDArray[np.int32], top_k: int) -> Beliefs:
-    """What the teacher pass would have cached of these distributions."""
-    log_UV = np.log(np.maximum(prob_UV, LOWEST))
-    ids_UK = np.argsort(-prob_UV, axis=1, kind="stable")[:, :top_k].astype(np.int32)
-    return Beliefs(
-        ids_UK=ids_UK,
-        logprob_UK=_log(np.take_along_axis(prob_UV, ids_UK, axis=1)),
-        gold_U=np.take_along_axis(log_UV, gold_U[:, None], axis=1)[:, 0],
-        entropy_U=-(prob_UV * log_UV).sum(axis=1),
-        lse_U=np.zeros(len(prob_UV), np.float32),  # log-probabilities are logits of that
-        mean_U=log_UV.mean(axis=1),
-        std_U=log_UV.std(axis=1),
-    )
-
-
-def _log(prob: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logarithms; of 0 that of nothing, which takes no place in a mixture."""
-    with np.errstate(divide="ignore"):
-        return np.log(prob)
-
-
-def _padded(beliefs: Beliefs, width: int) -> Beliefs:
-    """The same with room for `width` entries; the new ones have probability 0."""
-    more = width - beliefs.ids_UK.shape[1]
-    return replace(
-        beliefs,
-        ids_UK=np.pad(beliefs.ids_UK, ((0, 0), (0, more))),
-        logprob_UK=np.pad(beliefs.logprob_UK, ((0, 0), (0, more)), constant_values=-np.inf),
-    )
 
 
 def _positions(

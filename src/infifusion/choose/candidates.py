@@ -6,8 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from infifusion.types import Prompt
-
 
 @dataclass(frozen=True)
 class Candidate:
@@ -37,7 +35,7 @@ class Judges(Protocol):
     """What a chooser may ask for besides the texts; stages/choose.py provides it."""
 
     def run_code(self, program: str, test: str) -> tuple[bool, str]:
-        """Run program, then test, in the sandbox: whether it passed, and why not."""
+        """Run program, then test, in the sandbox: whether it passed, and if not, why."""
         ...
 
     def final_answer(self, text: str) -> str | None:
@@ -47,14 +45,6 @@ class Judges(Protocol):
     def math_equal(self, left: str, right: str) -> bool:
         """Whether two normalised answers are equal."""
         ...
-
-
-class Chooser(Protocol):
-    """The function behind a name; candidates come in the recipe's order of sources, never none."""
-
-    def __call__(
-        self, prompt: Prompt, candidates: Sequence[Candidate], params: object, judges: Judges
-    ) -> Choice: ...
 
 
 def surest(candidates: Sequence[Candidate], among: Iterable[int]) -> int:

@@ -8,9 +8,8 @@ from typing import Literal
 
 from infifusion.choose.candidates import Candidate, Choice, Judges, surest
 from infifusion.strict import Strict
-from infifusion.types import Prompt
+from infifusion.types import FENCED_CODE, Prompt
 
-FENCE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
 DEFINES = re.compile(r"^(?:async\s+def|def|class)\s", re.MULTILINE)
 
 
@@ -49,7 +48,7 @@ def program_of(code: str | None, response: str) -> str:
     the answer continues it; an answer that defines functions or classes of its own comes after it,
     or stands alone where `code` is no whole program by itself.
     """
-    blocks = FENCE.findall(response)
+    blocks = FENCED_CODE.findall(response)
     answer = blocks[-1] if blocks else response
     if code is None:
         return answer

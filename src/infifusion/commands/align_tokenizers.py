@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from infifusion.align.coverage import coverage
 from infifusion.align.first_token import first_tokens
 from infifusion.align.vocabulary import vocabulary_map
 from infifusion.data.examples import template_fields
+from infifusion.data.lines import read_jsonl
 from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_json
 from infifusion.errors import DataError, TokenizerError
 
@@ -81,8 +81,13 @@ def align_table(result: dict[str, Any]) -> Table:
 
 def _read(path: Path, field: str | None) -> list[str]:
     """A text file taken whole, or one field of every line of a JSONL file."""
+    advice = "Mend or remove the line, or leave --field out where the file is plain text."
     try:
-        text = path.read_bytes().decode("utf-8-sig" if field else "utf-8")
+        if field is None:
+            texts = [path.read_bytes().decode()]
+        else:
+            records = read_jsonl(path, advice=advice)
+            texts = [template_fields(field, record, where) for where, record in records]
     except FileNotFoundError:
         raise DataError(
             f"There is no text file {path}. Give --text a plain text file, or a .jsonl "
@@ -92,25 +97,8 @@ def _read(path: Path, field: str | None) -> list[str]:
         raise DataError(
             f"{path} is not a text file in UTF-8: {error}. Convert it: iconv -t UTF-8."
         ) from None
-    if field is None:
-        if path.suffix == ".jsonl":
-            raise DataError(f"{path} is JSONL: name the field that holds the text with --field.")
-        texts = [text]
-    else:
-        texts = []
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                where = f"{path}, line {number}"
-                try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(
-                        f"{where} is not JSON: {error}. Mend or remove the line, or leave --field "
-                        "out where the file is plain text."
-                    ) from None
-                if not isinstance(record, dict):
-                    raise DataError(f"{where}: expected a JSON object with the field '{field}'.")
-                texts.append(template_fields(field, record, where))
+    if field is None and path.suffix == ".jsonl":
+        raise DataError(f"{path} is JSONL: name the field that holds the text with --field.")
     if not any(texts):
         raise DataError(f"{path} holds no text. Give --text a file with some responses.")
     return texts

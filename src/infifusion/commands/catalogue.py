@@ -1,4 +1,4 @@
-"""What there is to choose from: the tables of every folder, one line each."""
+"""What a recipe can name: the entries of every table, with their line of help and their file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from infifusion.choose import CHOOSERS
 from infifusion.evals.tasks import TASKS
 from infifusion.fuse import FUSION_FUNCTIONS
 from infifusion.losses import LOSSES
-from infifusion.merge.methods import METHODS
+from infifusion.merge.methods import METHODS, Method
 from infifusion.registry import first_line
 from infifusion.teacher.bits import bits_per_byte_by_domain
 
@@ -18,20 +18,21 @@ Catalogue = dict[str, dict[str, dict[str, str]]]
 
 
 def catalogue() -> Catalogue:
-    """Kind -> name -> its one line and its file."""
+    """Kind -> name -> its line of help and its source file."""
     functions = {
         "fusion functions": FUSION_FUNCTIONS,
         "losses": LOSSES,
         "merge methods": METHODS,
         "choosers": CHOOSERS,
     }
-    table: Catalogue = {
-        kind: {
-            name: {"line": first_line(inspect.getmodule(function)), "file": _file(function)}
-            for name, function in entries.items()
-        }
-        for kind, entries in functions.items()
-    }
+    table: Catalogue = {kind: {} for kind in functions}
+    for kind, entries in functions.items():
+        for name, entry in entries.items():
+            if isinstance(entry, Method):
+                table[kind][name] = {"line": entry.line, "file": _file(entry.function)}
+            else:
+                line = first_line(inspect.getmodule(entry))
+                table[kind][name] = {"line": line, "file": _file(entry)}
     table["tasks"] = {
         name: {"line": task.description, "file": _file(task.score)} for name, task in TASKS.items()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from infifusion.commands.doctor import doctor
 from infifusion.commands.exits import STATUSES, exit_statuses, stop_on_signals
@@ -58,9 +59,7 @@ def main() -> None:
 
 @app.callback(invoke_without_command=True)
 def version_or_help(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the versions that matter.")
-    ] = False,
+    version: Annotated[bool, Option("--version", help="Print the versions that matter.")] = False,
 ) -> None:
     """Nothing but --version."""
     if version:

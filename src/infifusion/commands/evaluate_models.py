@@ -13,13 +13,12 @@ from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, read_items
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import BITS, TASKS, Task, require_task
+from infifusion.evals.tasks import BITS, Task, require_task
 from infifusion.recipe import DataSource, Model
 from infifusion.stages.evaluate import tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.store.records import write_json
 from infifusion.teacher.bits import bits_per_byte_by_domain
-from infifusion.types import Example
 
 
 def evaluate_models(
@@ -37,8 +36,7 @@ def evaluate_models(
     """Scores of each model, and the first compared with each other one."""
     table = tasks_with(tasks_from, where="--tasks-from")
     if not tasks:
-        known = ", ".join([*sorted(table), BITS])
-        raise RecipeError(f"--tasks names no task. Known: {known}.")
+        raise RecipeError(f"--tasks names no task. Known: {', '.join([*sorted(table), BITS])}.")
     generated = [task for task in tasks if task != BITS]
     for task in generated:
         require_task(task, table, where="--tasks", also=(BITS,))
@@ -49,24 +47,22 @@ def evaluate_models(
         for name, path in names.items():
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
-            scores = (
-                evaluate_model(
+            scored: dict[str, Any] = {"path": path, "scores": {}, BITS: {}}
+            if generated:
+                scored["scores"] = evaluate_model(
                     Model(model=path),
-                    tasks=generated,
+                    tasks=[table[task] for task in generated],
                     data=data,
                     out=place,
                     limit=limit,
                     batch_size=batch_size,
                     max_new_tokens=max_new_tokens,
-                    extra_tasks={task: table[task] for task in generated if task not in TASKS},
                     unsafe_code=unsafe_code,
                 )
-                if generated
-                else {}
-            )
-            bits = _bits_of_tasks(Model(model=path), table, data, limit) if BITS in tasks else {}
-            result["models"][name] = {"path": path, "scores": scores, BITS: bits}
-            write_json(place / "scores.json", result["models"][name])
+            if BITS in tasks:
+                scored[BITS] = _bits_of_tasks(Model(model=path), table, data, limit)
+            result["models"][name] = scored
+            write_json(place / "scores.json", scored)
         first, *others = names
         for other in others:
             for task in generated:
@@ -103,9 +99,7 @@ def _bits_of_tasks(
             f"bits_per_byte: {data} holds none of {expected}. For data of "
             "your own give a recipe data.held_out: its bits per byte are scored by infifusion run."
         )
-    examples: list[Example] = []
-    for source in sources:
-        examples += read_examples(source, seed=0)[0]
+    examples = [example for source in sources for example in read_examples(source, seed=0)[0]]
     tokenized = tokenize_examples(
         model, examples, plain_template="{prompt}{response}", title=f"tokenize for {model.model}"
     )

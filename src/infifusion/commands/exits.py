@@ -1,4 +1,4 @@
-"""How the command ends: what is said on standard error, and the exit status."""
+"""Error messages on standard error and exit statuses of the command line."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ UNUSABLE = (
     errno.EPERM,
     errno.ELOOP,
 )
-"""What the system says of a path that cannot be what it should be."""
+"""Error numbers of a path that cannot be used: a file in place of a folder, no rights, ..."""
 
 NO_MEMORY = ("MemoryError", "OutOfMemoryError", "_ArrayMemoryError")
 """By name, so that torch and NumPy need not be imported: Python's own, torch's, NumPy's."""

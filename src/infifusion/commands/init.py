@@ -7,41 +7,38 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Option
 
 from infifusion.errors import RecipeError
 
 
 def init(
-    pivot: Annotated[
-        str | None, typer.Option(help="The model to train: a folder or a hub name.")
-    ] = None,
+    pivot: Annotated[str | None, Option(help="The model to train: a folder or a hub name.")] = None,
     source: Annotated[
         list[str] | None,
-        typer.Option("--source", metavar="NAME=MODEL", help="A model to learn from; repeatable."),
+        Option("--source", metavar="NAME=MODEL", help="A model to learn from; repeatable."),
     ] = None,
     train: Annotated[
         list[str] | None,
-        typer.Option(
-            "--train", metavar="[DOMAIN=]FILE", help="Training data, file or hub; repeatable."
-        ),
+        Option("--train", metavar="[DOMAIN=]FILE", help="Training data, file or hub; repeatable."),
     ] = None,
     held_out: Annotated[
         list[str] | None,
-        typer.Option("--held-out", metavar="[DOMAIN=]FILE", help="Never trained on; repeatable."),
+        Option("--held-out", metavar="[DOMAIN=]FILE", help="Never trained on; repeatable."),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Tasks, separated by commas (infifusion list).")
+        str | None, Option(help="Tasks, separated by commas (infifusion list).")
     ] = None,
     template: Annotated[
         str | None,
-        typer.Option(
+        Option(
             metavar="NAME",
             help="math-code-general, pairwise-rsaf, merge-only, laptop, 8xgpu, paper; or list.",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write.")] = Path("recipe.yaml"),
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Ask nothing.")] = False,
+    out: Annotated[Path, Option(help="The file to write.")] = Path("recipe.yaml"),
+    force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
+    yes: Annotated[bool, Option("--yes", help="Ask nothing.")] = False,
 ) -> None:
     """Write a commented recipe with sizes that fit this machine.
 

@@ -9,24 +9,19 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from infifusion.commands.merge_card import card_of_merge
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
 from infifusion.merge.checkpoints.dtypes import bytes_of
-from infifusion.merge.engine.device import check_device, choose_place
 from infifusion.merge.engine.file import MergeFile, read_merge_file
+from infifusion.merge.engine.memory import fit_threads, memory_needed
 from infifusion.merge.engine.plan import MergePlan, plan_file
 from infifusion.merge.engine.walker import unfinished
 from infifusion.merge.engine.weights import run_plan
+from infifusion.recipe import as_written
+from infifusion.report.card import write_merge_card
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
-# Nanoseconds per position of the result and per model read, on one 2.5 GHz thread, measured on
-# 500 M positions of three models (docs/performance.md): good for the order of magnitude.
-NANOSECONDS = {"passthrough": 1.0, "linear": 2.0, "task_arithmetic": 2.0, "slerp": 3.0}
-NANOSECONDS |= {"della": 14.0, "della_linear": 14.0, "dare_linear": 3.0, "dare_ties": 3.0}
-OTHERS = 4.0
-TORCH_SECONDS = 5.0  # to import torch and to wake a GPU
 DISK = 2e9  # bytes per second read or written, as a laptop's SSD does
 
 
@@ -37,7 +32,6 @@ def merge_command(
     base: str | None,
     plan_only: bool,
     dry_run: bool,
-    device: str,
     memory: str | None,
     threads: int | None,
     shard_size: str,
@@ -45,13 +39,12 @@ def merge_command(
     allow_pickle: bool,
 ) -> tuple[str, dict[str, Any]]:
     """What to print, and the same as values."""
-    check_device(device)
     file = read_merge_file(path, base_override=base)
     limit = bytes_from(memory, "--memory") if memory else None
     shard_bytes = bytes_from(shard_size, "--shard-size")
     plan = plan_file(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
-        values = describe(plan, device, threads=threads, memory=limit)
+        values = describe(plan, threads=threads, memory=limit)
         command = shlex.join(["infifusion", "merge", str(path), str(out or "OUT_DIR")])
         if dry_run:
             return (
@@ -66,7 +59,6 @@ def merge_command(
         plan,
         file,
         out,
-        device=device,
         threads=threads,
         memory=limit,
         allow_nan=allow_nan,
@@ -74,7 +66,7 @@ def merge_command(
     )
     notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (
-        f"Merged {len(plan.models)} models by {plan.method} into {out} "
+        f"Merged {len(plan.models)} models by {plan.name} into {out} "
         f"({details['seconds']:.1f} s).{notes}\n"
         f"Next: infifusion evaluate {shlex.quote(str(out))} --tasks gsm8k"
     )
@@ -82,12 +74,21 @@ def merge_command(
 
 
 def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any) -> dict[str, Any]:
-    """`run_plan` with its options, where the disk has room, and the model card."""
+    """`run_plan` with its options, where the disk has room; the model card and the merge file stand
+    beside the weights."""
     check_room(plan, out)
-    name = out.resolve().name
-    return run_plan(
-        plan, out, beside=lambda folder: card_of_merge(folder, name, file, plan), **options
-    )
+
+    def card(folder: Path) -> None:
+        write_merge_card(
+            folder,
+            name=out.resolve().name,
+            recipe=as_written(file),
+            base=plan.base.name if plan.base else None,
+            models=[model.name for model in plan.models],
+            method=plan.name,
+        )
+
+    return run_plan(plan, out, beside=card, **options)
 
 
 def bytes_from(text: str, option: str) -> int:
@@ -114,11 +115,9 @@ def check_room(plan: MergePlan, out: Path) -> None:
         )
 
 
-def describe(
-    plan: MergePlan, device: str, *, threads: int | None, memory: int | None
-) -> dict[str, Any]:
+def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dict[str, Any]:
     """Everything that --plan prints."""
-    place = choose_place(plan, device, threads=threads, memory=memory)
+    workers = fit_threads(plan, threads=threads, memory=memory)
     parts = {
         (model.name, inner): (model, inner)
         for planned in plan.tensors.values()
@@ -129,17 +128,13 @@ def describe(
         for model, inner in parts.values()
     )
     written = sum(planned.spec.bytes for planned in plan.tensors.values())
-    each = NANOSECONDS.get(plan.method, OTHERS)
     positions = sum(
         planned.spec.bytes // bytes_of(planned.spec.dtype) * len(planned.parts)
         for planned in plan.tensors.values()
     )
-    # What a GPU takes to calculate is not known here; it is little beside the rest.
-    calculating = 1 + positions * each * 1e-9 / place.threads
-    if place.device_memory:
-        calculating = TORCH_SECONDS
+    calculating = 1 + positions * plan.method.nanoseconds * 1e-9 / workers
     return {
-        "method": plan.method,
+        "method": plan.name,
         "base": None if plan.base is None else plan.base.name,
         "models": [model.name for model in plan.models],
         "tensors": len(plan.tensors),
@@ -147,10 +142,8 @@ def describe(
         "layers": len(plan.layers) or plan.donor.layers,
         "bytes_read": read,
         "bytes_written": written,
-        "device": place.device,
-        "device_memory": place.device_memory,
-        "threads": place.threads,
-        "memory": place.memory,
+        "threads": workers,
+        "memory": memory_needed(plan, workers),
         "seconds": round(calculating + (read + written) / DISK, 1),
         "notes": plan.notes,
     }
@@ -170,9 +163,6 @@ def as_text(plan: MergePlan, values: dict[str, Any]) -> str:
         f"time      about {values['seconds']:.0f} s",
         *(f"note      {note}" for note in values["notes"]),
     ]
-    if values["device_memory"]:
-        gigabytes = values["device_memory"] / 1e9
-        lines.insert(1, f"device    {values['device']}, about {gigabytes:.2f} GB of its memory")
     if plan.vocabulary is not None:
         lines.insert(-3, f"tokens    {plan.vocabulary.rows} rows")
     return "\n".join(lines)

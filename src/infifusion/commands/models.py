@@ -7,41 +7,37 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from infifusion.commands.options import AsJson, show
-from infifusion.commands.push import PushResult, ready_to_upload, upload
+from infifusion.commands.push import PushResult, upload
 
 
 def merge(
-    merge_file: Annotated[Path, typer.Argument(metavar="MERGE.yaml", help="The merge.")],
+    merge_file: Annotated[Path, Argument(metavar="MERGE.yaml", help="The merge.")],
     out: Annotated[
-        Path | None, typer.Argument(metavar="OUT_DIR", help="New folder of the result.")
+        Path | None, Argument(metavar="OUT_DIR", help="New folder of the result.")
     ] = None,
     base: Annotated[
-        str | None, typer.Option(help="Base model, in place of the file's base_model.")
+        str | None, Option(help="Base model, in place of the file's base_model.")
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Print what would be read, written and needed; stop.")
+        bool, Option("--plan", help="Print what would be read, written and needed; stop.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check every tensor by the headers alone; stop.")
+        bool, Option("--dry-run", help="Check every tensor by the headers alone; stop.")
     ] = False,
-    device: Annotated[
-        str, typer.Option(help="cpu (compiled loops), cuda, or cuda:1 for the second GPU.")
-    ] = "cpu",
-    memory: Annotated[
-        str | None, typer.Option(help="Memory to stay under, such as 1GB; the device's with cuda.")
-    ] = None,
+    memory: Annotated[str | None, Option(help="Memory to stay under, such as 1GB.")] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Threads; by default one per processor.")
+        int | None, Option(min=1, help="Threads; by default one per processor.")
     ] = None,
-    shard_size: Annotated[str, typer.Option(help="Largest file of the result.")] = "5GB",
+    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
     allow_nan: Annotated[
-        bool, typer.Option("--allow-nan", help="Go on where a tensor holds NaN or Inf.")
+        bool, Option("--allow-nan", help="Go on where a tensor holds NaN or Inf.")
     ] = False,
     allow_pickle: Annotated[
         bool,
-        typer.Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
+        Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
     ] = False,
     push_to_hub: PushResult = None,
     as_json: AsJson = False,
@@ -51,14 +47,17 @@ def merge(
 
     if push_to_hub and (plan or dry_run):
         raise typer.BadParameter("--push-to-hub uploads a merge: leave out --plan and --dry-run.")
-    ready_to_upload(push_to_hub)
+    if push_to_hub:
+        from infifusion.commands.upload import check_login, check_repo
+
+        check_repo(push_to_hub)
+        check_login()
     text, values = merge_command(
         merge_file,
         out,
         base=base,
         plan_only=plan,
         dry_run=dry_run,
-        device=device,
         memory=memory,
         threads=threads,
         shard_size=shard_size,
@@ -73,25 +72,23 @@ def merge(
 
 def diff(
     models: Annotated[
-        list[str], typer.Argument(metavar="BASE MODEL", help="The base, then changed models.")
+        list[str], Argument(metavar="BASE MODEL", help="The base, then changed models.")
     ],
-    html: Annotated[Path | None, typer.Option(help="Write a page with heat maps here.")] = None,
+    html: Annotated[Path | None, Option(help="Write a page with heat maps here.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how models differ from a base. What to know before choosing a merge."""
-    from infifusion.merge.engine.diff import diff_command
+    from infifusion.commands.diff_models import diff_command
 
     text, values = diff_command(models, html=html)
     typer.echo(json.dumps(values) if as_json else text)
 
 
 def align(
-    source: Annotated[str, typer.Option(help="Tokenizer folder of the source.")],
-    pivot: Annotated[str, typer.Option(help="Tokenizer folder of the pivot.")],
-    text: Annotated[Path, typer.Option(help="A text file, or JSONL.")],
-    field: Annotated[
-        str | None, typer.Option(help="Field of a JSONL file that holds the text.")
-    ] = None,
+    source: Annotated[str, Option(help="Tokenizer folder of the source.")],
+    pivot: Annotated[str, Option(help="Tokenizer folder of the pivot.")],
+    text: Annotated[Path, Option(help="A text file, or JSONL.")],
+    field: Annotated[str | None, Option(help="Field of a JSONL file that holds the text.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Say how well two tokenizers fit, before any GPU is paid."""
@@ -105,23 +102,23 @@ def align(
 
 
 def evaluate(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL", help="Folders or hub names.")],
-    tasks: Annotated[str, typer.Option(help="Tasks, separated by commas (infifusion list).")],
+    models: Annotated[list[str], Argument(metavar="MODEL", help="Folders or hub names.")],
+    tasks: Annotated[str, Option(help="Tasks, separated by commas (infifusion list).")],
     tasks_from: Annotated[
         str | None,
-        typer.Option(metavar="MODULE:TABLE", help="Further tasks, as evaluate.tasks_from."),
+        Option(metavar="MODULE:TABLE", help="Further tasks, as evaluate.tasks_from."),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder with the tasks' files; the hub by default.")
+        Path | None, Option(help="Folder with the tasks' files; the hub by default.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Items per task.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the per-item results.")] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Prompts generated at once.")] = 16,
+    limit: Annotated[int | None, Option(min=1, help="Items per task.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the per-item results.")] = None,
+    batch_size: Annotated[int, Option(min=1, help="Prompts generated at once.")] = 16,
     max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest generation; each task's own by default.")
+        int | None, Option(min=1, help="Longest generation; each task's own by default.")
     ] = None,
     unsafe_code: Annotated[
-        bool, typer.Option("--unsafe-code", help="Run generated code without a sandbox.")
+        bool, Option("--unsafe-code", help="Run generated code without a sandbox.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:

@@ -12,36 +12,42 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
+from typer import Argument, Option
 
-RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE.yaml", help="The recipe.")]
+RecipePath = Annotated[Path, Argument(metavar="RECIPE.yaml", help="The recipe.")]
 Assignments = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
+    Option("--set", metavar="a.b=c", help="Override one key of the recipe; repeatable."),
 ]
 HUB = "https://huggingface.co"
 HUB_SECONDS = 5.0
-"""How long the hub may take to answer."""
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+"""Seconds that the hub may take to answer."""
+AsJson = Annotated[bool, Option("--json", help="Print one JSON object and nothing else.")]
 
 
 def run_command(recipe: Path, assignments: list[str] | None, run_dir: Path | None = None) -> str:
-    """`infifusion run` of what another command was given."""
+    """The `infifusion run` command for the recipe and options that another command was given."""
     words = ["infifusion", "run", str(recipe)]
     words += [] if run_dir is None else ["--run-dir", str(run_dir)]
     words += [word for assignment in assignments or [] for word in ("--set", assignment)]
     return shlex.join(words)
 
 
+def this_command() -> str:
+    """The command line as it was given, for the settings of a run."""
+    return " ".join(["infifusion", *sys.argv[1:]])
+
+
 def say_loading() -> None:
-    """A word to who waits at a terminal: torch and transformers take seconds to import."""
+    """Tell a user at a terminal what takes seconds: torch and transformers are imported."""
     if sys.stderr.isatty():
         typer.echo("Loading torch and transformers ...", err=True)
 
 
 def work_offline_without_hub(names: Iterable[str]) -> None:
-    """Where names of the hub are asked for and it is out of reach, take what the cache has at once.
+    """Use the hub's cache alone where names of the hub are needed and the hub is out of reach.
 
-    Each name would be tried for half a minute otherwise. To be called before huggingface_hub is
+    Otherwise each name would be tried for half a minute. To be called before huggingface_hub is
     imported, which reads HF_HUB_OFFLINE then. Behind a proxy nothing is tried.
     """
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from typer import Argument, Option
 
 if TYPE_CHECKING:
     from infifusion.recipe import Recipe
 
 PushModels = Annotated[
     list[str] | None,
-    typer.Option(
+    Option(
         "--push-to-hub",
         metavar="MODEL=ORG/NAME",
         help="Upload this model of the run when all is done, private; repeatable. ORG/NAME is "
@@ -21,17 +22,15 @@ PushModels = Annotated[
 ]
 PushResult = Annotated[
     str | None,
-    typer.Option(
-        "--push-to-hub", metavar="ORG/NAME", help="Upload the result to the hub, private."
-    ),
+    Option("--push-to-hub", metavar="ORG/NAME", help="Upload the result to the hub, private."),
 ]
 
 
 def push(
-    model_dir: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A model folder.")],
-    repo: Annotated[str, typer.Argument(metavar="ORG/NAME", help="Repository on the hub.")],
+    model_dir: Annotated[Path, Argument(metavar="MODEL_DIR", help="A model folder.")],
+    repo: Annotated[str, Argument(metavar="ORG/NAME", help="Repository on the hub.")],
     public: Annotated[
-        bool, typer.Option("--public", help="Everyone may see it; private by default.")
+        bool, Option("--public", help="Everyone may see it; private by default.")
     ] = False,
 ) -> None:
     """Upload a model folder to the hub. Private unless --public."""
@@ -46,18 +45,8 @@ def upload(model_dir: Path, repo: str, *, public: bool = False) -> str:
     return f"Uploaded {model_dir} to {address} ({'public' if public else 'private'})."
 
 
-def ready_to_upload(repo: str | None) -> None:
-    """Ask the hub, before a merge starts, whether its result can be uploaded."""
-    if repo is None:
-        return
-    from infifusion.commands.upload import check_login, check_repo
-
-    check_repo(repo)
-    check_login()
-
-
 def ready_to_push(asked: list[str] | None, recipe: Recipe) -> dict[str, str]:
-    """Which model goes where, checked with the hub before a run starts."""
+    """Model -> repository, checked with the hub before a run starts."""
     if not asked:
         return {}
     from infifusion.commands.upload import check_login, models_to_push
@@ -72,8 +61,7 @@ def push_models_of(run_dir: Path, recipe: Recipe, wanted: dict[str, str]) -> Non
     from infifusion.process.runtime import rank
     from infifusion.store.folders import RunFolder, model_paths
 
-    if rank() != 0:
-        return
-    paths = model_paths(recipe, RunFolder(run_dir))
-    for name, repo in wanted.items():
-        typer.echo(upload(Path(paths[name]), repo))
+    paths = model_paths(recipe, RunFolder(run_dir)) if wanted and rank() == 0 else {}
+    for name, path in paths.items():
+        if name in wanted:
+            typer.echo(upload(Path(path), wanted[name]))

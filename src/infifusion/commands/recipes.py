@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from infifusion.commands.options import (
     AsJson,
@@ -16,6 +16,7 @@ from infifusion.commands.options import (
     run_command,
     say_loading,
     show,
+    this_command,
     work_offline_without_hub,
 )
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
@@ -39,32 +40,32 @@ def check(recipe: RecipePath, assignments: Assignments = None) -> None:
 def plan(
     recipe: RecipePath,
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run; what is prepared there is counted.")
+        Path | None, Option(help="Folder of the run; what is prepared there is counted.")
     ] = None,
     device: Annotated[
-        str, typer.Option(help="cpu, or an accelerator: h200, h100, a100-80, l40s, rtx4090, ...")
+        str, Option(help="cpu, or an accelerator: h200, h100, a100-80, l40s, rtx4090, ...")
     ] = "cpu",
-    count: Annotated[int, typer.Option(help="Devices per machine.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines.")] = 1,
+    count: Annotated[int, Option(help="Devices per machine.")] = 1,
+    nodes: Annotated[int, Option(help="Machines.")] = 1,
     examples: Annotated[
-        int | None, typer.Option(help="Training examples, in place of reading the data.")
+        int | None, Option(help="Training examples, in place of reading the data.")
     ] = None,
     tokens_per_example: Annotated[
-        int | None, typer.Option(help="Mean tokens of an example, prompt and response.")
+        int | None, Option(help="Mean tokens of an example, prompt and response.")
     ] = None,
     response_tokens: Annotated[
-        int | None, typer.Option(help="Mean tokens of a response; 3/4 of an example by default.")
+        int | None, Option(help="Mean tokens of a response; 3/4 of an example by default.")
     ] = None,
     shape: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             "--shape",
             metavar="NAME=SHAPE",
             help="A model's size without its files: pivot=8b-llama; repeatable.",
         ),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Measure this machine first, about 40 s; kept.")
+        bool, Option("--calibrate", help="Measure this machine first, about 40 s; kept.")
     ] = False,
     assignments: Assignments = None,
     as_json: AsJson = False,
@@ -82,7 +83,7 @@ def plan(
         from infifusion.setup.calibrate import calibrate_here
 
         calibrate_here()
-    found = plan_recipe(
+    planned = plan_recipe(
         loaded,
         run_dir=run_dir or Path("runs") / loaded.name,
         device=device,
@@ -92,21 +93,19 @@ def plan(
         shapes=shape or [],
     )
     if as_json:
-        typer.echo(json.dumps(found))
+        typer.echo(json.dumps(planned))
     else:
-        show(plan_table(found))
-        typer.echo("\n".join(plan_lines(found)))
+        show(plan_table(planned))
+        typer.echo("\n".join(plan_lines(planned)))
         typer.echo(f"Next: {run_command(recipe, assignments, run_dir)}")
 
 
 def run(
     recipe: RecipePath,
-    run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the run; runs/NAME by default.")
-    ] = None,
-    until: Annotated[str | None, typer.Option(help="Last stage to run.")] = None,
+    run_dir: Annotated[Path | None, Option(help="Folder of the run; runs/NAME by default.")] = None,
+    until: Annotated[str | None, Option(help="Last stage to run.")] = None,
     redo: Annotated[
-        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+        bool, Option("--redo", help="Delete and remake stages made with other settings.")
     ] = False,
     push_to_hub: PushModels = None,
     assignments: Assignments = None,
@@ -128,52 +127,50 @@ def run(
         until=last,
         recipe_file=recipe,
         redo=redo,
-        command=" ".join(["infifusion", *sys.argv[1:]]),
+        command=this_command(),
     )
     push_models_of(run_dir or Path("runs") / loaded.name, loaded, wanted)
 
 
 def sweep(
-    sweep_file: Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="The sweep.")],
+    sweep_file: Annotated[Path, Argument(metavar="SWEEP.yaml", help="The sweep.")],
     run_dir: Annotated[
-        Path | None, typer.Option(help="Folder of the sweep; runs/NAME by default.")
+        Path | None, Option(help="Folder of the sweep; runs/NAME by default.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(min=1, help="Steps at a time; one per processor by default.")
+        int | None, Option(min=1, help="Steps at a time; one per processor by default.")
     ] = None,
     shared: Annotated[
-        Path | None, typer.Option(help="Folder of teacher passes that several sweeps share.")
+        Path | None, Option(help="Folder of teacher passes that several sweeps share.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would be run and compared; stop.")
+        bool, Option("--dry-run", help="Say what would be run and compared; stop.")
     ] = False,
     redo: Annotated[
-        bool, typer.Option("--redo", help="Delete and remake stages made with other settings.")
+        bool, Option("--redo", help="Delete and remake stages made with other settings.")
     ] = False,
     assignments: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="a.b=c", help="Override one key of the sweep file; repeatable."
-        ),
+        Option("--set", metavar="a.b=c", help="Override one key of the sweep file; repeatable."),
     ] = None,
 ) -> None:
     """Compare arms over settings and seeds. A recipe with lists in place of values."""
     from infifusion.sweep.file import load_sweep
 
-    loaded, worlds = load_sweep(sweep_file, assignments or [])
+    loaded, runs = load_sweep(sweep_file, assignments or [])
     if dry_run:
-        for world in worlds:
-            typer.echo(f"{world.folder}: {', '.join(world.arms)}")
-        typer.echo(f"Compared with {', '.join(worlds[0].against) or 'nothing'}.")
+        for run in runs:
+            typer.echo(f"{run.folder}: {', '.join(run.arms)}")
+        typer.echo(f"Compared with {', '.join(runs[0].against) or 'nothing'}.")
         typer.echo("Next: the same command without --dry-run.")
         return
     from infifusion.sweep.run import run_sweep
 
     run_sweep(
         loaded,
-        worlds,
+        runs,
         run_dir or Path("runs") / loaded.name,
-        command=" ".join(["infifusion", *sys.argv[1:]]),
+        command=this_command(),
         jobs=jobs,
         shared=shared,
         redo=redo,
@@ -181,8 +178,8 @@ def sweep(
 
 
 def demo(
-    run_dir: Annotated[Path, typer.Option(help="Folder of the demo.")] = Path("runs/demo"),
-    seed: Annotated[int, typer.Option(help="Decides every random choice.")] = 0,
+    run_dir: Annotated[Path, Option(help="Folder of the demo.")] = Path("runs/demo"),
+    seed: Annotated[int, Option(help="Decides every random choice.")] = 0,
 ) -> None:
     """Make four tiny models, fuse them, report; offline. Takes about five minutes on two cores."""
     from infifusion.demo import make_suite
@@ -195,5 +192,5 @@ def demo(
         run_dir,
         until="report",
         recipe_file=recipe,
-        command=" ".join(["infifusion", *sys.argv[1:]]),
+        command=this_command(),
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
 from infifusion.commands.options import AsJson
 
 
 def watch(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="Folder of a run or sweep.")],
-    once: Annotated[bool, typer.Option("--once", help="Print one frame and end.")] = False,
+    run_dir: Annotated[Path, Argument(metavar="RUN_DIR", help="Folder of a run or sweep.")],
+    once: Annotated[bool, Option("--once", help="Print one frame and end.")] = False,
 ) -> None:
     """Follow a run or sweep from its folder alone. Also another machine's; ends when it does."""
     from infifusion.progress.watch import watch_run
@@ -23,14 +24,14 @@ def watch(
 
 def report(
     run_dirs: Annotated[
-        list[Path], typer.Argument(metavar="RUN_DIR", help="A run, or several to compare.")
+        list[Path], Argument(metavar="RUN_DIR", help="A run, or several to compare.")
     ],
     export: Annotated[
-        Path | None, typer.Option(help="Write the figures here as SVG and CSV too.")
+        Path | None, Option(help="Write the figures here as SVG and CSV too.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="Page of a comparison; comparison.html in this folder by default."),
+        Option(help="Page of a comparison; comparison.html in this folder by default."),
     ] = None,
 ) -> None:
     """Write the report of a run again, or compare several runs."""

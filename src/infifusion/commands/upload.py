@@ -39,7 +39,7 @@ def push_model(folder: Path, repo: str, *, public: bool = False) -> str:
     """Upload a model folder to the hub repository `repo` (ORG/NAME), which is made where it is not
     there, and return its address. What is there already and not in the folder stays.
 
-    private unless `public`; a repository that is already public is refused without it. The token is
+    Private unless `public`; a repository that is already public is refused without it. The token is
     that of `hf auth login` or HF_TOKEN. Raises CheckpointError where the folder holds no model, and
     RunError that says what the hub answered and what to do.
     """
@@ -81,25 +81,24 @@ def check_login() -> str:
 def models_to_push(asked: list[str], recipe: Recipe) -> dict[str, str]:
     """Model of the run -> repository, from MODEL=ORG/NAME, or ORG/NAME where the recipe makes one
     fused model. RecipeError names the models there are."""
-    plan = recipe.resolve()
-    runs = [run.name for run in plan.runs]
-    merges = [merge.name for merge in plan.merges]
-    fused = [run.name for run in plan.runs if run.target and run.name == run.group] + merges
-    found: dict[str, str] = {}
+    runs = recipe.resolve().runs
+    models = [*(run.name for run in runs), *recipe.merge]
+    fused = [*(run.name for run in runs if run.target and run.name == run.group), *recipe.merge]
+    wanted: dict[str, str] = {}
     for text in asked:
         name, equals, repo = text.rpartition("=")
         if not equals and len(fused) == 1:
             name = fused[0]
-        if name not in [*runs, *merges] or repo in [*runs, *merges]:
+        if name not in models or repo in models:
             raise RecipeError(
                 f"--push-to-hub {text}: expected MODEL=ORG/NAME with a model of this recipe: "
-                f"{', '.join([*runs, *merges]) or 'it makes none'}."
+                f"{', '.join(models) or 'it makes none'}."
             )
         check_repo(repo)
-        if name in found or repo in found.values():
+        if name in wanted or repo in wanted.values():
             raise RecipeError(f"--push-to-hub {text}: a model or repository is named twice.")
-        found[name] = repo
-    return found
+        wanted[name] = repo
+    return wanted
 
 
 def _check_folder(folder: Path) -> None:

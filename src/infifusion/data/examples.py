@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
 from infifusion.data.files import read_records
-from infifusion.data.formats import Format, Record, as_turns, recognise
+from infifusion.data.formats import Format, as_turns, recognise
+from infifusion.data.lines import Record
 from infifusion.errors import DataError
 from infifusion.process.runtime import log
-from infifusion.recipe import DataFile, DataSource
+from infifusion.recipe import DataFile, DataSource, PromptSource
 from infifusion.registry import nearest
 from infifusion.types import Example, Message
 
@@ -24,16 +26,13 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
 
     Raises DataError that names the file and the line or row for anything that does not fit.
     """
-    records = read_records(source)
-    first = next(records, None)
-    if first is None:
-        raise DataError(f"{source.path} holds no examples. Check the file, or the hub's split.")
-    found = format_of(source, first)
-    if found is not None:
-        log.info("%s: %s (%s)", source.path, found.name, ", ".join(found.present(first)))
+    first, records = open_records(source)
+    form = format_of(source, first)
+    if form is not None:
+        log.info("%s: %s (%s)", source.path, form.name, ", ".join(form.present(first)))
     examples, empty = [], 0
-    for place, record in enumerate(chain([first], records)):
-        example = to_example(source, found, record, place)
+    for place, record in enumerate(records):
+        example = to_example(source, form, record, place)
         if example.response.strip():
             examples.append(example)
         else:
@@ -41,11 +40,29 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
     return limited(examples, source, seed=seed), empty
 
 
-def format_of(source: DataSource, first: Record) -> Format | None:
+def open_records(source: DataFile) -> tuple[Record, Iterator[Record]]:
+    """The first record, and all of them; DataError where there is none."""
+    records = read_records(source)
+    first = next(records, None)
+    if first is None:
+        raise no_records(source)
+    return first, chain([first], records)
+
+
+def no_records(source: DataFile) -> DataError:
+    """The error for a file or data set without any."""
+    kind = "prompts" if isinstance(source, PromptSource) else "examples"
+    return DataError(f"{source.path} holds no {kind}. Check the file, or the hub's split.")
+
+
+def format_of(source: DataSource | PromptSource, first: Record) -> Format | None:
     """The format that the columns of the first record say; None where the recipe names them."""
-    if source.messages is not None or source.prompt is not None or source.response is not None:
+    answered = isinstance(source, DataSource)
+    named = (source.messages, source.prompt, source.response if answered else None)
+    if any(column is not None for column in named):
         return None
-    return recognise(first, f"{source.path}, example 1")
+    where = f"{source.path}, {'example' if answered else 'prompt'} 1"
+    return recognise(first, where, answered=answered)
 
 
 def limited(entries: list[Entry], source: DataFile, *, seed: int) -> list[Entry]:
@@ -119,25 +136,34 @@ def field_of(record: Record, name: str, where: str) -> Any:
     return record[name]
 
 
-def to_example(source: DataSource, found: Format | None, record: Record, place: int) -> Example:
-    """One record; found is its format, where the recipe names no columns."""
+def to_example(source: DataSource, form: Format | None, record: Record, place: int) -> Example:
+    """One record as an example; form is its format, where the recipe names no columns."""
     where = f"{source.path}, example {place + 1}"
-    record = record if found is None else found.read(record, where)
-    messages = source.messages if found is None else "messages" if found.messages else None
-    if messages is None:
-        asked = template_fields(source.prompt or "prompt", record, where)
-        prompt = [Message(role="user", content=asked)]
+    record = record if form is None else form.read(record, where)
+    turns = turns_of(source, form, record, where)
+    if len(turns) == 1:
         response = template_fields(source.response or "response", record, where)
+    elif turns[-1]["role"] == "assistant":
+        response = turns.pop()["content"]
     else:
-        turns = field_of(record, messages, where)
-        *prompt, last = messages_of(turns, where, at_least=2)
-        if last["role"] != "assistant":
-            raise DataError(
-                f"{where}: the last message is by '{last['role']}', not assistant. Drop that turn, "
-                "or give such records as prompts of write_responses."
-            )
-        response = last["content"]
-    return Example(id_of(source, record, place), source.domain, tuple(prompt), response)
+        raise DataError(
+            f"{where}: the last message is by '{turns[-1]['role']}', not assistant. Drop that "
+            "turn, or give such records as prompts of write_responses."
+        )
+    return Example(id_of(source, record, place), source.domain, tuple(turns), response)
+
+
+def turns_of(
+    source: DataSource | PromptSource, form: Format | None, record: Record, where: str
+) -> list[Message]:
+    """The turns of a record that form has read: those of its messages (of an example two or more),
+    or one of the user with its prompt."""
+    column = source.messages if form is None else "messages" if form.messages else None
+    if column is None:
+        asked = template_fields(source.prompt or "prompt", record, where)
+        return [Message(role="user", content=asked)]
+    at_least = 2 if isinstance(source, DataSource) else 1
+    return messages_of(field_of(record, column, where), where, at_least=at_least)
 
 
 def id_of(source: DataFile, record: Record, place: int) -> str:

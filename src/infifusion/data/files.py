@@ -6,16 +6,13 @@ import csv
 import json
 import sys
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
-from infifusion.data.formats import Record
+from infifusion.data.lines import Record, read_jsonl
 from infifusion.errors import DataError
 from infifusion.recipe import DataFile
 
 LOCAL_SUFFIXES = (".jsonl", ".json", ".parquet", ".csv")
-LONGEST_LINE = 1 << 26
-"""Bytes of a line of JSONL: 64 MiB, some 15 million tokens."""
 ROWS_AT_ONCE = 512
 """Rows of Parquet that are Python objects at once."""
 
@@ -50,45 +47,9 @@ def read_records(source: DataFile) -> Iterator[Record]:
         elif path.suffix == ".csv":
             yield from _read_csv(path)
         else:
-            yield from _read_jsonl(path)
+            yield from (record for _, record in read_jsonl(path))
     else:
         yield from _read_hub(source)
-
-
-def _read_jsonl(path: Path) -> Iterator[Record]:
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(partial(file.readline, LONGEST_LINE + 1), b""), start=1):
-            where = f"{path}, line {number}"
-            if len(line) > LONGEST_LINE:
-                raise DataError(
-                    f"{where} has more than {LONGEST_LINE:,} bytes. Expected JSONL, one record a "
-                    "line; split what is one record."
-                )
-            if not line.strip():
-                continue
-            try:
-                record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except (ValueError, RecursionError) as error:
-                hint = _other_kind(line) if number == 1 else ""
-                raise DataError(
-                    f"{where} is not JSON in UTF-8: {error}. {hint or 'Correct or remove it.'}"
-                ) from None
-            if not isinstance(record, dict):
-                raise DataError(
-                    f'{where}: expected a JSON object such as {{"prompt": ..., "response": ...}}; '
-                    f"found a {type(record).__name__}. Rewrite or remove the line."
-                )
-            yield record
-
-
-def _other_kind(first: bytes) -> str:
-    """What to do about a file that begins like one of another kind; empty where it does not."""
-    kinds = {
-        (b"\xff\xfe", b"\xfe\xff"): "It looks like UTF-16: save it as UTF-8.",
-        (b"\x1f\x8b", b"PK", b"BZh", b"\xfd7zXZ", b"(\xb5/\xfd"): "It is compressed: unpack it.",
-        (b"PAR1",): "It is a Parquet file: name it .parquet.",
-    }
-    return next((hint for starts, hint in kinds.items() if first.startswith(starts)), "")
 
 
 def _read_json_list(path: Path) -> Iterator[Record]:

@@ -7,14 +7,14 @@ is what a recipe can name itself. Of columns that are no format, `likely_keys` s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
+from infifusion.data.lines import Record
 from infifusion.errors import DataError
 from infifusion.registry import nearest
 
-Record = dict[str, Any]
 ROLES = {
     "human": "user",
     "user": "user",
@@ -36,15 +36,15 @@ worked solution and a bare answer stand side by side (MATH), the solution is wha
 class Format:
     """One form of data.
 
-    columns: what a record must have. optional: what it may have besides. reads: the record in the
-    form that `messages` (or `prompt` and `response`) names. fits: whether the values of the first
-    record are of this form.
+    columns: what a record must have. optional: what it may have besides. fits: whether the values
+    of the first record are of this form. reads: what to add to a record, so that it has `messages`
+    (with messages=True), or `prompt` and `response`.
     """
 
     name: str
     columns: tuple[str, ...]
-    reads: Callable[[Record, str], Record]
-    fits: Callable[[Record], bool]
+    fits: Callable[[Record], bool] = lambda record: True
+    reads: Callable[[Record, str], Record] = lambda record, where: {}
     optional: tuple[str, ...] = ()
     messages: bool = False
 
@@ -201,85 +201,64 @@ def _conversational_completion(record: Record, where: str) -> Record:
     return {"messages": [*record["prompt"], *completion]}
 
 
-def _table(formats: Iterable[Format]) -> dict[str, Format]:
-    return {one.name: one for one in formats}
+def _turns_in(column: str, *keys: str) -> Callable[[Record], bool]:
+    return lambda record: _turns(record[column], *keys)
 
 
 _CONVERSATIONAL = Format(
-    "conversational",
-    ("messages",),
-    lambda record, where: {},
-    lambda record: _turns(record["messages"], "role", "content"),
-    messages=True,
+    "conversational", ("messages",), _turns_in("messages", "role", "content"), messages=True
 )
 _SHAREGPT = Format(
     "sharegpt",
     ("conversations",),
+    _turns_in("conversations", "from", "value"),
     _sharegpt,
-    lambda record: _turns(record["conversations"], "from", "value"),
     optional=("system",),
     messages=True,
 )
-FORMATS = _table(
-    [
-        Format(
-            "prompt-response",
-            ("prompt", "response"),
-            lambda record, where: {},
-            lambda record: True,
-        ),
-        _CONVERSATIONAL,
-        _SHAREGPT,
-        Format(
-            "alpaca",
-            ("instruction", "output"),
-            _alpaca,
-            _texts("instruction", "output"),
-            optional=("input", "system"),
-            messages=True,
-        ),
-        Format(
-            "prompt-completion",
-            ("prompt", "completion"),
-            lambda record, where: {"response": record["completion"]},
-            _texts("prompt", "completion"),
-        ),
-        Format(
-            "conversational prompt-completion",
-            ("prompt", "completion"),
-            _conversational_completion,
-            lambda record: _turns(record["prompt"], "role", "content"),
-            messages=True,
-        ),
-    ]
+_ALPACA = Format(
+    "alpaca",
+    ("instruction", "output"),
+    _texts("instruction", "output"),
+    _alpaca,
+    optional=("input", "system"),
+    messages=True,
 )
+_COMPLETION = Format(
+    "prompt-completion",
+    ("prompt", "completion"),
+    _texts("prompt", "completion"),
+    lambda record, where: {"response": record["completion"]},
+)
+_CONVERSATIONAL_COMPLETION = Format(
+    "conversational prompt-completion",
+    ("prompt", "completion"),
+    _turns_in("prompt", "role", "content"),
+    _conversational_completion,
+    messages=True,
+)
+_ANSWERED = (
+    Format("prompt-response", ("prompt", "response")),
+    _CONVERSATIONAL,
+    _SHAREGPT,
+    _ALPACA,
+    _COMPLETION,
+    _CONVERSATIONAL_COMPLETION,
+)
+FORMATS = {one.name: one for one in _ANSWERED}
 """Of examples: a prompt and its response."""
 
-PROMPT_FORMATS = _table(
-    [
-        Format(
-            "prompt-only",
-            ("prompt",),
-            lambda record, where: {},
-            _texts("prompt"),
-        ),
-        Format(
-            "conversational prompt-only",
-            ("prompt",),
-            lambda record, where: {"messages": record["prompt"]},
-            lambda record: _turns(record["prompt"], "role", "content"),
-            messages=True,
-        ),
-        _CONVERSATIONAL,
-        _SHAREGPT,
-        Format(
-            "alpaca",
-            ("instruction",),
-            _alpaca_prompt,
-            _texts("instruction"),
-            optional=("input", "system"),
-            messages=True,
-        ),
-    ]
+_ASKED = (
+    Format("prompt-only", ("prompt",), _texts("prompt")),
+    replace(
+        _CONVERSATIONAL_COMPLETION,
+        name="conversational prompt-only",
+        columns=("prompt",),
+        reads=lambda record, where: {"messages": record["prompt"]},
+    ),
+    _CONVERSATIONAL,
+    _SHAREGPT,
+    replace(_ALPACA, columns=("instruction",), fits=_texts("instruction"), reads=_alpaca_prompt),
 )
+PROMPT_FORMATS = {one.name: one for one in _ASKED}
 """Of prompts that wait for an answer; other columns are left alone."""

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from typing import TypeVar
+from collections.abc import Mapping, Sequence
 
-from infifusion.data.examples import format_of, to_example
+from infifusion.data.examples import format_of, no_records, to_example
 from infifusion.data.files import first_record, is_local
-from infifusion.data.formats import Format, Record
-from infifusion.data.prompts import prompt_format_of, prompt_of
+from infifusion.data.prompts import prompt_of
 from infifusion.errors import DataError, InfiFusionError
-from infifusion.recipe import Data, DataFile, DataSource, PromptSource, WriteResponses
+from infifusion.recipe import Data, DataSource, PromptSource, WriteResponses
 from infifusion.types import Message
 
 SHOWN = 60  # characters of a prompt and of a response
-Source = TypeVar("Source", bound=DataFile)
 Looked = tuple[list[str], list[str]]
 """Lines to show, and problems."""
 
@@ -25,35 +21,30 @@ def look_at_data(data: Data, *, ask_hub: bool) -> Looked:
     with ask_hub from the hub too, where it can be reached."""
     parts = {"train": data.train, "held_out": data.held_out, "decontaminate": data.decontaminate}
     named = {f"data.{part}.{n}": s for part, found in parts.items() for n, s in enumerate(found)}
-    return _look_at_all(named, _example, kind="examples", ask_hub=ask_hub)
+    return _look_at_all(named, ask_hub)
 
 
 def look_at_prompts(asked: WriteResponses, *, ask_hub: bool) -> Looked:
     """The same of the prompts that sources are to answer."""
     named = {f"write_responses.prompts.{n}": source for n, source in enumerate(asked.prompts)}
-    return _look_at_all(named, _prompt, kind="prompts", ask_hub=ask_hub)
+    return _look_at_all(named, ask_hub)
 
 
-def _look_at_all(
-    named: Mapping[str, Source],
-    show: Callable[[Source, Record], tuple[str, str]],
-    *,
-    kind: str,
-    ask_hub: bool,
-) -> Looked:
+def _look_at_all(named: Mapping[str, DataSource | PromptSource], ask_hub: bool) -> Looked:
     lines: list[str] = []
     problems: list[str] = []
     for where, source in named.items():
         if not ask_hub and not is_local(source):
             continue
         try:
-            lines += _look_at(source, partial(show, source), kind)
+            lines += _look_at(source)
         except InfiFusionError as error:
             problems.append(f"{where}: {error}")
     return lines, problems
 
 
-def _look_at(source: DataFile, show: Callable[[Record], tuple[str, str]], kind: str) -> list[str]:
+def _look_at(source: DataSource | PromptSource) -> list[str]:
+    """How the columns are read, and the first example or prompt."""
     try:
         first = first_record(source)
     except DataError as error:
@@ -61,34 +52,23 @@ def _look_at(source: DataFile, show: Callable[[Record], tuple[str, str]], kind: 
             raise
         return [f"  data      {source.domain}: {source.path}, not looked at: {error}"]
     if first is None:
-        raise DataError(f"{source.path} holds no {kind}. Check the file, or the hub's split.")
-    read, shown = show(first)
-    return [f"  data      {source.domain}: {source.path}, {read}", f"            {shown}"]
-
-
-def _example(source: DataSource, first: Record) -> tuple[str, str]:
-    """How the columns are read, and the first example."""
-    found = format_of(source, first)
-    example = to_example(source, found, first, 0)
-    named = {"prompt": source.prompt or "prompt", "response": source.response or "response"}
+        raise no_records(source)
+    form = format_of(source, first)
+    named = {"prompt": source.prompt or "prompt"}
+    if isinstance(source, DataSource):
+        example = to_example(source, form, first, 0)
+        shown = f"{_short(_said(example.prompt))} -> {_short(example.response)}"
+        named["response"] = source.response or "response"
+    else:
+        shown = _short(_said(prompt_of(source, 0, form, 0, first).messages))
     if source.messages is not None:
         named = {"messages": source.messages}
-    shown = f"{_short(_said(example.prompt))} -> {_short(example.response)}"
-    return _as_read(found, first, named), shown
-
-
-def _prompt(source: PromptSource, first: Record) -> tuple[str, str]:
-    """The same of a prompt."""
-    found = prompt_format_of(source, first)
-    prompt = prompt_of(source, 0, found, 0, first)
-    named = {"messages": source.messages} if source.messages else {"prompt": source.prompt or ""}
-    return _as_read(found, first, named), _short(_said(prompt.messages))
-
-
-def _as_read(found: Format | None, first: Record, named: Mapping[str, str]) -> str:
-    if found is not None:
-        return f"{found.name} ({', '.join(found.present(first))})"
-    return f"as the recipe says ({', '.join(f'{key}: {name!r}' for key, name in named.items())})"
+    if form is not None:
+        read = f"{form.name} ({', '.join(form.present(first))})"
+    else:
+        columns = ", ".join(f"{key}: {name!r}" for key, name in named.items())
+        read = f"as the recipe says ({columns})"
+    return [f"  data      {source.domain}: {source.path}, {read}", f"            {shown}"]
 
 
 def _said(turns: Sequence[Message]) -> str:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 
 from infifusion.data.examples import (
-    Record,
-    field_of,
+    format_of,
     id_of,
     limited,
-    messages_of,
+    open_records,
     own_names,
     template_fields,
+    turns_of,
 )
-from infifusion.data.files import read_records
-from infifusion.data.formats import Format, recognise
+from infifusion.data.formats import Format
+from infifusion.data.lines import Record
 from infifusion.errors import DataError
 from infifusion.recipe import PromptSource
-from infifusion.types import Message, Prompt
+from infifusion.types import Prompt
 
 
 def read_prompts(
@@ -33,12 +32,9 @@ def read_prompts(
     left_out = {"empty_prompt": 0, "duplicate_prompt": 0}
     seen: set[tuple[tuple[str, str], ...]] = set()
     for part, source in enumerate(sources):
-        records = read_records(source)
-        first = next(records, None)
-        if first is None:
-            raise DataError(f"{source.path} holds no prompts. Check the file, or the hub's split.")
-        form = prompt_format_of(source, first)
-        found = [prompt_of(source, part, form, *one) for one in enumerate(chain([first], records))]
+        first, records = open_records(source)
+        form = format_of(source, first)
+        found = [prompt_of(source, part, form, *one) for one in enumerate(records)]
         for prompt in limited(found, source, seed=seed):
             text = tuple((m["role"], m["content"]) for m in prompt.messages)
             if not any(content.strip() for _, content in text):
@@ -55,13 +51,6 @@ def read_prompts(
     return named, left_out
 
 
-def prompt_format_of(source: PromptSource, first: Record) -> Format | None:
-    """The format that the columns of the first record say; None where the recipe names them."""
-    if source.messages is not None or source.prompt is not None:
-        return None
-    return recognise(first, f"{source.path}, prompt 1", answered=False)
-
-
 def prompt_of(
     source: PromptSource, part: int, form: Format | None, place: int, record: Record
 ) -> Prompt:
@@ -69,17 +58,12 @@ def prompt_of(
     where a field is missing or of another kind."""
     where = f"{source.path}, prompt {place + 1}"
     read = record if form is None else form.read(record, where)
-    turns = source.messages if form is None else "messages" if form.messages else None
-    if turns is None:
-        text = template_fields(source.prompt or "prompt", read, where)
-        messages = [Message(role="user", content=text)]
-    else:
-        messages = messages_of(field_of(read, turns, where), where, at_least=1)
-        if messages[-1]["role"] == "assistant":
-            raise DataError(
-                f"{where}: the last message is the assistant's, so there is nothing to answer. "
-                "Conversations with their answer belong in data.train."
-            )
+    messages = turns_of(source, form, read, where)
+    if messages[-1]["role"] == "assistant":
+        raise DataError(
+            f"{where}: the last message is the assistant's, so there is nothing to answer. "
+            "Conversations with their answer belong in data.train."
+        )
     tests, code = (
         None if text is None else template_fields(text, record, where)
         for text in (source.tests, source.code)

@@ -36,28 +36,23 @@ def render(
     tokenizer: PreTrainedTokenizerBase,
     example: Example,
     *,
-    chat_template: str | None,
     plain_template: str,
 ) -> Conversation:
-    """Render with `chat_template`, else the tokenizer's own, else `plain_template`.
+    """Render with the tokenizer's chat template, else `plain_template`.
 
     Raises TokenizerError when the template changes the response, or writes the conversation
     before it differently once the response is known.
     """
     prefix = render_prompt(
-        tokenizer,
-        example.prompt,
-        name=example.id,
-        chat_template=chat_template,
-        plain_template=plain_template,
+        tokenizer, example.prompt, name=example.id, plain_template=plain_template
     )
-    if chat_template is None and not tokenizer.chat_template:
+    if not tokenizer.chat_template:
         start = len(prefix.encode())
         length = len(example.response.encode())
         text = prefix + example.response
         return Conversation(text, start, start + length, lead=0, length=length)
     answer = Message(role="assistant", content=example.response)
-    whole = _apply(tokenizer, [*example.prompt, answer], chat_template, prompt_only=False)
+    whole = _apply(tokenizer, [*example.prompt, answer], prompt_only=False)
     if not whole.startswith(prefix):
         raise TokenizerError(
             f"{example.id}: the chat template writes the conversation before the response "
@@ -89,12 +84,11 @@ def render_prompt(
     messages: Sequence[Message],
     *,
     name: str,
-    chat_template: str | None,
     plain_template: str,
 ) -> str:
     """The text up to where the response starts; `name` is the example's, for errors."""
-    if chat_template is not None or tokenizer.chat_template:
-        return _apply(tokenizer, messages, chat_template, prompt_only=True)
+    if tokenizer.chat_template:
+        return _apply(tokenizer, messages, prompt_only=True)
     prompt = "\n\n".join(message["content"] for message in messages)
     prefix = plain_template.removesuffix("{response}").replace("{prompt}", prompt)
     if not prefix:
@@ -106,16 +100,11 @@ def render_prompt(
 
 
 def _apply(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: Sequence[Message],
-    chat_template: str | None,
-    *,
-    prompt_only: bool,
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, prompt_only: bool
 ) -> str:
     try:
         text = tokenizer.apply_chat_template(
             [{"role": m["role"], "content": m["content"]} for m in messages],
-            chat_template=chat_template,
             tokenize=False,
             add_generation_prompt=prompt_only,
         )

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from safetensors.numpy import save_file
 
+from infifusion.data.lines import Record, read_lines, write_lines
 from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.merge.checkpoints.reader import arrays_of
 from infifusion.store.disk import unreadable
 from infifusion.store.durable import atomic_write
-from infifusion.store.records import Json
 from infifusion.types import Example, Message, Rendered, Target, Written
 
-Made = TypeVar("Made")
 ARRAYS = tuple(field.name for field in fields(Target))
 """The arrays of a fused target, a file each."""
 
@@ -28,7 +25,7 @@ def write_examples(path: Path, examples: list[Example]) -> None:
     write_lines(path, map(_line, examples))
 
 
-def _line(example: Example) -> Json:
+def _line(example: Example) -> Record:
     line = asdict(example)
     if example.confirmed_by is None:
         del line["confirmed_by"]
@@ -37,10 +34,10 @@ def _line(example: Example) -> Json:
 
 def load_examples(path: Path) -> list[Example]:
     """What `write_examples` wrote; ArtifactError when the file is damaged."""
-    return list(_each(path, lambda value: _example(value, *_writers(value))))
+    return list(read_lines(path, lambda value: _example(value, *_writers(value))))
 
 
-def _writers(value: Json) -> tuple[str | None, str | None]:
+def _writers(value: Record) -> tuple[str | None, str | None]:
     """(written_by, confirmed_by) of a line of examples."""
     return value.get("written_by"), value.get("confirmed_by")
 
@@ -56,16 +53,18 @@ class Label(NamedTuple):
 
 def load_labels(path: Path) -> list[Label]:
     """The same examples' labels, line by line; ArtifactError when the file is damaged."""
-    return list(_each(path, lambda value: Label(value["id"], value["domain"], *_writers(value))))
+    return list(
+        read_lines(path, lambda value: Label(value["id"], value["domain"], *_writers(value)))
+    )
 
 
 def load_responses(path: Path) -> list[Example]:
     """The examples in a file of responses: the prompts for which an answer was kept."""
-    found = _each(path, lambda value: _example(value, value["winner"]))
+    found = read_lines(path, lambda value: _example(value, value["winner"]))
     return [example for example in found if example.written_by is not None]
 
 
-def _example(value: Json, written_by: str | None, confirmed_by: str | None = None) -> Example:
+def _example(value: Record, written_by: str | None, confirmed_by: str | None = None) -> Example:
     return Example(
         value["id"],
         value["domain"],
@@ -83,32 +82,7 @@ def write_answers(path: Path, answers: list[Written]) -> None:
 
 def load_answers(path: Path) -> list[Written]:
     """What `write_answers` wrote; ArtifactError when the file is damaged."""
-    return list(_each(path, lambda value: Written(**value)))
-
-
-def write_lines(path: Path, values: Iterable[Json]) -> None:
-    """JSON objects, one a line; the file appears whole or not at all."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for value in values:
-            file.write(json.dumps(value, ensure_ascii=False) + "\n")
-
-
-def read_lines(path: Path) -> Iterator[Json]:
-    """What `write_lines` wrote; ArtifactError names the line that is damaged."""
-    return _each(path, dict)
-
-
-def _each(path: Path, make: Callable[[Json], Made]) -> Iterator[Made]:
-    """Every line's object, as `make` makes it."""
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield make(json.loads(line))
-            except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
-                raise ArtifactError(
-                    f"{path}, line {number}, is damaged ({error!r:.200}). Delete the folder "
-                    f"{path.parent} and run again."
-                ) from None
+    return list(read_lines(path, lambda value: Written(**value)))
 
 
 def write_rendered(path: Path, rendered: Rendered) -> None:

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from infifusion.errors import TokenizerError
 from infifusion.merge.checkpoints.reader import require_inside
 from infifusion.process.runtime import log
+from infifusion.recipe import Model
 from infifusion.store.hashes import sha256_of_text
 
 # Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
@@ -51,6 +52,18 @@ def load_tokenizer(
             "transformers.convert_slow_tokenizer, save it beside the model and try again."
         )
     return _as_its_file_says(tokenizer, model)
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """`load_tokenizer` for a model of a recipe, with the recipe's chat template if it names one."""
+    tokenizer = load_tokenizer(
+        model.tokenizer or model.model,
+        revision=model.revision,
+        trust_remote_code=model.trust_remote_code,
+    )
+    if model.chat_template is not None:
+        tokenizer.chat_template = model.chat_template
+    return tokenizer
 
 
 def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:

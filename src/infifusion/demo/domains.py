@@ -9,8 +9,8 @@ a training problem only in its surface. *Drills* are the single steps that probl
 from __future__ import annotations
 
 import hashlib
+import operator
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -20,6 +20,7 @@ Split = Literal["train", "validation", "test"]
 NAMES = ("Ben", "Ana", "Tom", "Eva", "Max", "Lea", "Sam", "Ida")
 OBJECTS = ("coins", "books", "cards", "pens", "cups", "nuts", "keys", "hats")
 LETTERS = ("x", "y", "t", "n")
+SIGNS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.floordiv}
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,45 @@ def _wrong_key(domain: str, key: tuple, draw: random.Random) -> tuple:
     return draw.choice(near)
 
 
+def _steps(
+    start: int, steps: list[tuple[str, int]], *, equals: str, between: str
+) -> tuple[str, int]:
+    """A calculation written out, one (sign, number) after the other, and its result."""
+    written = []
+    for sign, number in steps:
+        result = SIGNS[sign.strip()](start, number)
+        written.append(f"{start}{sign}{number}{equals}{result}")
+        start = result
+    return between.join(written), start
+
+
 # word: two steps of arithmetic in a little story -------------------------------------------------
+
+STORIES = {
+    "buy": (
+        "{name} has {a} {thing}. {name} buys {b} more and gives away {c}. "
+        "How many {thing} are left?",
+        "+-",
+    ),
+    "days": (
+        "{name} gets {a} {thing} today, {b} the next day and {c} after that. "
+        "How many {thing} in all?",
+        "++",
+    ),
+    "boxes": (
+        "{name} has {a} boxes of {b} {thing} and finds {c} more. How many {thing} are there?",
+        "*+",
+    ),
+    "bags": (
+        "{name} fills {a} bags with {b} {thing} each and then loses {c}. "
+        "How many {thing} are left?",
+        "*-",
+    ),
+    "more": ("{name} has {a} {thing} and finds {b} more. How many {thing} are there?", "+"),
+    "fewer": ("{name} has {a} {thing} and loses {b}. How many {thing} are left?", "-"),
+    "rows": ("{name} has {a} boxes of {b} {thing}. How many {thing} are there?", "*"),
+}
+"""Kind -> the story, and the signs between a, b and c. The last three are drills."""
 
 
 def _word_keys() -> list[tuple]:
@@ -110,32 +149,12 @@ def _word_drills() -> list[tuple]:
 def _word(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
     name, thing = draw.choice(NAMES), draw.choice(OBJECTS)
     kind, a, b, c = key
-    prompt = {
-        "buy": f"{name} has {a} {thing}. {name} buys {b} more and gives away {c}. "
-        f"How many {thing} are left?\n",
-        "days": f"{name} gets {a} {thing} today, {b} the next day and {c} after that. "
-        f"How many {thing} in all?\n",
-        "boxes": f"{name} has {a} boxes of {b} {thing} and finds {c} more. "
-        f"How many {thing} are there?\n",
-        "bags": f"{name} fills {a} bags with {b} {thing} each and then loses {c}. "
-        f"How many {thing} are left?\n",
-        "more": f"{name} has {a} {thing} and finds {b} more. How many {thing} are there?\n",
-        "fewer": f"{name} has {a} {thing} and loses {b}. How many {thing} are left?\n",
-        "rows": f"{name} has {a} boxes of {b} {thing}. How many {thing} are there?\n",
-    }[kind]
-    _, a, b, c = solved
-    if kind in ("more", "fewer", "rows"):
-        sign, total = {"more": ("+", a + b), "fewer": ("-", a - b), "rows": ("*", a * b)}[kind]
-        return Problem("word", text, prompt, f"{a}{sign}{b}={total}. #### {total}", str(total))
-    first, sign, half = {
-        "buy": (f"{a}+{b}", "-", a + b),
-        "days": (f"{a}+{b}", "+", a + b),
-        "boxes": (f"{a}*{b}", "+", a * b),
-        "bags": (f"{a}*{b}", "-", a * b),
-    }[kind]
-    total = half + c if sign == "+" else half - c
-    response = f"{first}={half}. {half}{sign}{c}={total}. #### {total}"
-    return Problem("word", text, prompt, response, str(total))
+    story, signs = STORIES[kind]
+    prompt = story.format(name=name, thing=thing, a=a, b=b, c=c) + "\n"
+    _, first, *others = solved
+    steps = list(zip(signs, others, strict=False))
+    written, total = _steps(first, steps, equals="=", between=". ")
+    return Problem("word", text, prompt, f"{written}. #### {total}", str(total))
 
 
 # sym: small algebra ------------------------------------------------------------------------------
@@ -173,26 +192,18 @@ def _sym(key: tuple, solved: tuple, text: str, draw: random.Random) -> Problem:
         "divide": f"Compute {a * b}/{a}.\n",
     }[kind]
     _, a, b, c, d = solved
-    steps, answer = {
-        "solve": (
-            f"{a * c + b - d} + {d} = {a * c + b}, {a * c + b} - {b} = {a * c}, {a * c}/{a} = {c}",
-            c,
-        ),
-        "value": (
-            f"{a}*{c} = {a * c}, {a * c} + {b} = {a * c + b}, {a * c + b} - {d} = {a * c + b - d}",
-            a * c + b - d,
-        ),
-        "simplify": (
-            f"{a} + {b} = {a + b}, {a + b} - {c} = {a + b - c}, "
-            f"{a + b - c} + {d} = {a + b - c + d}",
-            f"{a + b - c + d}{letter}",
-        ),
-        "add": (f"{a} + {b} = {a + b}", a + b),
-        "subtract": (f"{a} - {b} = {a - b}", a - b),
-        "times": (f"{a}*{b} = {a * b}", a * b),
-        "divide": (f"{a * b}/{a} = {b}", b),
+    start, steps = {
+        "solve": (a * c + b - d, [(" + ", d), (" - ", b), ("/", a)]),
+        "value": (a, [("*", c), (" + ", b), (" - ", d)]),
+        "simplify": (a, [(" + ", b), (" - ", c), (" + ", d)]),
+        "add": (a, [(" + ", b)]),
+        "subtract": (a, [(" - ", b)]),
+        "times": (a, [("*", b)]),
+        "divide": (a * b, [("/", a)]),
     }[kind]
-    return Problem("sym", text, prompt, f"{steps}. \\boxed{{{answer}}}", str(answer))
+    written, result = _steps(start, steps, equals=" = ", between=", ")
+    answer = f"{result}{letter}" if kind == "simplify" else str(result)
+    return Problem("sym", text, prompt, f"{written}. \\boxed{{{answer}}}", answer)
 
 
 # code: the body of a one-line function -----------------------------------------------------------
@@ -278,15 +289,7 @@ def code_test(problem: Problem) -> str:
     )
 
 
-KEYS: dict[str, Callable[[], list[tuple]]] = {
-    "word": _word_keys,
-    "sym": _sym_keys,
-    "code": _code_keys,
-}
-DRILLS: dict[str, Callable[[], list[tuple]]] = {"word": _word_drills, "sym": _sym_drills}
-MAKE: dict[str, Callable[[tuple, tuple, str, random.Random], Problem]] = {
-    "word": _word,
-    "sym": _sym,
-    "code": _code,
-}
+KEYS = {"word": _word_keys, "sym": _sym_keys, "code": _code_keys}
+DRILLS = {"word": _word_drills, "sym": _sym_drills}
+MAKE = {"word": _word, "sym": _sym, "code": _code}
 DOMAINS = tuple(KEYS)

@@ -39,29 +39,21 @@ class Settings:
     drills: dict[str, int] = field(default_factory=dict)
 
 
-def _llama(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
-    return lambda vocabulary: LlamaConfig(
+def _llama(
+    width: int,
+    layers: int,
+    feed_forward: int,
+    *,
+    kind: type[LlamaConfig] | type[Qwen2Config] = LlamaConfig,
+    kv_heads: int = 4,
+) -> Callable[[int], PretrainedConfig]:
+    return lambda vocabulary: kind(
         vocab_size=vocabulary,
         hidden_size=width,
         intermediate_size=feed_forward,
         num_hidden_layers=layers,
         num_attention_heads=4,
-        num_key_value_heads=4,
-        max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
-        tie_word_embeddings=True,
-        initializer_range=START,
-    )
-
-
-def _qwen2(width: int, layers: int, feed_forward: int) -> Callable[[int], PretrainedConfig]:
-    return lambda vocabulary: Qwen2Config(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=feed_forward,
-        num_hidden_layers=layers,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=kv_heads,
         max_position_embeddings=CONTEXT,
         rope_parameters={"rope_type": "default", "rope_theta": 1000.0},
         tie_word_embeddings=True,
@@ -108,7 +100,7 @@ SOURCES = {
         learning_rate=3e-3,
     ),
     "code": Settings(
-        make=_qwen2(80, 3, 224),
+        make=_llama(80, 3, 224, kind=Qwen2Config, kv_heads=2),
         tokenizer=qwen2_like,
         vocabulary=640,
         counts={"word": 700, "sym": 700, "code": 8000},

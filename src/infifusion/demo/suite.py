@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import shutil
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -10,6 +9,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from infifusion.data.lines import write_lines
 from infifusion.data.tokenize import as_rendered
 from infifusion.demo.domains import DOMAINS, Problem, code_test, drills, problems
 from infifusion.demo.models import PIVOT, SOURCES, Settings, new_model
@@ -102,7 +102,7 @@ def train_from_scratch(folder: Path, name: str, settings: Settings, seed: int) -
     history = train(
         Job(
             title=f"demo {name}",
-            model=str(start),
+            model=Model(model=str(start)),
             tokenizer=tokenizer,
             rendered=as_rendered(tokenized),
             target=None,
@@ -156,9 +156,7 @@ def _write_data(folder: Path, seed: int) -> None:
 
 def write_problems(path: Path, made: list[Problem]) -> None:
     """One problem per line."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for number, problem in enumerate(made):
-            file.write(json.dumps(as_record(problem, number), ensure_ascii=False) + "\n")
+    write_lines(path, (as_record(problem, number) for number, problem in enumerate(made)))
 
 
 def as_record(problem: Problem, number: int) -> dict[str, str]:

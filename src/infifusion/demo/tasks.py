@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from infifusion.evals.tasks import Doc, Judgement, Judges, Task
 
@@ -38,41 +39,34 @@ def score_code(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
     return Judgement(output, doc["response"], {"pass@1": passed}, note=note)
 
 
+EXACT = Task(
+    name="demo_word",
+    description="Little stories with two steps of arithmetic, in the style of GSM8K.",
+    headline="exact_match",
+    file="demo_word.jsonl",
+    score=score_word,
+    response_field="response",
+    id_field="id",
+    max_new_tokens=64,
+)
 TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            name="demo_word",
-            description="Little stories with two steps of arithmetic, in the style of GSM8K.",
-            headline="exact_match",
-            file="demo_word.jsonl",
-            score=score_word,
-            response_field="response",
-            id_field="id",
-            max_new_tokens=64,
-        ),
-        Task(
-            name="demo_sym",
-            description="Small algebra with a boxed answer, in the style of MATH.",
-            headline="exact_match",
-            file="demo_sym.jsonl",
-            score=score_sym,
-            response_field="response",
-            id_field="id",
-            max_new_tokens=64,
-        ),
-        Task(
-            name="demo_code",
-            description="One-line Python functions checked by tests, in the style of HumanEval.",
-            headline="pass@1",
-            file="demo_code.jsonl",
-            score=score_code,
-            response_field="response",
-            gold_field="response",
-            id_field="id",
-            stop=("\n",),
-            max_new_tokens=64,
-            needs_sandbox=True,
-        ),
-    )
+    "demo_word": EXACT,
+    "demo_sym": replace(
+        EXACT,
+        name="demo_sym",
+        description="Small algebra with a boxed answer, in the style of MATH.",
+        file="demo_sym.jsonl",
+        score=score_sym,
+    ),
+    "demo_code": replace(
+        EXACT,
+        name="demo_code",
+        description="One-line Python functions checked by tests, in the style of HumanEval.",
+        headline="pass@1",
+        file="demo_code.jsonl",
+        score=score_code,
+        gold_field="response",
+        stop=("\n",),
+        needs_sandbox=True,
+    ),
 }

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from infifusion.errors import ArtifactError
 from infifusion.estimate.costs.work import UNITS
+from infifusion.store.artifacts import cache_folder, user_cache
 from infifusion.store.records import read_json, write_json
 
 FORMAT = 1
 """Raised when the units change: a file of another format is not used."""
 
 
+FILE = "calibration.json"
+
+
 def calibration_path() -> Path:
-    """$XDG_CACHE_HOME/infifusion/calibration.json, in ~/.cache by default."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "infifusion" / "calibration.json"
+    """calibration.json in the package's cache folder ($INFIFUSION_CACHE moves it), or where it lay
+    before that variable moved it, if there alone."""
+    path = cache_folder() / FILE
+    before = user_cache() / FILE
+    return before if before.is_file() and not path.is_file() else path
 
 
 def read_calibration() -> dict[str, Any] | None:
@@ -41,7 +46,7 @@ def read_calibration() -> dict[str, Any] | None:
 
 def write_calibration(values: dict[str, Any]) -> Path:
     """Save the figures; returns the file."""
-    path = calibration_path()
+    path = cache_folder() / FILE
     write_json(path, {"format": FORMAT, "measured_at": time.time(), **values})
     return path
 

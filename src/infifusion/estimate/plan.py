@@ -159,7 +159,7 @@ def _too_large(rows: list[Row], hardware: Hardware) -> list[str]:
 
 def _cached_or_online(case: Case, rows: list[Row]) -> Teaching | None:
     """The comparison, whichever of the two the recipe asks for."""
-    if all(target.teacher == "cached" for target in case.plan.targets):
+    if all(target.teacher == "cached" for target in case.resolved.targets):
         return teaching(case, rows)
     cached = replace(case, recipe=all_cached(case.recipe))
     return teaching(cached, estimate(cached))

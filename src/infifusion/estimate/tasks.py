@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from infifusion.data.lines import Record, read_jsonl
 from infifusion.estimate.costs.case import TaskFacts
 from infifusion.evals.tasks import TASKS, Task, require_task
 from infifusion.recipe import Recipe
@@ -40,9 +41,9 @@ def _facts(task: Task, recipe: Recipe) -> TaskFacts:
     path = Path(settings.data or "") / task.file
     items, prompt = ITEMS.get(task.name, 500), float(PROMPT_TOKENS)
     if settings.data and path.is_file():
-        lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        items = len(lines)
-        prompt = _prompt_tokens(task, lines[:200])
+        docs = [doc for _, doc in read_jsonl(path)]
+        items = len(docs)
+        prompt = _prompt_tokens(task, docs[:200])
     if settings.limit is not None:
         items = min(items, settings.limit)
     if task.few_shot_file or (task.config and task.name.startswith("math")):
@@ -50,15 +51,14 @@ def _facts(task: Task, recipe: Recipe) -> TaskFacts:
     return TaskFacts(task.name, items, prompt, settings.max_new_tokens or task.max_new_tokens)
 
 
-def _prompt_tokens(task: Task, lines: list[str]) -> float:
+def _prompt_tokens(task: Task, docs: list[Record]) -> float:
     """Mean tokens of the items' prompts, by their characters."""
     template = task.prompt_template
     texts = []
-    for line in lines:
-        record = json.loads(line)
+    for doc in docs:
         try:
-            text = template.format_map(record) if "{" in template else str(record[template])
+            text = template.format_map(doc) if "{" in template else str(doc[template])
         except (KeyError, ValueError, IndexError):
-            text = line
+            text = json.dumps(doc)
         texts.append(text)
     return sum(map(len, texts)) / max(len(texts), 1) / CHARACTERS_PER_TOKEN

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from infifusion.recipe import Model
 from infifusion.types import Example
 
 # `{% generation %}` marks assistant turns for transformers and writes nothing.
-MARKS = ("generation", "endgeneration")
+MARKS = re.compile(r"{%-? (?:end)?generation -?%}")
 
 
 @dataclass
@@ -72,10 +73,7 @@ class Counter:
         environment.filters["tojson"] = lambda value, **_: json.dumps(value, ensure_ascii=False)
         environment.globals["raise_exception"] = _refuse
         environment.globals["strftime_now"] = lambda form: "26 Jul 2024"
-        source = self.template or ""
-        for mark in MARKS:
-            for open_, close in (("{%", "%}"), ("{%-", "-%}"), ("{%-", "%}"), ("{%", "-%}")):
-                source = source.replace(f"{open_} {mark} {close}", "")
+        source = MARKS.sub("", self.template or "")
         prompt = [dict(message) for message in example.prompt]
         whole = [*prompt, {"role": "assistant", "content": example.response}]
         template = environment.from_string(source)

@@ -25,6 +25,7 @@ from infifusion.recipe import DataSource, Model, Recipe, as_json
 from infifusion.store.artifacts import MANIFEST
 from infifusion.store.folders import SPLITS, RunFolder
 from infifusion.store.records import plain, read_json
+from infifusion.teacher.window import window_of
 from infifusion.types import Example
 
 SAMPLE = 2000
@@ -33,9 +34,6 @@ error of 1 to 2 % where lengths vary by half of their mean."""
 RESPONSE_SHARE = 0.75
 """Response tokens among all, where only --tokens-per-example is given: instruction data with short
 questions and worked answers."""
-
-WINDOWS = ("max_position_embeddings", "n_positions")
-"""What a config.json calls the longest text that the model can hold; the second is GPT-2's."""
 
 AllLengths = dict[tuple[str, str], Lengths]
 
@@ -206,9 +204,7 @@ def _longest(recipe: Recipe, model: Model) -> int:
     lies here and says its window."""
     folder = Path(model.model)
     config = read_config(folder) if (folder / "config.json").is_file() else {}
-    said = [text_config(config).get(key) for key in WINDOWS]
-    windows = [window for window in said if isinstance(window, int) and window > 0]
-    return min([recipe.data.max_length, *windows])
+    return min(recipe.data.max_length, window_of(text_config(config)) or recipe.data.max_length)
 
 
 def _measure(

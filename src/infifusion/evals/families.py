@@ -48,16 +48,16 @@ def bootstrap_over_seeds(
     """
     if not seeds or any(n <= 0 or g + k > n for tasks in seeds for g, k, n in tasks):
         raise ValueError(f"Expected counts with 0 < gained + lost <= n, found {seeds}.")
-    total_R = np.zeros(resamples)
+    totals = np.zeros(resamples)
     for _ in range(len(seeds)):
-        chosen_R = generator.integers(len(seeds), size=resamples)
+        chosen = generator.integers(len(seeds), size=resamples)
         for number, tasks in enumerate(seeds):
-            here = chosen_R == number
+            here = chosen == number
             for gained, lost, n in tasks:
                 shares = np.array([gained, lost, n - gained - lost]) / n
                 drawn = generator.multinomial(n, shares, size=int(here.sum()))
-                total_R[here] += (drawn[:, 0] - drawn[:, 1]) / n / len(tasks)
-    low, high = np.quantile(total_R / len(seeds), [0.025, 0.975])
+                totals[here] += (drawn[:, 0] - drawn[:, 1]) / n / len(tasks)
+    low, high = np.quantile(totals / len(seeds), [0.025, 0.975])
     return float(low), float(high)
 
 

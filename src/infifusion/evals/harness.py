@@ -7,25 +7,24 @@ import json
 import logging
 import random
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partialmethod
 from pathlib import Path
 from typing import Any, Literal
 
+from infifusion.data.lines import read_lines, write_lines
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
-from infifusion.evals.tasks import TASKS, Task
+from infifusion.evals.tasks.task import Task
 from infifusion.process.memory import BatchSize, free_memory
 from infifusion.process.runtime import quiet_libraries
 from infifusion.recipe import Model
-from infifusion.registry import look_up
 from infifusion.sandbox.programs import require_sandbox
-from infifusion.store.durable import atomic_write
 
 
 def evaluate_model(
     model: Model,
     *,
-    tasks: Sequence[str],
+    tasks: Sequence[Task],
     data: Path | None,
     out: Path,
     limit: int | None = None,
@@ -33,7 +32,6 @@ def evaluate_model(
     max_new_tokens: int | None = None,
     part: tuple[int, int] = (0, 1),
     apply_chat_template: bool | Literal["auto"] = "auto",
-    extra_tasks: Mapping[str, Task] | None = None,
     unsafe_code: bool = False,
     seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
@@ -48,15 +46,12 @@ def evaluate_model(
     part: (p, n) asks every n-th item alone, from the p-th on; `merge_parts` puts n such folders
         together.
     apply_chat_template: auto applies it where the tokenizer has one.
-    extra_tasks: name -> Task, further rows of the table TASKS.
 
-    The summary of a task is scoring.summarise. Raises RecipeError for an unknown task, DataError
-    for bad items, CheckpointError for a model that does not load, SandboxError, before anything is
-    generated, where code cannot be run safely.
+    The summary of a task is scoring.summarise. Raises DataError for bad items, CheckpointError for
+    a model that does not load, SandboxError, before anything is generated, where code cannot be run
+    safely.
     """
-    table = {**TASKS, **(extra_tasks or {})}
-    chosen = [look_up(table, name, kind="task") for name in tasks]
-    if any(task.needs_sandbox for task in chosen) and not unsafe_code:
+    if any(task.needs_sandbox for task in tasks) and not unsafe_code:
         require_sandbox()
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
@@ -67,22 +62,22 @@ def evaluate_model(
         from infifusion.evals.lm_tasks import load_lm_tasks
 
         loaded = load_lm_tasks(
-            chosen, Path(folder), data=data, chat=chat, max_new_tokens=max_new_tokens
+            tasks, Path(folder), data=data, chat=chat, max_new_tokens=max_new_tokens
         )
         asked = {
             task.name: _ask(
                 loaded_model, task, loaded[task.name], limit=limit, part=part, chat=chat, seed=seed
             )
-            for task in chosen
+            for task in tasks
         }
         del loaded_model
         free_memory()
-        for task in chosen:
+        for task in tasks:
             docs, ids, prompts, outputs = asked[task.name]
             items = score_outputs(
                 task, docs, outputs, ids=ids, prompts=prompts, unsafe_code=unsafe_code
             )
-            write_items(out / f"{task.name}.jsonl", items)
+            write_lines(out / f"{task.name}.jsonl", items)
             if items or part[1] == 1:
                 summaries[task.name] = summarise(task, items)
     return summaries
@@ -98,21 +93,13 @@ def merge_parts(folders: Sequence[Path], out: Path, task: Task) -> dict[str, Any
         for items in parts
         if place < len(items)
     ]
-    write_items(out / f"{task.name}.jsonl", items)
+    write_lines(out / f"{task.name}.jsonl", items)
     return summarise(task, items)
 
 
 def read_items(path: Path) -> list[Item]:
-    """What `write_items` wrote."""
-    with path.open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
-
-
-def write_items(path: Path, items: Sequence[Item]) -> None:
-    """Write one JSON object a line, whole or not at all."""
-    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for item in items:
-            file.write(json.dumps(item, ensure_ascii=False) + "\n")
+    """The judged items of a task's file; ArtifactError where a line is damaged."""
+    return list(read_lines(path))
 
 
 def sample_places(sizes: Sequence[int], limit: int | None, *, seed: int) -> list[list[int]]:
@@ -176,20 +163,11 @@ def _ask(
 
 
 def _load_model(model: Model, *, batch_size: int | BatchSize) -> Any:
-    from infifusion.data.tokenizers import load_tokenizer
+    from infifusion.data.tokenizers import tokenizer_of
     from infifusion.evals.generation import GreedyLM
     from infifusion.teacher.load import load_model
 
-    loaded = load_model(model)
-    # The tokenizer that the rest of the run uses: it does what its tokenizer.json says.
-    tokenizer = load_tokenizer(
-        model.tokenizer or model.model,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
-    if model.chat_template is not None:
-        tokenizer.chat_template = model.chat_template
-    return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size)
+    return GreedyLM(load_model(model), tokenizer=tokenizer_of(model), batch_size=batch_size)
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from typing import Any
 
 from lm_eval.tasks import TaskManager
 
+from infifusion.data.lines import read_jsonl
 from infifusion.errors import DataError
 from infifusion.evals.tasks.task import Task
 
@@ -57,56 +58,42 @@ def load_lm_tasks(
             (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(overlay), encoding="utf-8")
             names[task.name][name] = subset
     manager = TaskManager(include_path=str(folder / "tasks"), include_defaults=False)
-    loaded = _load(manager, [name for group in names.values() for name in group])
+    wanted = [name for group in names.values() for name in group]
+    try:
+        loaded = dict(manager.load(wanted)["tasks"])
+    except Exception as error:  # datasets and the hub raise many kinds, all about the input
+        reason = str(error).strip().partition("\n")[0]
+        raise DataError(
+            f"The items of {', '.join(wanted)} cannot be loaded: {type(error).__name__}: {reason}. "
+            "Without a connection to the hub, give a folder with the tasks' files by --data."
+        ) from error
     for lm_task in loaded.values():
         lm_task.override_metric(metric_name="bypass")  # outputs are judged by scoring.py
         lm_task.set_fewshot_seed(seed=0)
     return {task: {name: loaded[name] for name in group} for task, group in names.items()}
 
 
-def read_docs(task: Task, data: Path) -> list[dict[str, Any]]:
-    """The items of a task's file under `data`; DataError when they do not fit."""
-    path = data / task.file
-    docs = read_lines(path, task)
-    for number, doc in enumerate(docs, start=1):
-        if task.gold_field not in doc:
-            raise DataError(
-                f"{path}, line {number}: the task {task.name} expects a field "
-                f"'{task.gold_field}'. Fields: {', '.join(doc)}. Rename the field, or give the "
-                "task's own file (docs/evaluation.md)."
-            )
-    return docs
-
-
-def read_lines(path: Path, task: Task) -> list[dict[str, Any]]:
-    """The objects of a JSON lines file; DataError names the line that is none."""
+def _require_items(task: Task, path: Path, *fields: str) -> None:
+    """DataError unless the file holds items, one JSON object a line, each with these fields."""
     if not path.is_file():
         raise DataError(
             f"There is no {path}: the task {task.name} reads it from the folder given as --data "
             "(evaluate.data). Put it there, or leave --data out to read the hub."
         )
-    docs = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            doc = json.loads(line)
-        except ValueError as error:
-            raise DataError(
-                f"{path}, line {number} is not JSON: {error}. Mend or remove the line."
-            ) from None
-        if not isinstance(doc, dict):
-            raise DataError(
-                f"{path}, line {number}: expected a JSON object, found {type(doc).__name__}. Write "
-                "one object a line."
-            )
-        docs.append(doc)
-    if not docs:
+    where = ""
+    for where, doc in read_jsonl(path, advice="Mend or remove the line."):
+        for name in fields:
+            if name not in doc:
+                raise DataError(
+                    f"{where}: the task {task.name} expects a field '{name}'. Fields: "
+                    f"{', '.join(doc)}. Rename the field, or give the task's own file "
+                    "(docs/evaluation.md)."
+                )
+    if not where:
         raise DataError(
             f"{path} holds no items; the task {task.name} needs some. Give a file with one JSON "
             "object a line, or leave --data out to read the hub."
         )
-    return docs
 
 
 def jinja(template: str) -> str:
@@ -132,15 +119,15 @@ def _sources(task: Task, data: Path | None) -> dict[str, dict[str, Any]]:
             subset: {"dataset_path": task.hub, "dataset_name": subset, "test_split": task.split}
             for subset in task.subsets
         }
-    read_docs(task, data)
-    files = {"test": str((data / task.file).resolve())}
+    files = {"test": (data / task.file).resolve()}
+    _require_items(task, data / task.file, task.gold_field)
     if task.few_shot_file is not None:
-        read_lines(data / task.few_shot_file, task)
-        files["train"] = str((data / task.few_shot_file).resolve())
+        files["train"] = (data / task.few_shot_file).resolve()
+        _require_items(task, data / task.few_shot_file)
     source = {
         "dataset_path": "json",
         "dataset_name": None,
-        "dataset_kwargs": {"data_files": files},
+        "dataset_kwargs": {"data_files": {split: str(file) for split, file in files.items()}},
         "test_split": "test",
     }
     return {task.name: source}
@@ -167,14 +154,3 @@ def _base(task: Task, folder: Path) -> Path:
         )
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def _load(manager: TaskManager, names: list[str]) -> dict[str, Any]:
-    try:
-        return dict(manager.load(names)["tasks"])
-    except Exception as error:  # datasets and the hub raise many kinds, all about the input
-        reason = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"The items of {', '.join(names)} cannot be loaded: {type(error).__name__}: {reason}. "
-            "Without a connection to the hub, give a folder with the tasks' files by --data."
-        ) from error

@@ -22,8 +22,7 @@ import sys
 import sysconfig
 import threading
 import time
-from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 from infifusion.errors import RunError, SandboxError
 from infifusion.sandbox import walls
@@ -40,8 +39,9 @@ KEPT = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TMPDIR")  # 
 class MathWorker:
     """A context manager around the process. Calls are serialised, so threads may share one.
 
-    `timeout` is seconds per call; `timeouts` counts the calls that were killed. A call that has no
-    answer counts as wrong; `fault` says why.
+    Its methods are those of evals.tasks.task.Judges. `timeout` is seconds per call; `timeouts`
+    counts the calls that were killed. A call that has no answer counts as wrong; `math_fault` says
+    why.
     """
 
     def __init__(self, *, timeout: float = ITEM_TIMEOUT) -> None:
@@ -51,18 +51,13 @@ class MathWorker:
         self._lock = threading.Lock()
         self._faults = threading.local()
 
-    def __enter__(self) -> MathWorker:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._stop()
 
-    def extract(self, text: str) -> str | None:
+    def math_answer(self, text: str) -> str | None:
         """The answer in a solution, normalised; None when there is none or it takes too long.
 
         Minerva's closing sentence "Final Answer: The final answer is ... I hope it is correct."
@@ -71,15 +66,15 @@ class MathWorker:
         value = self._call("extract", text)
         return value if isinstance(value, str) else None
 
-    def equivalent(self, left: str, right: str) -> bool:
+    def math_equal(self, left: str, right: str) -> bool:
         """Whether two normalised answers are the same text, or sympy finds them equal."""
         return bool(self._call("equivalent", left, right))
 
-    def verify(self, gold: str, target: str) -> bool:
+    def math_verify(self, gold: str, target: str) -> bool:
         """Whether math-verify finds `target` to answer like `gold`. It is not symmetric."""
         return bool(self._call("verify", gold, target))
 
-    def fault(self) -> str:
+    def math_fault(self) -> str:
         """Why calls of this thread had no answer since it last asked; empty where all had."""
         said = "; ".join(dict.fromkeys(getattr(self._faults, "said", [])))
         self._faults.said = []
@@ -210,8 +205,8 @@ def _wall_in() -> None:
     files = {"RLIMIT_FSIZE": 0, "RLIMIT_CORE": 0}
     walls.limit_resources({"RLIMIT_AS": taken + MEMORY, **files})
     walls.die_with_parent()
-    libraries = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")
-    readable = [sysconfig.get_path("stdlib"), *filter(os.path.exists, sys.path), *libraries]
+    own = filter(os.path.exists, sys.path)
+    readable = [sysconfig.get_path("stdlib"), *own, *walls.LIBRARIES]
     with contextlib.suppress(OSError, SandboxError):  # the limits above hold on any Linux
         walls.restrict(readable, seccomp_filter(platform.machine(), alarms=True))
 

@@ -7,15 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from infifusion.errors import DataError
 from infifusion.evals.math_worker import MathWorker
 from infifusion.evals.statistics import wilson_interval
 from infifusion.evals.tasks.task import Doc, Judgement, Task
 from infifusion.process.bar import track
-from infifusion.sandbox.programs import TIMEOUT, check_program
+from infifusion.sandbox.programs import check_program
 
 Item = dict[str, Any]
 
@@ -33,42 +32,17 @@ class Output:
     too_long: bool = False
 
 
-class Tools:
+class Tools(MathWorker):
     """The sandbox and the math process, as scorers see them (task.Judges). A context manager."""
 
-    def __init__(self, *, unsafe_code: bool = False, code_timeout: float = TIMEOUT) -> None:
+    def __init__(self, *, unsafe_code: bool = False) -> None:
+        super().__init__()
         self.unsafe_code = unsafe_code
-        self.code_timeout = code_timeout
-        self._math = MathWorker()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._math.__exit__(kind, error, trace)
 
     def run_code(self, program: str, test: str) -> tuple[bool, str]:
-        verdict = check_program(
-            program, test, timeout=self.code_timeout, unsafe_code=self.unsafe_code
-        )
+        """Run program, then test, in the sandbox: whether it passed, and why not."""
+        verdict = check_program(program, test, unsafe_code=self.unsafe_code)
         return verdict.passed, verdict.reason
-
-    def math_answer(self, text: str) -> str | None:
-        return self._math.extract(text)
-
-    def math_equal(self, left: str, right: str) -> bool:
-        return self._math.equivalent(left, right)
-
-    def math_verify(self, gold: str, target: str) -> bool:
-        return self._math.verify(gold, target)
-
-    def math_fault(self) -> str:
-        return self._math.fault()
 
 
 def score_outputs(

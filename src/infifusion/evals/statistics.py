@@ -78,9 +78,9 @@ def paired_bootstrap(
     if n <= 0 or gained + lost > n:
         raise ValueError(f"Expected 0 < gained + lost <= n, found {gained} + {lost}, n = {n}.")
     shares = np.array([gained, lost, n - gained - lost]) / n
-    counts_R3 = generator.multinomial(n, shares, size=resamples)
-    difference_R = (counts_R3[:, 0] - counts_R3[:, 1]) / n
-    low, high = np.quantile(difference_R, [0.025, 0.975])
+    counts = generator.multinomial(n, shares, size=resamples)
+    differences = (counts[:, 0] - counts[:, 1]) / n
+    low, high = np.quantile(differences, [0.025, 0.975])
     return float(low), float(high)
 
 

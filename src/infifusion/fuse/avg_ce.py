@@ -17,7 +17,7 @@ class Params(Strict):
     """Temperature in bits per byte. FuseLLM's softmax(exp(-CE)) is nearly a plain mean."""
 
 
-def avg_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def avg_ce(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P = sum_s w_s P_s, w_s proportional to exp(-bits_s / kappa), one weight per sequence.
 
     bits_s is the source's bits per byte on the gold response; `only_aligned` says who teaches
@@ -25,6 +25,6 @@ def avg_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     softmax(exp(-CE per token)), whose weights differ by a factor e at most and favour finer
     tokenizers, so we use bits per byte and a temperature.
     """
-    score_ST = -beliefs.bits_SN[:, beliefs.example_T] / params.kappa
-    whole_ST = normalise(score_ST, teaches_example(beliefs.aligned_ST, beliefs.example_T))
-    return mix(beliefs, only_aligned(whole_ST, beliefs.aligned_ST), keep=keep)
+    score_ST = -aligned.bits_SN[:, aligned.example_T] / params.kappa
+    whole_ST = normalise(score_ST, teaches_example(aligned.aligned_ST, aligned.example_T))
+    return mix(aligned, only_aligned(whole_ST, aligned.aligned_ST), keep=keep)

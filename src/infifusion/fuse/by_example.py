@@ -1,4 +1,7 @@
-"""What holds for a whole example, handed back to each of its positions."""
+"""Values of a whole example, given to each of its positions.
+
+Axes: S sources, T pivot positions.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,8 @@ def teaches_example(
 
     A source that a gate has shut, or that shares no boundary, is not.
     """
-    examples = int(example_T.max(initial=-1)) + 1
-    found_ST = np.zeros(aligned_ST.shape, dtype=bool)
-    for s in range(len(aligned_ST)):  # a handful of sources
-        count = np.bincount(example_T[aligned_ST[s]], minlength=examples)
-        found_ST[s] = (count > 0)[example_T]
-    return found_ST
+    ones_ST = np.ones(aligned_ST.shape, np.float32)
+    return mean_by_example(ones_ST, aligned_ST, example_T) > 0
 
 
 def latest_by_example(
@@ -44,5 +43,5 @@ def latest_by_example(
     """The values at the last known position of the same example, up to this one: [S, T], and
     whether there was one: [T]. example_T is ascending."""
     last_T = np.maximum.accumulate(np.where(known_T, np.arange(len(known_T)), -1))
-    found_T = last_T >= np.searchsorted(example_T, example_T, side="left")
-    return value_ST[:, np.maximum(last_T, 0)], found_T
+    known_before_T = last_T >= np.searchsorted(example_T, example_T, side="left")
+    return value_ST[:, np.maximum(last_T, 0)], known_before_T

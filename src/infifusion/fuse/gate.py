@@ -1,6 +1,6 @@
-"""Who may teach: the gates on bits per byte.
+"""Gates: which source may teach which example, by bits per byte.
 
-Axes: S sources, N responses.
+Axes: S sources, N examples.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def better_in_domain(
     return open_SN
 
 
-def shut(beliefs: Aligned, open_SN: NDArray[np.bool_], *, exempt: int | None = None) -> Aligned:
-    """The beliefs without the sources that may not teach a response.
+def shut(aligned: Aligned, open_SN: NDArray[np.bool_], *, exempt: int | None = None) -> Aligned:
+    """The aligned rows without those of sources that may not teach the example.
 
     exempt is the place of the pivot itself among the sources, where it takes part: it is never
     shut.
@@ -52,4 +52,4 @@ def shut(beliefs: Aligned, open_SN: NDArray[np.bool_], *, exempt: int | None = N
     if exempt is not None:
         open_SN = open_SN.copy()
         open_SN[exempt] = True
-    return replace(beliefs, aligned_ST=beliefs.aligned_ST & open_SN[:, beliefs.example_T])
+    return replace(aligned, aligned_ST=aligned.aligned_ST & open_SN[:, aligned.example_T])

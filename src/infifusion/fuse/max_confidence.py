@@ -11,9 +11,9 @@ class Params(Strict):
     """`max_confidence` has no parameters."""
 
 
-def max_confidence(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def max_confidence(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P = P_s of the aligned source whose own largest probability is highest.
 
     A hard, token-level rule: a confidently wrong source wins.
     """
-    return mix(beliefs, choose(beliefs.top_ST, beliefs.aligned_ST), keep=keep)
+    return mix(aligned, choose(aligned.top_ST, aligned.aligned_ST), keep=keep)

@@ -11,6 +11,6 @@ class Params(Strict):
     """`max_logit` has no parameters."""
 
 
-def max_logit(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def max_logit(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P proportional to max over s of P_s: the softmax of the largest logit of each id."""
-    return mix_logits(beliefs, equal_weights(beliefs.aligned_ST), keep=keep, largest=True)
+    return mix_logits(aligned, equal_weights(aligned.aligned_ST), keep=keep, largest=True)

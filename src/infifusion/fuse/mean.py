@@ -11,6 +11,6 @@ class Params(Strict):
     """`mean` has no parameters."""
 
 
-def mean(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def mean(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P = the mean of P_s over the aligned sources. The control for every weighting."""
-    return mix(beliefs, equal_weights(beliefs.aligned_ST), keep=keep)
+    return mix(aligned, equal_weights(aligned.aligned_ST), keep=keep)

@@ -11,6 +11,6 @@ class Params(Strict):
     """`mean_logit` has no parameters."""
 
 
-def mean_logit(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def mean_logit(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P proportional to the geometric mean of P_s: the softmax of averaged logits."""
-    return mix_logits(beliefs, equal_weights(beliefs.aligned_ST), keep=keep)
+    return mix_logits(aligned, equal_weights(aligned.aligned_ST), keep=keep)

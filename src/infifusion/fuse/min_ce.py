@@ -12,7 +12,7 @@ class Params(Strict):
     """`min_ce` has no parameters."""
 
 
-def min_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def min_ce(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P = P_s of the source with the lowest cross-entropy on the gold response.
 
     Cross-entropy is compared in bits per byte, because per token it would favour the finer
@@ -20,6 +20,6 @@ def min_ce(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     Source: FuseLLM, arXiv 2401.10491 v2, section 3.2. It looks at the gold response: with wrong
     labels it may punish the source that knows better.
     """
-    score_ST = -beliefs.bits_SN[:, beliefs.example_T]
-    best_ST = choose(score_ST, teaches_example(beliefs.aligned_ST, beliefs.example_T))
-    return mix(beliefs, only_aligned(best_ST, beliefs.aligned_ST), keep=keep)
+    score_ST = -aligned.bits_SN[:, aligned.example_T]
+    best_ST = choose(score_ST, teaches_example(aligned.aligned_ST, aligned.example_T))
+    return mix(aligned, only_aligned(best_ST, aligned.aligned_ST), keep=keep)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.rows import add_up, compiled, keep_largest, keep_row, put
+from infifusion.rows import add, compiled, keep_largest, keep_row
 from infifusion.types import Aligned, Target
 
 # A source says nothing about single ids outside its top-K; their share of its tail is unknown.
@@ -54,7 +54,7 @@ def only_aligned(
     return weight_ST * (enough_T / np.where(enough_T, total_T, 1)).astype(np.float32)
 
 
-def mix(beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Target:
+def mix(aligned: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Target:
     """P = sum_s w_s P_s, its `keep` largest entries; everything else goes to the tail.
 
     weight_ST must be 0 where a source is not aligned; columns sum to 1, or to 0 where the target
@@ -63,27 +63,29 @@ def mix(beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int) -> Targe
     positions = weight_ST.shape[1]
     ids_TK = np.empty((positions, keep), np.int32)
     prob_TK = np.empty((positions, keep), np.float32)
-    _mix(beliefs.ids_STK, beliefs.prob_STK, weight_ST, ids_TK, prob_TK)
-    return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(beliefs, weight_ST))
+    _mix(aligned.ids_STK, aligned.prob_STK, weight_ST, ids_TK, prob_TK)
+    return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(aligned, weight_ST))
 
 
 @compiled
 def _mix(ids_STK, prob_STK, weight_ST, ids_TJ, prob_TJ):
     sources, positions, width = ids_STK.shape
-    row_ids = np.empty(sources * width + 1, np.int32)
-    row = np.empty(sources * width + 1, np.float32)
+    row_ids = np.empty(sources * width, np.int32)
+    row = np.empty(sources * width, np.float32)
     for t in range(positions):
         used = 0
         for s in range(sources):
-            for k in range(width):
-                part = prob_STK[s, t, k] * weight_ST[s, t]
-                if part > 0:
-                    used = put(row_ids, row, used, ids_STK[s, t, k], part)
+            before, weight = used, weight_ST[s, t]  # no id stands twice in a source's own row
+            if weight > 0:
+                for k in range(width):
+                    part = prob_STK[s, t, k] * weight
+                    if part > 0:
+                        used = add(row_ids, row, used, ids_STK[s, t, k], part, before)
         keep_row(row_ids, row, used, ids_TJ[t], prob_TJ[t])
 
 
 def mix_logits(
-    beliefs: Aligned, weight_ST: NDArray[np.float32], *, keep: int, largest: bool = False
+    aligned: Aligned, weight_ST: NDArray[np.float32], *, keep: int, largest: bool = False
 ) -> Target:
     """Combine log-probabilities, then renormalise over the union of kept ids and the tail.
 
@@ -94,19 +96,17 @@ def mix_logits(
     two models are not on one scale. An id outside a source's kept entries has the source's tail
     spread over TAIL_IDS ids; logarithms are floored at LOWEST_LOG nats.
     """
-    sources, positions, width = beliefs.ids_STK.shape
-    flat_ids_TJ = beliefs.ids_STK.transpose(1, 0, 2).reshape(positions, sources * width)
+    sources, positions, width = aligned.ids_STK.shape
+    flat_ids_TJ = aligned.ids_STK.transpose(1, 0, 2).reshape(positions, sources * width)
     used_TJ = (weight_ST.T > 0).repeat(width, axis=1)
-    ids_TJ, _ = add_up(
-        np.where(used_TJ, flat_ids_TJ, -1), np.zeros(flat_ids_TJ.shape, dtype=np.float32)
-    )
+    ids_TJ = _union(np.where(used_TJ, flat_ids_TJ, -1))
     log_STJ = np.stack(
         [
-            _log_of(ids_TJ, beliefs.ids_STK[s], beliefs.prob_STK[s], beliefs.tail_ST[s])
+            _log_of(ids_TJ, aligned.ids_STK[s], aligned.prob_STK[s], aligned.tail_ST[s])
             for s in range(sources)
         ]
     )
-    log_tail_ST = np.log(np.maximum(beliefs.tail_ST, np.exp(LOWEST_LOG)))
+    log_tail_ST = np.log(np.maximum(aligned.tail_ST, np.exp(LOWEST_LOG)))
     log_STJ = np.concatenate([log_STJ, log_tail_ST[:, :, None]], axis=2)
     if largest:
         taking_part = weight_ST[:, :, None] > 0
@@ -120,7 +120,7 @@ def mix_logits(
     prob_TJ = np.exp(score_TJ - highest_T[:, None])
     prob_TJ /= np.maximum(prob_TJ.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
     ids_TK, prob_TK = keep_largest(ids_TJ, prob_TJ[:, :-1].astype(np.float32), keep)
-    return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(beliefs, weight_ST))
+    return Target(ids_TK, prob_TK, weight_ST, _mix_zscores(aligned, weight_ST))
 
 
 def equal_weights(aligned_ST: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -128,9 +128,23 @@ def equal_weights(aligned_ST: NDArray[np.bool_]) -> NDArray[np.float32]:
     return normalise(np.zeros(aligned_ST.shape), aligned_ST)
 
 
-def _mix_zscores(beliefs: Aligned, weight_ST: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Rank by rank, the weighted mean of the sources' standardised logits: [T, K]."""
-    return np.einsum("stk,st->tk", beliefs.zscore_STK, weight_ST).astype(np.float32)
+def _mix_zscores(aligned: Aligned, weight_ST: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """Rank by rank, the weighted mean of the sources' standardised logits: [T, K]; None where they
+    were not carried over."""
+    if aligned.zscore_STK is None:
+        return None
+    mixed_TK = np.einsum("stk,st->tk", aligned.zscore_STK, weight_ST)
+    return mixed_TK.astype(np.float32, copy=False)
+
+
+def _union(ids_TJ: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Each id of a row once, ascending; then -1 in unused places: [T, J]."""
+    last = np.iinfo(np.int32).max
+    ids_TJ = np.sort(np.where(ids_TJ < 0, last, ids_TJ), axis=1)
+    again_TJ = ids_TJ[:, 1:] == ids_TJ[:, :-1]
+    ids_TJ[:, 1:][again_TJ] = last
+    ids_TJ.sort(axis=1)
+    return np.where(ids_TJ == last, -1, ids_TJ)
 
 
 def _log_of(
@@ -140,8 +154,8 @@ def _log_of(
     tail_T: NDArray[np.float32],
 ) -> NDArray[np.float64]:
     """Log-probability that one source's rows give to each wanted id: [T, J]."""
-    found_TJK = wanted_TJ[:, :, None] == ids_TK[:, None, :]
-    prob_TJ = (found_TJK * prob_TK[:, None, :]).sum(axis=2, dtype=np.float64)
+    equal_TJK = wanted_TJ[:, :, None] == ids_TK[:, None, :]
+    prob_TJ = (equal_TJK * prob_TK[:, None, :]).sum(axis=2, dtype=np.float64)
     spread_T = tail_T / TAIL_IDS
-    prob_TJ = np.where(found_TJK.any(axis=2), prob_TJ, spread_T[:, None])
+    prob_TJ = np.where(equal_TJK.any(axis=2), prob_TJ, spread_T[:, None])
     return np.log(np.maximum(prob_TJ, np.exp(LOWEST_LOG)))

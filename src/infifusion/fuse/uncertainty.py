@@ -28,7 +28,7 @@ class Params(Strict):
     weights hold for all of it."""
 
 
-def uncertainty(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def uncertainty(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P = sum_s w_s P_s, w_s proportional to exp(-entropy_s / kappa) where s is aligned.
 
     entropy_s is the full-vocabulary entropy (nats) of the source's own distribution at the
@@ -36,16 +36,16 @@ def uncertainty(beliefs: Aligned, params: Params, *, keep: int) -> Target:
     distribution fusion"; the paper's formula is not public to us, so this is our reconstruction.
     Equal entropies give the mean; one source is the identity; an unaligned source has weight 0.
     """
-    return mix(beliefs, weights(beliefs, params), keep=keep)
+    return mix(aligned, weights(aligned, params), keep=keep)
 
 
-def weights(beliefs: Aligned, params: Params) -> NDArray[np.float32]:
+def weights(aligned: Aligned, params: Params) -> NDArray[np.float32]:
     """The weights alone: [S, T]."""
     if params.over == "token":
-        return _of_entropy(beliefs.entropy_ST, beliefs.aligned_ST, params)
-    mean_ST = mean_by_example(beliefs.entropy_ST, beliefs.aligned_ST, beliefs.example_T)
-    teaches_ST = teaches_example(beliefs.aligned_ST, beliefs.example_T)
-    return only_aligned(_of_entropy(mean_ST, teaches_ST, params), beliefs.aligned_ST)
+        return _of_entropy(aligned.entropy_ST, aligned.aligned_ST, params)
+    mean_ST = mean_by_example(aligned.entropy_ST, aligned.aligned_ST, aligned.example_T)
+    teaches_ST = teaches_example(aligned.aligned_ST, aligned.example_T)
+    return only_aligned(_of_entropy(mean_ST, teaches_ST, params), aligned.aligned_ST)
 
 
 def _of_entropy(

@@ -9,6 +9,6 @@ from infifusion.types import Aligned, Target
 __all__ = ["Params", "uncertainty_logit"]
 
 
-def uncertainty_logit(beliefs: Aligned, params: Params, *, keep: int) -> Target:
+def uncertainty_logit(aligned: Aligned, params: Params, *, keep: int) -> Target:
     """P proportional to prod_s P_s^w_s with the weights of `uncertainty`. Our reconstruction."""
-    return mix_logits(beliefs, weights(beliefs, params), keep=keep)
+    return mix_logits(aligned, weights(aligned, params), keep=keep)

@@ -17,3 +17,7 @@ PARAMS = {
     "uld": uld.Params,
     "cross_entropy": cross_entropy.Params,
 }
+
+WITHOUT_ZSCORES = frozenset(LOSSES) - {"uld"}
+"""Losses that do not read SparseTarget.zscore_RK, so that nobody need bring it to them. A loss from
+outside may read it."""

@@ -1,4 +1,4 @@
-"""Forward KL from the target to the student, over the kept ids and (or not) one tail bucket."""
+"""Forward KL from the target to the pivot, over the kept ids and (or not) one tail bucket."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Params(Strict):
     arXiv 1503.02531) so that gradients keep their size."""
     tail: bool = True
     """One more bucket for everything that the target does not keep. false: both sides renormalised
-    over the kept ids, as where top-K distillation has no tail; the student then learns nothing of
+    over the kept ids, as where top-K distillation has no tail; the pivot then learns nothing of
     how much it may give to other ids."""
 
 
@@ -26,9 +26,9 @@ def kl(logits_RV: torch.Tensor, target: SparseTarget, params: Params) -> torch.T
 
     A is the kept ids of the target; both tails are floored at 1e-6 and both sides renormalised, so
     the loss is 0 when Q equals P on A and never negative. At a temperature T other than 1 the
-    buckets of the target are softened as P^(1/T), the student over its full vocabulary.
+    buckets of the target are softened as P^(1/T), the pivot over its full vocabulary.
 
-    tail: false gives sum_A P_A log(P_A / Q_A), P_A = P / sum_A P and Q_A the student's softmax over
+    tail: false gives sum_A P_A log(P_A / Q_A), P_A = P / sum_A P and Q_A the pivot's softmax over
     A alone: also 0 at equality and never negative; always 0 where A has one id.
     """
     log_p, log_q = both_sides(logits_RV, target, temperature=params.temperature, tail=params.tail)

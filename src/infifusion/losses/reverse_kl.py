@@ -1,4 +1,4 @@
-"""Reverse KL from the student to the target: seeks one mode of the target."""
+"""Reverse KL from the pivot to the target: seeks one mode of the target."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def reverse_kl(logits_RV: torch.Tensor, target: SparseTarget, params: Params) ->
     """KL(Q || P) over the kept ids and, with `tail`, one tail bucket at every position: [R], nats.
 
     Q's tail against P's floored tail costs about log(1 / 1e-6) nats per unit of mass, so the
-    student is pushed hard onto the target's ids. MiniLLM, arXiv 2306.08543. An id that the target
+    pivot is pushed hard onto the target's ids. MiniLLM, arXiv 2306.08543. An id that the target
     keeps with probability 0 counts as unused.
     """
     log_p, log_q = both_sides(logits_RV, target, temperature=params.temperature, tail=params.tail)

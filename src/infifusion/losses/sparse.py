@@ -1,6 +1,6 @@
 """The target of a loss: K kept probabilities per position and one bucket for everything else.
 
-The divergences compare target and student over the same buckets, `both_sides`: the kept ids and the
+The divergences compare target and pivot over the same buckets, `both_sides`: the kept ids and the
 tail, or (`tail: false`) the kept ids alone.
 
 Axes: R positions, K kept entries, V vocabulary.
@@ -8,38 +8,19 @@ Axes: R positions, K kept entries, V vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
+
+from infifusion.types import SparseTarget
 
 TAIL_FLOOR = 1e-6
 """Both tails are at least this: a stored top-K often rounds to exactly 1, and log 0 must not
-appear. METHOD, "Distillation loss"."""
-
-
-@dataclass(frozen=True)
-class SparseTarget:
-    """What R positions are to believe.
-
-    ids_RK:    int64, -1 in unused places.
-    prob_RK:   float32, probabilities of those ids; what is missing to 1 is the tail.
-    zscore_RK: float32, standardised top logits of the sources, descending.
-    gold_R:    int64, the token that is there.
-    normalised: the logits that come with this target are log-probabilities already, as the trainer
-               hands them out; at temperature 1 no loss need go over the vocabulary again.
-    """
-
-    ids_RK: torch.Tensor
-    prob_RK: torch.Tensor
-    zscore_RK: torch.Tensor
-    gold_R: torch.Tensor
-    normalised: bool = False
+appear."""
 
 
 def log_probabilities(
     logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
 ) -> torch.Tensor:
-    """The student's log-probabilities over the whole vocabulary at a temperature: [R, V]."""
+    """The pivot's log-probabilities over the whole vocabulary at a temperature: [R, V]."""
     if temperature != 1.0:
         return torch.log_softmax(logits_RV / temperature, dim=1)
     return logits_RV if target.normalised else torch.log_softmax(logits_RV, dim=1)
@@ -48,15 +29,15 @@ def log_probabilities(
 def both_sides(
     logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float, tail: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of target and student over the same buckets, at a temperature.
+    """Log-probabilities of target and pivot over the same buckets, at a temperature.
 
     [R, K + 1] each, the last bucket the tail; without the tail [R, K] each, renormalised over the
     kept ids, so that what either side gives to other ids does not count. -inf in unused places.
     """
     if tail:
-        log_q_RK = log_student(logits_RV, target, temperature=temperature)
+        log_q_RK = log_pivot(logits_RV, target, temperature=temperature)
         return soften(log_target(target), temperature), log_q_RK
-    log_q_RK = student_of_kept(logits_RV, target, temperature=temperature)
+    log_q_RK = pivot_of_kept(logits_RV, target, temperature=temperature)
     return soften(target_of_kept(target), temperature), log_q_RK
 
 
@@ -72,10 +53,10 @@ def log_target(target: SparseTarget) -> torch.Tensor:
     return (all_RK / all_RK.sum(dim=1, keepdim=True)).log()
 
 
-def log_student(
+def log_pivot(
     logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
 ) -> torch.Tensor:
-    """The student's log-probabilities over the same K ids and the tail: [R, K + 1].
+    """The pivot's log-probabilities over the same K ids and the tail: [R, K + 1].
 
     The tail is 1 - sum over kept ids of Q, in log space by log1mexp, floored and renormalised like
     the target's; -inf in unused places. With every id of the vocabulary kept the tail is the floor
@@ -101,10 +82,10 @@ def target_of_kept(target: SparseTarget) -> torch.Tensor:
     return (prob_RK / total_R1.clamp_min(torch.finfo(prob_RK.dtype).tiny)).log()
 
 
-def student_of_kept(
+def pivot_of_kept(
     logits_RV: torch.Tensor, target: SparseTarget, *, temperature: float = 1.0
 ) -> torch.Tensor:
-    """The student's log-softmax over the same ids alone: [R, K]; -inf in unused places.
+    """The pivot's log-softmax over the same ids alone: [R, K]; -inf in unused places.
 
     What it gives to other ids, and so the normaliser of its whole vocabulary, drops out.
     """

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from functools import partial
 from typing import TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -20,7 +19,7 @@ Item = TypeVar("Item")
 
 
 def figures(work: Work) -> str:
-    """What is known of it, such as 312/700 steps, 45 %, 1,234 tokens/s, loss 0.513, 3 s left."""
+    """The figures of work: 312/700 steps, 45 %, 1,234 tokens/s, loss 0.513, 3 s left."""
     if not work.total:
         return "starting"
     unit = f" {work.unit}" if work.unit else ""
@@ -49,11 +48,6 @@ def work_line(work: Work, *, width: int) -> RenderableType:
     return grid
 
 
-def meter_line(meter: Meter, console: Console) -> RenderableType:
-    """The same of a meter as it is now."""
-    return work_line(Work.of(meter), width=console.width)
-
-
 @contextlib.contextmanager
 def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
     """A meter for the work of the block: advance it by `.advance(n)`, from one thread at a time.
@@ -63,13 +57,13 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
     """
     meter = Meter(title, total, unit)
     if shown_by:
-        shown_by[-1].begin(meter)
-        try:
+        with shown_by[-1](meter):
             yield meter
-        finally:
-            shown_by[-1].end(meter)
     elif rank() == 0 and shows_live():
-        line = partial(meter_line, meter, console)
+
+        def line() -> RenderableType:
+            return work_line(Work.of(meter), width=console.width)
+
         with Live(get_renderable=line, console=console, transient=True):
             yield meter
     else:

@@ -1,4 +1,4 @@
-"""NaN and Inf in tensors: found in one pass, so that whole models can be looked at."""
+"""Checks of tensors for NaN and Inf, fast enough for whole models."""
 
 from __future__ import annotations
 
@@ -42,5 +42,5 @@ def require_finite_weights(model: nn.Module, place: str) -> None:
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """What this process has of a tensor."""
+    """The part of a sharded tensor that this process holds; any other tensor as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

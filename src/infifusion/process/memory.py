@@ -1,4 +1,4 @@
-"""Batch sizes that do not fit into memory: halved once, and said."""
+"""A batch size that does not fit into memory is halved once; the log says so."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Result = TypeVar("Result")
 
 
 def ran_out(error: BaseException) -> bool:
-    """Whether an error says that memory, of a device or of the machine, does not suffice."""
+    """Whether an error means that the memory of a device or of the machine ran out."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):  # NumPy's is a MemoryError
         return True
     return isinstance(error, Exception) and should_reduce_batch_size(error)
 
 
 class BatchSize:
-    """A batch size that is halved when it does not fit; once, so that what is wrong in another way
-    shows."""
+    """A batch size that is halved, once, where memory runs out. What fails with half of it has
+    another cause, or needs another setting."""
 
     def __init__(self, size: int, *, setting: str, less: str) -> None:
         """setting: the key of the recipe (or option) that holds it; less: what else takes less
@@ -34,7 +34,7 @@ class BatchSize:
 
     @property
     def halved(self) -> bool:
-        """Whether it had to be."""
+        """Whether the size was halved."""
         return self.size < self._first
 
     def fit(self, work: Callable[[int], Result]) -> Result:
@@ -43,28 +43,20 @@ class BatchSize:
         So the result is what it would be had the recipe named that size. Raises RunError where half
         does not fit either.
         """
-        try:
-            return work(self.size)
-        except Exception as error:
-            if not ran_out(error):
-                raise
-            if self.halved or self.size == 1:
-                raise self._error() from error
-            log.warning(
-                "%s: %d does not fit into memory; going on with %d",
-                self._setting,
-                self.size,
-                self.size // 2,
-            )
-        # Outside the handler: the error holds on to the frames and so to their tensors.
-        self.size //= 2
-        free_memory()
-        try:
-            return work(self.size)
-        except Exception as error:
-            if ran_out(error):
-                raise self._error() from error
-            raise
+        while True:
+            try:
+                return work(self.size)
+            except Exception as error:
+                if not ran_out(error):
+                    raise
+                if self.halved or self.size == 1:
+                    raise self._error() from error
+            # Outside the handler: the error holds on to the frames and so to their tensors.
+            half = self.size // 2
+            message = "%s: %d does not fit into memory; going on with %d"
+            log.warning(message, self._setting, self.size, half)
+            self.size = half
+            free_memory()
 
     def _error(self) -> RunError:
         tried = f"{self._first} and {self.size}" if self.halved else f"{self.size}"
@@ -75,7 +67,7 @@ class BatchSize:
 
 
 def free_memory() -> None:
-    """Give back what nobody holds any more."""
+    """Collect garbage, and give the GPU's unused memory back to its driver."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

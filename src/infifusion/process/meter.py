@@ -1,11 +1,12 @@
-"""One piece of work that is under way: how much of it is done, how fast, the loss."""
+"""Progress of one piece of work: units done, rates, losses."""
 
 from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Protocol
 
 WINDOW = 60
 """Samples that a rate is taken over, a second or more apart: the last minute, not the warm-up."""
@@ -15,14 +16,14 @@ CURVE = 120
 
 @dataclass
 class Curve:
-    """A loss curve that stays short: full, it keeps the mean of each two points."""
+    """A loss curve of less than CURVE points: where it is full, two points become their mean."""
 
     points: list[float] = field(default_factory=list)
     stride: int = 1
     waiting: list[float] = field(default_factory=list)
 
     def add(self, value: float) -> None:
-        """One more value at the end."""
+        """Append a value."""
         self.waiting.append(value)
         if len(self.waiting) < self.stride:
             return
@@ -35,7 +36,7 @@ class Curve:
 
 
 class Meter:
-    """Advanced by the thread that works, read by the one that shows it.
+    """Progress of one piece of work; the working thread advances it, another one may read it.
 
     done of total are in `unit`s. tokens: those that a training step took, padding included, where
     the unit is another one.
@@ -50,25 +51,25 @@ class Meter:
         self.start_from(0)
 
     def start_from(self, done: int) -> None:
-        """What was done before is no part of the rate."""
+        """Count from `done`: what was done before does not count for the rates."""
         self.done = done
         self.began = time.monotonic()
         # At once, and never empty: another thread may ask for the rates just now.
         self._samples = deque([(self.began, done, self.tokens)], maxlen=WINDOW)
 
     def advance(self, count: int = 1) -> None:
-        """`count` more are done."""
+        """Count `count` more units as done."""
         self.reach(self.done + count)
 
     def reach(self, done: int) -> None:
-        """`done` are done by now."""
+        """Set how many units are done."""
         self.done = done
         now = time.monotonic()
         if now - self._samples[-1][0] >= 1:
             self._samples.append((now, done, self.tokens))
 
     def lose(self, loss: float) -> None:
-        """The loss as it was just logged."""
+        """Record the loss of the last logged step."""
         self.loss = loss
         self.curve.add(loss)
 
@@ -100,7 +101,7 @@ class Work:
 
     @classmethod
     def of(cls, meter: Meter) -> Work:
-        """What the meter shows now."""
+        """The state of a meter at this moment."""
         rate, tokens = meter.rates()
         return cls(
             *(meter.title, meter.done, meter.total, meter.unit),
@@ -109,29 +110,18 @@ class Work:
 
     @property
     def share(self) -> float:
-        """From 0 to 1."""
+        """The part that is done, from 0 to 1."""
         return min(1.0, self.done / self.total) if self.total else 1.0
 
     @property
     def left(self) -> float | None:
-        """Seconds, at the rate of the last minute."""
+        """Seconds to the end at the rate of the last minute; None while no rate is known."""
         return (self.total - self.done) / self.per_second if self.per_second else None
 
 
-class Shows(Protocol):
-    """Who shows meters: a run that is followed."""
-
-    def begin(self, meter: Meter) -> None:
-        """Show this one."""
-        ...
-
-    def end(self, meter: Meter) -> None:
-        """It is over."""
-        ...
-
-
-shown_by: list[Shows] = []
-"""The run that is followed in this process, if any; without one a meter has a bar of its own."""
+shown_by: list[Callable[[Meter], AbstractContextManager[None]]] = []
+"""How the run that is followed in this process, if any, shows a meter while a block works; without
+one a meter has a bar of its own."""
 
 
 def duration(seconds: float | None) -> str:

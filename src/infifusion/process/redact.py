@@ -1,4 +1,4 @@
-"""What must not be written down: tokens, passwords, and where the user's home folder is.
+"""Secrets and home folders are taken out of all that is written: tokens, passwords, paths.
 
 One place for everything that a run writes or says: records.plain applies it to every JSON file
 (manifests, settings, scores), runtime to every line of the log, stages.run to the copy of the
@@ -9,7 +9,7 @@ that is made anew are compared in the same words.
 Redacted are: what looks like a token of a known kind (Hugging Face, OpenAI, GitHub, AWS, Slack,
 Google, a Bearer header), user and password in a URL, the value of a key such as hub_token or
 api_key, and the values of the environment's variables whose names end in TOKEN, KEY, SECRET or
-PASSWORD. Not found is a secret of no known shape under an ordinary name.
+PASSWORD. A secret of no known shape under an ordinary name is not recognised.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _secret(key: str, value: Any) -> bool:
 
 def _secrets() -> tuple[str, ...]:
     """The values of the environment's variables with the names of secrets, longest first."""
-    found = {v for k, v in os.environ.items() if SECRET_VARIABLE.search(k) and len(v) >= SHORTEST}
-    return tuple(sorted((v for v in found if not v.startswith("/")), key=lambda v: (-len(v), v)))
+    values = {v for k, v in os.environ.items() if SECRET_VARIABLE.search(k) and len(v) >= SHORTEST}
+    return tuple(sorted((v for v in values if not v.startswith("/")), key=lambda v: (-len(v), v)))
 
 
 @cache

@@ -50,11 +50,11 @@ class ConsoleHandler(logging.Handler):
         console.print(text, markup=False, highlight=False, emoji=False, soft_wrap=True)
 
 
-def set_up_logging(verbose: bool = False) -> None:
+def set_up_logging() -> None:
     """Our messages to standard error; other libraries' only when they are warnings."""
-    log.handlers = [ConsoleHandler(logging.DEBUG if verbose else logging.INFO)]
+    log.handlers = [ConsoleHandler()]
     log.propagate = False
-    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    log.setLevel(logging.INFO)
 
 
 def shows_live() -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import re
 import sys
 
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from infifusion.process import VERSION
+from infifusion import __version__
 
 PACKAGES = (
     "torch",
@@ -37,10 +37,10 @@ def version_of(package: str) -> str | None:
 
 def version_lines() -> list[str]:
     """`infifusion --version`: one line each."""
-    found = {"infifusion": VERSION, "python": platform.python_version()}
-    found |= {package: version_of(package) or "not installed" for package in PACKAGES}
+    versions = {"infifusion": __version__, "python": platform.python_version()}
+    versions |= {package: version_of(package) or "not installed" for package in PACKAGES}
     return [
-        *(f"{name} {version}" for name, version in found.items()),
+        *(f"{name} {version}" for name, version in versions.items()),
         f"{platform.system().lower()} {platform.machine()}, {sys.executable}",
     ]
 
@@ -59,11 +59,8 @@ def required_ranges() -> dict[str, str]:
         declared = importlib.metadata.requires("infifusion") or []
     except importlib.metadata.PackageNotFoundError:
         return {}
-    found = {}
-    for line in declared:
-        requirement, _, marker = line.partition(";")
-        name = re.match(r"[\w.-]+", requirement)
-        if "extra" in marker or name is None:
-            continue
-        found[name.group()] = re.sub(r"^\[[^]]*\]", "", requirement[name.end() :].strip()).strip()
-    return found
+    ranges = {}
+    for requirement in map(Requirement, declared):
+        if "extra" not in str(requirement.marker):
+            ranges[requirement.name] = str(requirement.specifier)
+    return ranges

@@ -54,7 +54,7 @@ def follow(folder: Path, *, name: str, steps: Sequence[str], command: str) -> It
 
 
 class FollowedRun:
-    """One run in this process."""
+    """A run of this process: its state, its meters, the thread that shows them."""
 
     def __init__(self, folder: Path, name: str, steps: Sequence[str]) -> None:
         now = time.time()
@@ -101,22 +101,23 @@ class FollowedRun:
         self.state.current, self.state.moved = None, time.time()
 
     def expect(self, seconds: Mapping[str, float]) -> None:
-        """What the plan says that each step takes; what it does not name takes nothing."""
+        """Seconds that the plan expects of each step; 0 for steps that it does not name."""
         for step in self.state.steps:
             step.expected = seconds.get(step.name, 0.0)
 
-    def begin(self, meter: Meter) -> None:
-        """Show this meter until it ends; the one before it comes back then."""
+    @contextlib.contextmanager
+    def showing(self, meter: Meter) -> Iterator[None]:
+        """Show this meter while the block works; its loss curve stays with the step."""
         self._meters.append(meter)
-
-    def end(self, meter: Meter) -> None:
-        """It is over; its loss curve stays with the step."""
-        self._meters.remove(meter)
-        if self.state.step is not None and meter.curve.points:
-            self.state.step.curve = list(meter.curve.points)
+        try:
+            yield
+        finally:
+            self._meters.remove(meter)
+            if self.state.step is not None and meter.curve.points:
+                self.state.step.curve = list(meter.curve.points)
 
     def ended(self, error: BaseException | None) -> None:
-        """The last word in progress.json."""
+        """Write how the run ended to progress.json."""
         self.state.message = "" if error is None else redact_text(_in_words(error))
         self.state.status = Status.DONE
         if error is not None:
@@ -127,8 +128,8 @@ class FollowedRun:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """Look every second, and show it where there is a terminal, while the block runs."""
-        shown_by.append(self)
+        """Update the state every second while the block runs; on a terminal, show it."""
+        shown_by.append(self.showing)
         looks = threading.Thread(target=self._look, name="infifusion-progress", daemon=True)
         view = Live(get_renderable=self._view, console=console, transient=True)
         with view if self._live else contextlib.nullcontext():
@@ -138,7 +139,7 @@ class FollowedRun:
             finally:
                 self._over.set()
                 looks.join()
-                shown_by.remove(self)
+                shown_by.pop()
 
     def _look(self) -> None:
         said, before = time.monotonic(), (-1, -1)
@@ -156,11 +157,11 @@ class FollowedRun:
                 log.info("%s", words, extra=ONLY_HERE if quiet else None)
 
     def _meter(self) -> Meter | None:
-        """What is shown. The list is the working thread's, which may end one just now."""
+        """The innermost meter; the working thread may change the list at any time."""
         return next(iter(self._meters[-1:]), None)
 
     def _note(self) -> None:
-        """The numbers as they are now."""
+        """Bring the state up to date."""
         state, meter = self.state, self._meter()
         state.updated = time.time()
         state.work = None if meter is None else Work.of(meter)
@@ -189,10 +190,10 @@ def _earlier(folder: Path) -> dict[str, Step]:
     if not (folder / PROGRESS).is_file():
         return {}
     try:
-        found = read_state(folder).steps
+        steps = read_state(folder).steps
     except ArtifactError:
         return {}
-    return {step.name: Step(step.name, seconds=step.seconds, curve=step.curve) for step in found}
+    return {step.name: Step(step.name, seconds=step.seconds, curve=step.curve) for step in steps}
 
 
 def _me() -> tuple[int, str]:

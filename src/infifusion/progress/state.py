@@ -1,8 +1,8 @@
-"""What a run says of itself while it goes on: RUN_DIR/progress.json.
+"""The state of a run under way: RUN_DIR/progress.json.
 
 Written by progress/follow.py about once a second, whole or not at all; read by `infifusion watch`,
-on this machine or another one that sees the folder. It is a sign, not a record: what is finished
-stands in the manifests, and nothing is decided by this file.
+on this machine or another one that sees the folder. It is for display alone: what is finished
+stands in the manifests, and no stage reads this file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOG = "log.txt"
 
 
 class Status(StrEnum):
-    """Of a step, and of the run."""
+    """Status of a step or of the whole run."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -44,8 +44,8 @@ class Step:
 
 @dataclass
 class RunState:
-    """The whole run. updated and moved: when it last gave a sign of life, and when work last went
-    on (seconds since 1970 by the clock of the run's machine). disk_free: bytes."""
+    """The whole run. updated: when the file was last written; moved: when work last advanced
+    (seconds since 1970 by the clock of the run's machine). disk_free: bytes."""
 
     name: str
     machine: str
@@ -60,20 +60,15 @@ class RunState:
     work: Work | None = None
     disk_free: int | None = None
 
-    def as_json(self) -> Json:
-        """Plain values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: Json, *, where: Path) -> RunState:
-        """What as_json gave; ArtifactError for anything else."""
+        """The state that `write_state` wrote; ArtifactError for anything else."""
         try:
             steps = [Step(**step) for step in values["steps"]]
             work = None if values["work"] is None else Work(**values["work"])
-            found = cls(**{**values, "steps": steps, "work": work})
-            if found.current is not None:
-                found.steps[found.current]
-            return found
+            if (current := values["current"]) is not None:
+                steps[current]
+            return cls(**{**values, "steps": steps, "work": work})
         except (KeyError, TypeError, IndexError) as error:
             raise ArtifactError(
                 f"{where} was written by another version of infifusion ({error!r}). Watch the run "
@@ -120,7 +115,7 @@ def read_state(folder: Path) -> RunState:
 
 
 def write_state(folder: Path, state: RunState) -> None:
-    """Replace progress.json at once. Without fsync: after a power cut it is of no use anyway."""
+    """Replace progress.json at once. Without fsync: after a power cut it is not needed."""
     temporary = folder / f".{PROGRESS}.tmp"
-    temporary.write_text(json.dumps(state.as_json()), encoding="utf-8")
+    temporary.write_text(json.dumps(asdict(state)), encoding="utf-8")
     temporary.replace(folder / PROGRESS)

@@ -38,7 +38,7 @@ def sparkline(values: Sequence[float], width: int = CURVE_WIDTH) -> str:
 
 
 def stage_words(state: RunState) -> str:
-    """stage 5 of 14: distill unified."""
+    """The stage under way, such as `stage 5 of 14: distill unified`."""
     if state.current is None or state.step is None:
         done = sum(step.status == Status.DONE for step in state.steps)
         return f"{done} of {len(state.steps)} stages done"
@@ -47,7 +47,7 @@ def stage_words(state: RunState) -> str:
 
 
 def run_words(state: RunState) -> str:
-    """Seconds worked, left, and the room on the disk."""
+    """Time since the start, time left, free space on the disk."""
     said = [duration(max(0.0, state.updated - state.started))]
     left = state.left()
     if left and state.status == Status.RUNNING:
@@ -72,7 +72,7 @@ def live_view(state: RunState, *, width: int) -> RenderableType:
 
 
 def watch_view(state: RunState, *, life: str, width: int) -> RenderableType:
-    """Everything that the file says: one row per stage. life: how old the last sign is."""
+    """Everything that progress.json holds, a row per stage; life: `sign_of_life` of the run."""
     mark, colour = MARKS[Status(state.status)]
     head = Text(f"{mark} {state.name}: {state.status}", f"bold {colour}")
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

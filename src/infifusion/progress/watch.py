@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import time
 from pathlib import Path
 
+import psutil
 from rich.console import Console, RenderableType
 from rich.live import Live
 
@@ -23,7 +23,7 @@ SILENT = 30.0
 
 
 class LastSign:
-    """How old the last sign of life is.
+    """The age of the last update of progress.json.
 
     The clock of another machine may be wrong, so once a sign was seen to come, its age is counted
     by the clock here; before, by the time that it carries.
@@ -34,7 +34,7 @@ class LastSign:
         self._seen: float | None = None
 
     def age(self, state: RunState) -> float:
-        """Seconds; call it once per reading."""
+        """The age in seconds; call it once per reading of the file."""
         if self._updated is not None and state.updated != self._updated:
             self._seen = time.monotonic()
         self._updated = state.updated
@@ -78,25 +78,19 @@ def _say_until_over(folder: Path, state: RunState, sign: LastSign, console: Cons
 
 
 def is_over(state: RunState) -> bool:
-    """Whether the run ended, or was killed on this machine."""
+    """Whether the run ended, or its process on this machine is gone."""
     return state.status != Status.RUNNING or is_gone(state)
 
 
 def is_gone(state: RunState) -> bool:
-    """Whether its process is known to be no more. Of another machine nothing is known."""
+    """Whether its process is known to have ended. Of another machine nothing is known."""
     if state.status != Status.RUNNING or state.machine != socket.gethostname():
         return False
-    try:
-        os.kill(state.pid, 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        pass
-    return False
+    return not psutil.pid_exists(state.pid)
 
 
 def sign_of_life(state: RunState, age: float) -> str:
-    """One sentence: whose run, how long ago it was heard of, and what to do where it is silent."""
+    """One sentence: process, machine, age of the last update, and what to do where it is old."""
     who = f"process {state.pid} on {state.machine}"
     if state.status != Status.RUNNING:
         return f"The run ended {duration(age)} ago ({who})."

@@ -1,23 +1,22 @@
 """Every field of a recipe, with its documentation. A recipe names everything that a run does.
 
 `Recipe.from_mapping` validates one YAML file; `Recipe.resolve` writes out what `each: true`
-abbreviates and returns a `Plan`. models.py, data.py and steps.py hold the fields.
+abbreviates and returns a `Resolved`. models.py, data.py and steps.py hold the fields.
 """
 
 from infifusion.recipe.data import Data, DataFile, DataSource, PromptSource, WriteResponses
 from infifusion.recipe.fields import LONGEST_NAME
 from infifusion.recipe.models import Dtype, Model
-from infifusion.recipe.plan import FuseTarget, MergeRun, Plan, TrainingRun
 from infifusion.recipe.recipe import (
     STAGES,
     Recipe,
     anchor,
-    as_json,
-    as_written,
     load_recipe,
     require_stage,
 )
+from infifusion.recipe.resolved import FuseTarget, MergeRun, Resolved, TrainingRun
 from infifusion.recipe.steps import Distill, Evaluate, Fuse, Lora, Merge, Teach
+from infifusion.strict import as_json, as_written
 
 __all__ = [
     "LONGEST_NAME",
@@ -34,9 +33,9 @@ __all__ = [
     "Merge",
     "MergeRun",
     "Model",
-    "Plan",
     "PromptSource",
     "Recipe",
+    "Resolved",
     "Teach",
     "TrainingRun",
     "WriteResponses",

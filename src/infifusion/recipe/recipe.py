@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypeVar
 
 from pydantic import model_validator
 
 from infifusion.errors import RecipeError
-from infifusion.recipe.data import DataFile
 from infifusion.recipe.fields import Fields
-from infifusion.recipe.models import Model
-from infifusion.recipe.plan import Plan
 from infifusion.recipe.references import problems_of
+from infifusion.recipe.resolved import Resolved
 from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml, require_kind
 
+Section = TypeVar("Section", bound=Strict)
 STAGES = (
     "respond",
     "choose",
@@ -41,9 +39,9 @@ class Recipe(Fields):
             raise ValueError("\n".join(problems))
         return self
 
-    def resolve(self) -> Plan:
+    def resolve(self) -> Resolved:
         """The recipe with every `each` written out."""
-        return Plan.of(self)
+        return Resolved.of(self)
 
 
 def load_recipe(path: Path, assignments: Iterable[str] = ()) -> Recipe:
@@ -66,43 +64,23 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
         here = candidate.exists() or (folder / text.partition("/")[0]).is_dir()
         return str(candidate) if here or text.startswith((".", "~")) else text
 
-    def place_model(model: Model) -> Model:
-        return model.model_copy(
-            update={"model": place(model.model), "tokenizer": place(model.tokenizer)}
-        )
+    def placed(section: Section, *fields: str) -> Section:
+        return section.model_copy(update={key: place(getattr(section, key)) for key in fields})
 
-    def place_data(sources: Sequence[DataFile]) -> list[DataFile]:
-        return [s.model_copy(update={"path": place(s.path)}) for s in sources]
+    def with_files(section: Section, *fields: str) -> Section:
+        files = {key: [placed(one, "path") for one in getattr(section, key)] for key in fields}
+        return section.model_copy(update=files)
 
-    data = recipe.data.model_copy(
-        update={
-            "train": place_data(recipe.data.train),
-            "held_out": place_data(recipe.data.held_out),
-            "decontaminate": place_data(recipe.data.decontaminate),
-        }
-    )
     asked = recipe.write_responses
-    if asked is not None:
-        asked = asked.model_copy(update={"prompts": place_data(asked.prompts)})
     return recipe.model_copy(
         update={
-            "write_responses": asked,
-            "pivot": place_model(recipe.pivot),
-            "sources": {name: place_model(model) for name, model in recipe.sources.items()},
-            "data": data,
-            "evaluate": recipe.evaluate.model_copy(update={"data": place(recipe.evaluate.data)}),
+            "write_responses": None if asked is None else with_files(asked, "prompts"),
+            "pivot": placed(recipe.pivot, "model", "tokenizer"),
+            "sources": {n: placed(one, "model", "tokenizer") for n, one in recipe.sources.items()},
+            "data": with_files(recipe.data, "train", "held_out", "decontaminate"),
+            "evaluate": placed(recipe.evaluate, "data"),
         }
     )
-
-
-def as_json(config: Strict) -> dict[str, Any]:
-    """A configuration as plain JSON values, for manifests."""
-    return json.loads(config.model_dump_json(by_alias=True))
-
-
-def as_written(config: Strict) -> dict[str, Any]:
-    """The same without the fields that were left to their defaults: what a YAML file would say."""
-    return json.loads(config.model_dump_json(by_alias=True, exclude_unset=True))
 
 
 def require_stage(name: str) -> str:

@@ -36,8 +36,7 @@ def _name_problems(recipe: Fields) -> Iterable[str]:
     for name in RESERVED:
         if name in recipe.sources:
             yield f"sources.{name}: the name is taken; call the source something else"
-    names = [*recipe.distill, *recipe.merge]
-    for name in [*names, *recipe.fuse, *recipe.sources]:
+    for name in [*recipe.distill, *recipe.merge, *recipe.fuse, *recipe.sources]:
         if not _names_a_folder(name):
             yield (
                 f"{name!r:.60} cannot name a folder; use at most {LONGEST_NAME} letters, digits, "
@@ -120,14 +119,12 @@ def _evaluate_problems(recipe: Fields) -> Iterable[str]:
     for where, named in (("models", recipe.evaluate.models), ("tasks", recipe.evaluate.tasks)):
         for name in _repeated(named or []):
             yield f"evaluate.{where}: '{name}' is named twice"
-    for model in [
-        *(recipe.evaluate.models or []),
-        *(m for p in recipe.evaluate.compare for m in p),
-    ]:
+    compared = [model for pair in recipe.evaluate.compare for model in pair]
+    for model in [*(recipe.evaluate.models or []), *compared]:
         if model not in known:
             hint = nearest(model, known)
             yield f"evaluate: there is no model '{model}'.{hint} Known: {', '.join(sorted(known))}"
-    for model in dict.fromkeys(m for pair in recipe.evaluate.compare for m in pair):
+    for model in dict.fromkeys(compared):
         if model in known - scored:
             yield (
                 f"evaluate.compare: '{model}' is not scored, so it cannot be compared; name all "
@@ -169,9 +166,8 @@ def _temperature_problems(recipe: Fields) -> Iterable[str]:
     """Temperatures that cannot be used, as sentences."""
     if recipe.pivot.temperature != 1:
         yield "pivot.temperature: only sources have one; remove it"
-    fitted = [name for name, source in recipe.sources.items() if source.temperature == "fit"]
-    if fitted and recipe.data.validation_share == 0:
-        for name in fitted:
+    for name, source in recipe.sources.items():
+        if source.temperature == "fit" and recipe.data.validation_share == 0:
             yield f"sources.{name}.temperature: fit needs data.validation_share above 0"
 
 
@@ -191,16 +187,16 @@ def _domain_problems(recipe: Fields) -> Iterable[str]:
             if not distill.each:
                 yield f"{where}: own needs each: true; name the domains instead. {listed}"
             elif distill.target in recipe.fuse:
-                sources = recipe.fuse[distill.target].sources or list(recipe.sources)
-                for source in [s for s in sources if s not in known]:
-                    yield (
-                        f"{where}: own needs a domain with the name of the source '{source}'."
-                        f"{nearest(source, known)} {listed}"
-                    )
+                for source in recipe.fuse[distill.target].sources or recipe.sources:
+                    if source not in known:
+                        what = f"own needs a domain with the name of the source '{source}'"
+                        yield f"{where}: {what}.{nearest(source, known)} {listed}"
         elif distill.domains is not None:
             if not distill.domains:
                 yield f"{where}: name a domain, or leave it out for all. {listed}"
-            for domain in [d for d in dict.fromkeys(distill.domains) if d not in known]:
-                yield f"{where}: there is no domain '{domain}'.{nearest(domain, known)} {listed}"
-            if len(set(distill.domains)) < len(distill.domains):
+            for domain in dict.fromkeys(distill.domains):
+                if domain not in known:
+                    hint = nearest(domain, known)
+                    yield f"{where}: there is no domain '{domain}'.{hint} {listed}"
+            if _repeated(distill.domains):
                 yield f"{where}: a domain is named twice"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from infifusion.strict import Strict
 
@@ -123,8 +123,15 @@ class Merge(Strict):
     """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """dtype of the written weights; the pivot's by default."""
-    device: str = Field(default="cpu", pattern=r"^(cpu|cuda(:\d+)?)$")
-    """Where the merge is calculated: cpu (compiled loops), cuda, or cuda:1 for the second GPU."""
+    device: Literal["cpu"] = "cpu"
+    """Where the merge is calculated: on the processor, always. May be left out."""
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _on_the_processor(cls, value: object) -> object:
+        if value != "cpu":
+            raise ValueError(f"merges are calculated on the processor, not on {value!r}; remove it")
+        return value
 
 
 class Evaluate(Strict):

@@ -1,4 +1,4 @@
-"""A recipe with lists in place of values, written out: the machinery of sweep.py.
+"""A recipe with lists in place of values, written out, for sweep/file.py.
 
 Paths are keys joined by dots; the place in a list is a key too: data.train.0.limit.
 """
@@ -9,14 +9,14 @@ import copy
 import itertools
 import math
 import re
-import types
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Union, get_args, get_origin
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel
 
 from infifusion.errors import RecipeError
 from infifusion.recipe import Distill, Fuse, Merge
+from infifusion.strict import parts_of
 
 ARMS = {"fuse": Fuse, "distill": Distill, "merge": Merge}
 MOST_COMBINATIONS = 10_000
@@ -41,12 +41,12 @@ def write_out(values: dict[str, Any]) -> tuple[Variants, dict[str, Any]]:
                 written[kind][name] = entry
                 continue
             made: list[tuple[str, Tags]] = []
-            lists = dict(lists_in(entry, schema, f"{kind}.{name}"))
+            lists = dict(lists_in(entry, schema, ""))
             for chosen in combinations(lists.values(), f"{kind}.{name}"):
-                own = dict(zip(lists, chosen, strict=True))
                 fixed = copy.deepcopy(entry)
-                for path, value in own.items():
-                    put(fixed, path.removeprefix(f"{kind}.{name}."), value)
+                for path, value in zip(lists, chosen, strict=True):
+                    put(fixed, path, value)
+                own = {f"{kind}.{name}.{path}": v for path, v in zip(lists, chosen, strict=True)}
                 for referred, tags in _references(kind, fixed, variants):
                     both = {**tags, **own}
                     full = name + "".join(
@@ -59,7 +59,7 @@ def write_out(values: dict[str, Any]) -> tuple[Variants, dict[str, Any]]:
 
 
 def combinations(options: Iterable[Collection[Any]], where: str) -> Iterator[tuple[Any, ...]]:
-    """One of each of the options, in every way. RecipeError where there are more ways than
+    """Every combination of one value from each list. RecipeError where there are more than
     MOST_COMBINATIONS."""
     listed = list(options)
     if (count := math.prod(map(len, listed))) > MOST_COMBINATIONS:
@@ -96,50 +96,40 @@ def _references(
 def lists_in(values: Any, annotation: Any, path: str) -> Iterator[tuple[str, list[Any]]]:
     """(path, options) for every list that stands where its field does not take one, and for every
     list of lists where the field takes a list."""
-    schema = _schema_in(annotation)
+    schema, only = _schema_in(annotation), _only_part(annotation)
     if isinstance(values, list):
-        if not _takes_list(annotation) or (values and all(isinstance(v, list) for v in values)):
+        takes_list = any(get_origin(part) is list for part in parts_of(annotation))
+        if not takes_list or (values and all(isinstance(v, list) for v in values)):
             yield path, values
         elif schema is not None:
             for place, value in enumerate(values):
                 yield from lists_in(value, schema, f"{path}.{place}")
     elif isinstance(values, dict):
         fields = schema.model_fields if schema is not None else {}
-        by_name = get_origin(_without_none(annotation)) is dict
         for key, value in values.items():
-            inner: Any = None
-            if by_name:
-                inner = get_args(_without_none(annotation))[1]
-            elif key in fields:
-                inner = fields[key].annotation
+            inner: Any = fields[key].annotation if key in fields else None
+            if get_origin(only) is dict:
+                inner = get_args(only)[1]
             yield from lists_in(value, inner, f"{path}.{key}" if path else str(key))
 
 
-def _without_none(annotation: Any) -> Any:
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [part for part in get_args(annotation) if part is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
-    return annotation
-
-
-def _takes_list(annotation: Any) -> bool:
-    if get_origin(annotation) in (Union, types.UnionType):
-        return any(_takes_list(part) for part in get_args(annotation))
-    return get_origin(annotation) is list
+def _only_part(annotation: Any) -> Any:
+    """What a field holds that is no union, None apart."""
+    parts = parts_of(annotation)
+    return parts[0] if len(parts) == 1 else None
 
 
 def _schema_in(annotation: Any) -> type[BaseModel] | None:
-    """The model of a mapping with fixed keys; None for a dict by name and for plain values."""
-    annotation = _without_none(annotation)
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if get_origin(annotation) is list:
-        return _schema_in(get_args(annotation)[0])
-    return None
+    """The model of a mapping with fixed keys, or of each in a list; None for a dict by name and for
+    plain values."""
+    only = _only_part(annotation)
+    if get_origin(only) is list:
+        return _schema_in(get_args(only)[0])
+    return only if isinstance(only, type) and issubclass(only, BaseModel) else None
 
 
 def stands_in(name: str, values: Any) -> bool:
-    """Whether {name} stands in a string of the recipe."""
+    """Whether the placeholder {name} occurs in a string of the values."""
     if isinstance(values, dict):
         return any(stands_in(name, value) for value in values.values())
     if isinstance(values, list):
@@ -148,7 +138,8 @@ def stands_in(name: str, values: Any) -> bool:
 
 
 def filled(values: Any, names: Mapping[str, Any]) -> Any:
-    """The recipe with placeholders filled in; a string that is nothing else becomes the value."""
+    """The values with placeholders {name} replaced; a string that is only a placeholder becomes the
+    value itself, of its own type."""
     if isinstance(values, dict):
         return {key: filled(value, names) for key, value in values.items()}
     if isinstance(values, list):
@@ -162,16 +153,15 @@ def filled(values: Any, names: Mapping[str, Any]) -> Any:
 
 
 def laid_over(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    found = dict(values)
+    """The values with the changes made, mapping by mapping; a change to None removes a key."""
+    changed = dict(values)
     for key, change in changes.items():
-        here = found.get(key)
-        if change is None:
-            found.pop(key, None)
-        elif isinstance(change, dict) and isinstance(here, dict):
-            found[key] = laid_over(here, change)
-        else:
-            found[key] = change
-    return found
+        here = changed.get(key)
+        if isinstance(change, dict) and isinstance(here, dict):
+            change = laid_over(here, change)
+        changed[key] = change
+    removed = [key for key, change in changes.items() if change is None]
+    return {key: value for key, value in changed.items() if key not in removed}
 
 
 def put(values: Any, path: str, value: Any) -> None:
@@ -193,17 +183,17 @@ def _place(values: Any, key: str, path: str) -> str | int:
 
 
 def shortened(tags: Tags) -> Tags:
-    """The same values under the shortest last parts of their paths that tell them apart."""
-    found: Tags = {}
+    """The tags with each path cut to its shortest ending that no other path has."""
+    short: Tags = {}
     for path, value in tags.items():
         parts = path.split(".")
         endings = [".".join(parts[-count:]) for count in range(1, len(parts) + 1)]
         alone = (e for e in endings if sum(f".{other}".endswith(f".{e}") for other in tags) == 1)
-        found[next(alone, path)] = value
-    return found
+        short[next(alone, path)] = value
+    return short
 
 
 def file_word(value: Any) -> str:
-    """A value as part of a folder's name."""
+    """A value as part of the name of a file or folder: 60 letters, digits and signs at most."""
     text = value if isinstance(value, str) else str(value).replace(" ", "").replace("'", "")
     return re.sub(r"[^A-Za-z0-9_.+\-\[\]]", "-", text)[:60]

@@ -13,7 +13,9 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from infifusion.recipe.variants import file_word
 from infifusion.report.visible import visible
+from infifusion.store.durable import atomic_write
 
 WEB = Path(__file__).parent / "web"
 UNSAFE = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
@@ -45,6 +47,28 @@ def document(
     )
 
 
+def plain_text(template: str, **values: Any) -> str:
+    """A template of report/web that is no HTML, with its values as they are."""
+    return jinja2.Template(
+        (WEB / template).read_text(encoding="utf-8"),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    ).render(values)
+
+
+def file_name(name: str) -> str:
+    """A name of a model, target or chart as the name of a file."""
+    return file_word(name).strip("-")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file whole or not at all; returns its path."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
 def policy(style: str, script: str) -> Markup:
     """The page's Content-Security-Policy: nothing but this style and this script."""
     return Markup(
@@ -58,7 +82,7 @@ def script_json(value: object) -> Markup:
     """JSON that can stand inside a script element: no `<` that could end it, nothing that cannot
     be written as UTF-8."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    return Markup(UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", text))
+    return Markup(UNSAFE.sub(lambda match: f"\\u{ord(match[0]):04x}", text))
 
 
 def size_in_page(value: object) -> int:

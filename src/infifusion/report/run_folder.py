@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.errors import ArtifactError
+import jinja2
+
+from infifusion.data.lines import read_lines
+from infifusion.errors import ArtifactError, InfiFusionError
 from infifusion.recipe import STAGES
 from infifusion.store.artifacts import MANIFEST, verify_files
 from infifusion.store.records import Json, read_json
 
 PIVOT = "pivot"
+KINDS = {
+    "pivot": "pivot",
+    "source": "source",
+    "tuned": "fine-tuned on the gold text alone",
+    "fused": "fused",
+}
+"""What a model of a run is, in words: it decides its colour and where it is named."""
+SCORE = ("n", "correct", "accuracy", "ci95")
+COMPARISON = ("a", "b", "task", "difference", "ci95", "p_value", "gained", "lost")
 SINGLE = ("choose", "prepare")
 """Stages that write one folder; the others write one per model, target, run or merge."""
 
@@ -42,6 +54,7 @@ class Run:
 
     @property
     def plan(self) -> Json:
+        """The recipe written out: names of targets, runs, merges and scored models."""
         return self.resolved.get("plan", {})
 
     @property
@@ -54,6 +67,45 @@ class Run:
         """The recipe's name, or the folder's where the recipe is not known."""
         return self.resolved.get("recipe", {}).get("name") or self.folder.resolve().name
 
+    @property
+    def summary(self) -> Json:
+        """What summary.json holds."""
+        return {
+            "models": {
+                name: {
+                    "path": result["path"],
+                    "scores": {
+                        task: {key: score[key] for key in SCORE}
+                        for task, score in result["scores"].items()
+                    },
+                    "bits_per_byte": dict(result["bits_per_byte"]),
+                }
+                for name, result in self.scores.items()
+            },
+            "comparisons": [{key: pair[key] for key in COMPARISON} for pair in self.comparisons],
+            "stages": {
+                stage: {"seconds": manifest.get("seconds"), **manifest.get("counts", {})}
+                for stage, manifest in self.manifests.items()
+            },
+            "versions": dict(self.resolved.get("versions", {})),
+        }
+
+    def kind_of(self, model: str) -> str:
+        """pivot, source, tuned (on gold alone) or fused: one of KINDS."""
+        if model == PIVOT or model.startswith("source:"):
+            return model.partition(":")[0]
+        tuned = {run["name"] for run in self.plan.get("runs", []) if run.get("target") is None}
+        return "tuned" if model in tuned or model == "sft" else "fused"
+
+    def counts_of(self, stage: str) -> dict[str, Json]:
+        """Name -> what was counted, for a stage that has one folder per model, target or run."""
+        return {
+            name: counts
+            for key, counts in self.counts.items()
+            for kind, _, name in [key.partition("/")]
+            if kind == stage and name
+        }
+
     def bytes_of(self, stage: str) -> int:
         """How much the files that a stage vouches for take up, as far as they are there."""
         folder = self.folder / Path(*map(folder_name, stage.split("/", 1)))
@@ -63,7 +115,7 @@ class Run:
     def items(self, model: str, task: str) -> list[Json]:
         """The answers of one model to one task; empty where they were not kept."""
         path = self.folder / "evaluate" / folder_name(model) / f"{task}.jsonl"
-        return list(read_json_lines(path)) if path.exists() else []
+        return list(read_lines(path)) if path.exists() else []
 
 
 def read_run(run_dir: Path) -> Run:
@@ -94,6 +146,34 @@ def read_run(run_dir: Path) -> Run:
     )
 
 
+def read_runs(run_dirs: Sequence[Path]) -> dict[str, Run]:
+    """Each run under a name of its own: the recipe's, the folder's, or the whole path."""
+    if len({path.resolve() for path in run_dirs}) < len(run_dirs):
+        raise ArtifactError("One run folder is named twice; name each run once.")
+    runs = [read_run(path) for path in run_dirs]
+    candidates = (
+        [run.name for run in runs],
+        [run.folder.resolve().name for run in runs],
+        [str(run.folder) for run in runs],
+    )
+    names = next(names for names in candidates if len(set(names)) == len(names))
+    return dict(zip(names, runs, strict=True))
+
+
+@contextmanager
+def run_as_written(where: str) -> Iterator[None]:
+    """ArtifactError in place of what a missing or mistyped field raises; `where` names the run."""
+    try:
+        yield
+    except InfiFusionError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, jinja2.TemplateError) as error:
+        raise ArtifactError(
+            f"{where}: a file of the run does not hold what a run writes ({error!r:.200}): it is "
+            "damaged, or of another version. Run the recipe again with --redo."
+        ) from error
+
+
 def folder_name(model: str) -> str:
     """The folder of a model under evaluate/."""
     return model.replace(":", "__")
@@ -104,29 +184,15 @@ def model_name(folder: str) -> str:
     return folder.replace("__", ":", 1) if folder.startswith("source__") else folder
 
 
-def read_json_lines(path: Path) -> Iterator[Json]:
-    """The objects of a JSONL file; ArtifactError names the line that is damaged."""
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise ArtifactError(
-                    f"{path}, line {number}, is damaged ({error}). Delete {path.parent} and run "
-                    "the recipe again."
-                ) from None
-
-
 def _manifests(run_dir: Path, resolved: Json) -> dict[str, Json]:
-    found = {}
+    manifests = {}
     for stage in STAGES[:-1]:
-        if stage in SINGLE:
-            if (run_dir / stage / MANIFEST).exists():
-                found[stage] = read_json(run_dir / stage / MANIFEST)
-            continue
-        for name, manifest in _read_each(run_dir, resolved, stage, MANIFEST).items():
-            found[f"{stage}/{name}"] = manifest
-    return found
+        if stage not in SINGLE:
+            each = _read_each(run_dir, resolved, stage, MANIFEST)
+            manifests |= {f"{stage}/{name}": manifest for name, manifest in each.items()}
+        elif (run_dir / stage / MANIFEST).exists():
+            manifests[stage] = read_json(run_dir / stage / MANIFEST)
+    return manifests
 
 
 def _read_each(run_dir: Path, resolved: Json, stage: str, file: str) -> dict[str, Json]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from infifusion.report.run_folder import Run, read_run
-from infifusion.store.records import Json
-
-SCORE = ("n", "correct", "accuracy", "ci95")
-COMPARISON = ("a", "b", "task", "difference", "ci95", "p_value", "gained", "lost")
+from infifusion.report.run_folder import Json, Run, read_run
+from infifusion.store.records import write_json
 
 
 def summarise(run_dir: Path) -> Json:
@@ -18,30 +15,12 @@ def summarise(run_dir: Path) -> Json:
     and a does not. Shares are in [0, 1]; bits per byte is lower for a better model. Raises
     ArtifactError when `run_dir` is no run folder or a file in it is damaged.
     """
-    return summary_of(read_run(run_dir))
+    return read_run(run_dir).summary
 
 
-def summary_of(run: Run) -> Json:
-    """The summary of a run that has been read."""
-    return {
-        "models": {
-            name: {
-                "path": result["path"],
-                "scores": {
-                    task: {key: score[key] for key in SCORE}
-                    for task, score in result["scores"].items()
-                },
-                "bits_per_byte": dict(result["bits_per_byte"]),
-            }
-            for name, result in run.scores.items()
-        },
-        "comparisons": [{key: pair[key] for key in COMPARISON} for pair in run.comparisons],
-        "stages": {
-            stage: {"seconds": manifest.get("seconds"), **manifest.get("counts", {})}
-            for stage, manifest in run.manifests.items()
-        },
-        "versions": dict(run.resolved.get("versions", {})),
-    }
+def write_summary(run: Run) -> None:
+    """Write summary.json into the run's folder, whole or not at all."""
+    write_json(run.folder / "summary.json", run.summary)
 
 
 def tasks_of(summary: Json) -> list[str]:
@@ -52,3 +31,12 @@ def tasks_of(summary: Json) -> list[str]:
 def domains_of(summary: Json) -> list[str]:
     """Every domain that some model was scored on in bits per byte."""
     return list(dict.fromkeys(d for m in summary["models"].values() for d in m["bits_per_byte"]))
+
+
+def mean_accuracies(summary: Json) -> dict[str, float]:
+    """Model -> its mean accuracy over the tasks that it answered, where there are any."""
+    return {
+        name: sum(s["accuracy"] for s in model["scores"].values()) / len(model["scores"])
+        for name, model in summary["models"].items()
+        if model["scores"]
+    }

@@ -31,9 +31,17 @@ def console_table(summary: Json) -> Table:
 def markdown_table(summary: Json) -> str:
     """The same table as GitHub Markdown, with a final line break."""
     header, rows = _cells(summary)
-    rule = ["---", *("---:" for _ in header[1:])]
-    lines = [header, rule, *rows]
-    return "".join(f"| {' | '.join(map(_escaped, line))} |\n" for line in lines)
+    lines = [
+        [cell.replace("|", "\\|").replace("\n", " ") for cell in row] for row in [header, *rows]
+    ]
+    return markdown(lines[0], lines[1:]) + "\n"
+
+
+def markdown(header: list[str], rows: list[list[str]]) -> str:
+    """A table in GitHub's Markdown: names at the left, figures at the right. The cells hold no
+    bars."""
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _cells(summary: Json) -> tuple[list[str], list[list[str]]]:
@@ -59,7 +67,3 @@ def _accuracy(score: Json | None) -> str:
 
 def _bits(value: float | None) -> str:
     return MISSING if value is None else f"{value:.3f}"
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|").replace("\n", " ")

@@ -6,8 +6,9 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.report.kinds import kind_of
+from infifusion.report.document import plain_text
 from infifusion.report.run_folder import Run
+from infifusion.report.summary import mean_accuracies
 from infifusion.store.records import Json
 
 EXAMPLE = "What is 17 + 25?"
@@ -26,7 +27,7 @@ class Usable:
     commands: list[tuple[str, str]]
 
 
-def use_view(run: Run, summary: Json) -> list[Usable]:
+def use_view(run: Run) -> list[Usable]:
     """Every model that the run made and still has, fused ones first, the best of them first.
 
     Paths start at the run's own folder, so that no other part of this machine's paths is shown.
@@ -34,29 +35,21 @@ def use_view(run: Run, summary: Json) -> list[Usable]:
     folder = run.folder.resolve()
     made = {name: folder / "merge" / name / "model" for name in run.merges}
     made |= {name: folder / "distill" / name / "model" for name in run.histories}
-    means = {
-        name: sum(s["accuracy"] for s in m["scores"].values()) / len(m["scores"])
-        for name, m in summary["models"].items()
-        if m["scores"]
-    }
+    means = mean_accuracies(run.summary)
     names = [name for name, path in made.items() if path.is_dir()]
-    names.sort(key=lambda name: (kind_of(run, name) != "fused", -means.get(name, -1.0)))
-    best = names[0] if names and names[0] in means and kind_of(run, names[0]) == "fused" else None
+    names.sort(key=lambda name: (run.kind_of(name) != "fused", -means.get(name, -1.0)))
+    best = names[0] if names and names[0] in means and run.kind_of(names[0]) == "fused" else None
     return [_usable(run, name, made[name], best=name == best) for name in names]
 
 
 def _usable(run: Run, name: str, model: Path, *, best: bool) -> Usable:
-    folder = run.folder.resolve()
-    path, prompt = str(Path(folder.name) / model.relative_to(folder)), _prompt(run)
-    chat = has_chat_template(model)
-    asked = prompt if chat else _plain_template(run).replace("{prompt}", prompt)
+    path = str(Path(run.folder.resolve().name) / model.relative_to(run.folder.resolve()))
+    prompt, chat = _prompt(run), has_chat_template(model)
+    before_answer = plain_template(run.resolved.get("recipe", {})).partition("{response}")[0]
+    asked = prompt if chat else before_answer.replace("{prompt}", prompt)
+    python = plain_text("use.py.txt", path=repr(path), prompt=repr(asked), chat=chat)
     return Usable(
-        name,
-        kind_of(run, name),
-        path,
-        best,
-        snippet(path, asked, chat=chat),
-        _commands(path, name, prompt.strip()),
+        name, run.kind_of(name), path, best, python, _commands(path, name, prompt.strip())
     )
 
 
@@ -79,33 +72,9 @@ def _prompt(run: Run) -> str:
     return EXAMPLE
 
 
-def _plain_template(run: Run) -> str:
-    """How the recipe puts a prompt before a response where a model has no chat template."""
-    data = run.resolved.get("recipe", {}).get("data", {})
-    return data.get("plain_template", "{prompt}{response}").partition("{response}")[0]
-
-
-def snippet(path: str, prompt: str, *, chat: bool) -> str:
-    """Python that loads a model folder and answers one prompt."""
-    asked = (
-        "ids = tokenizer.apply_chat_template(\n"
-        '    [{"role": "user", "content": prompt}],\n'
-        '    add_generation_prompt=True, return_tensors="pt", return_dict=True,\n'
-        ")"
-        if chat
-        else 'ids = tokenizer(prompt, return_tensors="pt")'
-    )
-    return f"""from transformers import AutoModelForCausalLM, AutoTokenizer
-
-path = {path!r}
-tokenizer = AutoTokenizer.from_pretrained(path)
-model = AutoModelForCausalLM.from_pretrained(path, dtype="auto")
-
-prompt = {prompt!r}
-{asked}
-answer = model.generate(**ids.to(model.device), max_new_tokens=256, do_sample=False)
-print(tokenizer.decode(answer[0, ids["input_ids"].shape[1]:], skip_special_tokens=True))
-"""
+def plain_template(recipe: Json) -> str:
+    """How prompt and response were written for a model without a chat template."""
+    return recipe.get("data", {}).get("plain_template", "{prompt}{response}")
 
 
 def _commands(path: str, name: str, prompt: str) -> list[tuple[str, str]]:

@@ -23,7 +23,7 @@ LONGEST_TEXT = 1500
 
 def visible(text: str) -> str:
     """The text with every such character written as ⟨U+202E⟩."""
-    return HIDDEN.sub(lambda found: f"⟨U+{ord(found[0]):04X}⟩", text)
+    return HIDDEN.sub(lambda match: f"⟨U+{ord(match[0]):04X}⟩", text)
 
 
 def cut(text: str, longest: int = LONGEST_TEXT) -> str:

@@ -1,9 +1,10 @@
-"""Figures in words: points, p-values and what a comparison does and does not show."""
+"""Figures in words: times, sizes, points, p-values, and what a comparison shows."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
+from infifusion.process.meter import duration as duration  # one place for all figures in words
 from infifusion.store.records import Json
 
 SIGNIFICANT = 0.05
@@ -21,7 +22,7 @@ def signed_points(difference: float) -> str:
 
 
 def p_value(p: float) -> str:
-    """p in words; four digits where three would hide on which side of 0.05 it lies."""
+    """A p-value as text; four digits where three would hide on which side of 0.05 it lies."""
     if p < 0.001:
         return "p < 0.001"
     return f"p = {p:.4f}" if 0.0495 <= p < 0.0505 else f"p = {p:.3f}"
@@ -49,15 +50,16 @@ def _verdict(b: str, a: str, tasks: list[Json]) -> str:
         ("worse", "is worse on"),
         ("unclear", "shows no clear difference on"),
     ):
-        found = [
-            f"{pair['task']} ({signed_points(pair['difference'])} points, "
-            f"{p_value(pair['p_value'])})"
-            for pair in tasks
-            if outcome(pair) == kind
-        ]
-        if found:
-            said.append(f"{words} {joined(found)}")
+        of_kind = [pair for pair in tasks if outcome(pair) == kind]
+        if of_kind:
+            said.append(f"{words} {joined([_with_figures(pair) for pair in of_kind])}")
     return f"Against {a}, {b} {', and '.join(said)}."
+
+
+def _with_figures(pair: Json) -> str:
+    return (
+        f"{pair['task']} ({signed_points(pair['difference'])} points, {p_value(pair['p_value'])})"
+    )
 
 
 def headline(comparisons: Iterable[Json], model: str) -> str:
@@ -70,23 +72,17 @@ def headline(comparisons: Iterable[Json], model: str) -> str:
     said = []
     for name, outcomes in by_base.items():
         base, total = "the pivot" if name == "pivot" else name, len(outcomes)
-        found = [(words, outcomes.count(kind)) for kind, words in STANDING.items()]
-        first, *others = [(words, count) for words, count in found if count]
-        tasks = "the only task" if total == 1 else f"all {total} tasks"
-        where = f"{first[1]} of {total} tasks" if others else tasks
-        said.append(
-            ", ".join(
-                [
-                    f"{first[0]} {base} on {where}",
-                    *(f"{words.rpartition(' ')[0]} on {count}" for words, count in others),
-                ]
-            )
-        )
+        counts = {words: outcomes.count(kind) for kind, words in STANDING.items()}
+        first, *others = [words for words, count in counts.items() if count]
+        where = "the only task" if total == 1 else f"all {total} tasks"
+        where = f"{counts[first]} of {total} tasks" if others else where
+        rest = [f", {words.rpartition(' ')[0]} on {counts[words]}" for words in others]
+        said.append(f"{first} {base} on {where}{''.join(rest)}")
     return f"{model} is {'; '.join(said)}." if said else ""
 
 
 def data_size(size: float) -> str:
-    """Bytes as 512 B, 1.4 MB or 16.1 GB."""
+    """A number of bytes as text: 512 B, 1.4 MB or 16.1 GB."""
     for unit in ("B", "kB", "MB", "GB"):
         if size < 1000:
             return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
@@ -95,5 +91,5 @@ def data_size(size: float) -> str:
 
 
 def joined(words: list[str]) -> str:
-    """a, b and c."""
+    """The words as a list in a sentence: a, b and c."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"

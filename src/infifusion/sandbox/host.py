@@ -106,6 +106,7 @@ class Host:
         self._process.returncode = 0
 
     def ask(self, payload: bytes, folder: str, timeout: float) -> Answer:
+        """What a child of this starter says; see `ask` of the module."""
         deadline = time.monotonic() + timeout
         number, place = next(_numbers).to_bytes(8, "big"), os.fsencode(folder)
         with _pipe() as (taken, feeding), _pipe() as (reading, verdict):

@@ -28,6 +28,7 @@ import sysconfig
 from dataclasses import dataclass
 
 from infifusion.errors import SandboxError
+from infifusion.sandbox import walls
 from infifusion.sandbox.host import ask
 from infifusion.sandbox.seccomp import seccomp_filter
 
@@ -141,37 +142,27 @@ def _run(program: str, test: str, *, timeout: float, enforce: bool) -> Verdict:
 
 def _payload(program: str, test: str, nonce: bytes, *, timeout: float, enforce: bool) -> bytes:
     """What child.py judges."""
-    return marshal.dumps(
-        {
-            "program": program.encode("utf-8", "replace"),
-            "test": test.encode("utf-8", "replace"),
-            "nonce": nonce,
-            "enforce": enforce,
-            "limits": {
-                "RLIMIT_CPU": math.ceil(timeout) + 1,
-                "RLIMIT_AS": MEMORY,
-                "RLIMIT_FSIZE": 0,
-                "RLIMIT_NOFILE": 32,
-                "RLIMIT_CORE": 0,
-            },
-            "readable": _readable(),
-            "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
-        }
-    )
+    judged = {
+        "program": program.encode("utf-8", "replace"),
+        "test": test.encode("utf-8", "replace"),
+        "nonce": nonce,
+        "enforce": enforce,
+        "limits": {
+            "RLIMIT_CPU": math.ceil(timeout) + 1,
+            "RLIMIT_AS": MEMORY,
+            "RLIMIT_FSIZE": 0,
+            "RLIMIT_NOFILE": 32,
+            "RLIMIT_CORE": 0,
+        },
+        "readable": _readable(),
+        "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
+    }
+    return marshal.dumps(judged)
 
 
 @functools.cache
 def _readable() -> list[str]:
     """What Python itself reads: its standard library, shared libraries, randomness."""
-    paths = {
-        sysconfig.get_path("stdlib"),
-        sysconfig.get_path("platstdlib"),
-        sysconfig.get_config_var("DESTSHARED"),
-        "/lib",
-        "/lib64",
-        "/usr/lib",
-        "/usr/lib64",
-        "/dev/null",
-        "/dev/urandom",
-    }
+    paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
+    paths |= {sysconfig.get_config_var("DESTSHARED"), *walls.LIBRARIES}
     return sorted(str(path) for path in paths if path)

@@ -14,69 +14,33 @@ import struct
 
 from infifusion.errors import SandboxError
 
-# Each row: name, number on x86_64, number on aarch64 (None: the architecture has no such call).
-ALLOWED: tuple[tuple[str, int | None, int | None], ...] = (
-    ("read", 0, 63),
-    ("write", 1, 64),
-    ("close", 3, 57),
-    ("stat", 4, None),
-    ("fstat", 5, 80),
-    ("lstat", 6, None),
-    ("poll", 7, None),
-    ("lseek", 8, 62),
-    ("mmap", 9, 222),
-    ("mprotect", 10, 226),
-    ("munmap", 11, 215),
-    ("brk", 12, 214),
-    ("rt_sigaction", 13, 134),
-    ("rt_sigprocmask", 14, 135),
-    ("rt_sigreturn", 15, 139),
-    ("pread64", 17, 67),
-    ("readv", 19, 65),
-    ("writev", 20, 66),
-    ("access", 21, None),
-    ("select", 23, None),
-    ("sched_yield", 24, 124),
-    ("mremap", 25, 216),
-    ("madvise", 28, 233),
-    ("dup", 32, 23),
-    ("nanosleep", 35, 101),
-    ("getpid", 39, 172),
-    ("exit", 60, 93),
-    ("uname", 63, 160),
-    ("getcwd", 79, 17),
-    ("readlink", 89, None),
-    ("gettimeofday", 96, 169),
-    ("getrlimit", 97, 163),
-    ("getrusage", 98, 165),
-    ("sysinfo", 99, 179),
-    ("times", 100, 153),
-    ("getuid", 102, 174),
-    ("getgid", 104, 176),
-    ("geteuid", 107, 175),
-    ("getegid", 108, 177),
-    ("getppid", 110, 173),
-    ("sigaltstack", 131, 132),
-    ("gettid", 186, 178),
-    ("time", 201, None),
-    ("futex", 202, 98),
-    ("sched_getaffinity", 204, 123),
-    ("getdents64", 217, 61),
-    ("restart_syscall", 219, 128),
-    ("clock_gettime", 228, 113),
-    ("clock_getres", 229, 114),
-    ("clock_nanosleep", 230, 115),
-    ("exit_group", 231, 94),
-    ("newfstatat", 262, 79),
-    ("readlinkat", 267, 78),
-    ("faccessat", 269, 48),
-    ("pselect6", 270, 72),
-    ("ppoll", 271, 73),
-    ("getrandom", 318, 278),
-    ("membarrier", 324, 283),
-    ("statx", 332, 291),
-    ("faccessat2", 439, 439),
-)
+# Name, number on x86_64, number on aarch64 (-: the architecture has no such call).
+TABLE = """
+read 0 63; write 1 64; close 3 57; stat 4 -;
+fstat 5 80; lstat 6 -; poll 7 -; lseek 8 62;
+mmap 9 222; mprotect 10 226; munmap 11 215; brk 12 214;
+rt_sigaction 13 134; rt_sigprocmask 14 135; rt_sigreturn 15 139; pread64 17 67;
+readv 19 65; writev 20 66; access 21 -; select 23 -;
+sched_yield 24 124; mremap 25 216; madvise 28 233; dup 32 23;
+nanosleep 35 101; getpid 39 172; exit 60 93; uname 63 160;
+getcwd 79 17; readlink 89 -; gettimeofday 96 169; getrlimit 97 163;
+getrusage 98 165; sysinfo 99 179; times 100 153; getuid 102 174;
+getgid 104 176; geteuid 107 175; getegid 108 177; getppid 110 173;
+sigaltstack 131 132; gettid 186 178; time 201 -; futex 202 98;
+sched_getaffinity 204 123; getdents64 217 61; restart_syscall 219 128; clock_gettime 228 113;
+clock_getres 229 114; clock_nanosleep 230 115; exit_group 231 94; newfstatat 262 79;
+readlinkat 267 78; faccessat 269 48; pselect6 270 72; ppoll 271 73;
+getrandom 318 278; membarrier 324 283; statx 332 291; faccessat2 439 439
+"""
+
+
+def _allowed(entry: str) -> tuple[str, int | None, int | None]:
+    name, *numbers = entry.split()
+    x86_64, aarch64 = (None if number == "-" else int(number) for number in numbers)
+    return name, x86_64, aarch64
+
+
+ALLOWED = tuple(_allowed(entry) for entry in TABLE.split(";"))
 # Calls that are allowed when one argument has the right value: number, index of that argument.
 OPEN = {"x86_64": ((2, 1), (257, 2)), "aarch64": ((56, 2),)}
 FCNTL = {"x86_64": 72, "aarch64": 25}
@@ -128,8 +92,8 @@ def seccomp_filter(machine: str, *, alarms: bool = False) -> bytes:
         _op(RETURN, DENY),
         _op(RETURN, ALLOW),
     ]
-    numbers = [number for row in ALLOWED if (number := row[column]) is not None]
-    for number in [*map(int, numbers), *(ALARMS[machine] if alarms else ())]:
+    numbers = [number for row in ALLOWED if isinstance(number := row[column], int)]
+    for number in [*numbers, *(ALARMS[machine] if alarms else ())]:
         program += [_op(JUMP_EQUAL, number, 0, 1), _op(RETURN, ALLOW)]
     program.append(_op(RETURN, DENY))
     return b"".join(program)

@@ -33,6 +33,7 @@ HEAD = 11  # bytes: `+` or `-`, the number, the length of the path
 
 
 def main() -> None:
+    """Take orders until their other end is closed."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # `end` needs them to stay until it has waited
     orders = socket.socket(fileno=os.dup(0))
     running: dict[bytes, int] = {}

@@ -16,6 +16,8 @@ LANDLOCK_RULE_PATH_BENEATH = 1
 EXECUTE, READ_FILE, READ_DIR = 1 << 0, 1 << 2, 1 << 3
 ABI_1_RIGHTS = (1 << 13) - 1  # every right of Landlock's first version, Linux 5.13
 SIGKILL = 9
+LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/dev/null", "/dev/urandom")
+"""What every Python reads beside its own library."""
 
 
 def die_with_parent() -> None:

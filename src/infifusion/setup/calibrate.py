@@ -22,7 +22,7 @@ import numpy as np
 
 from infifusion.errors import RunError
 from infifusion.estimate.calibration import write_calibration
-from infifusion.estimate.costs.case import PIVOT, Case, Hardware, Row
+from infifusion.estimate.costs.case import PIVOT, Case, Hardware
 from infifusion.estimate.costs.devices import CPU
 from infifusion.estimate.costs.rates import CPU_BASE_MEMORY, CPU_UNITS, flops_per_second, of_cpu
 from infifusion.estimate.costs.rows import estimate
@@ -140,21 +140,14 @@ def _rows(
         if row.stage == "around":
             seconds = measured["walls"][name] - counted
             work = Work({}, {u: c for u, c in work.units.items() if u != "start"})
-        elif not (_folder_of(run, row) / MANIFEST).exists():
-            continue
         else:
-            seconds = float(read_json(_folder_of(run, row) / MANIFEST)["seconds"])
+            manifest = run.root / row.stage / row.name / MANIFEST
+            if not manifest.exists():
+                continue
+            seconds = float(read_json(manifest)["seconds"])
             counted += seconds
         found.append((work, max(seconds, 1e-3)))
     return found
-
-
-def _folder_of(run: RunFolder, row: Row) -> Path:
-    """Where the manifest of a row lies."""
-    places = {"teach": run.teach, "fuse": run.fuse, "distill": run.distill, "merge": run.merge}
-    if row.stage == "prepare":
-        return run.prepare
-    return run.evaluate(row.name) if row.stage == "evaluate" else places[row.stage](row.name)
 
 
 def _not_first(work: Work) -> Work:

@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
-from infifusion.data.files import LOCAL_SUFFIXES
+from infifusion.data.files import LOCAL_SUFFIXES, first_record, is_local
+from infifusion.data.formats import likely_keys, recognise
+from infifusion.data.lines import Record
 from infifusion.errors import CheckpointError, DataError, RecipeError
 from infifusion.evals.tasks import TASKS, require_task
 from infifusion.merge.engine.file import MergeFile
-from infifusion.recipe import Recipe, anchor
-from infifusion.setup.init_data import keys_of_file
+from infifusion.recipe import DataFile, Recipe, anchor
 from infifusion.setup.init_sizes import sizes_for
 from infifusion.setup.machine import this_machine
 from infifusion.setup.templates import MERGE_ONLY, START, template_text, with_sections
@@ -130,9 +131,39 @@ def _entry(domain: str, path: str, out: Path) -> str:
     if not local.exists() and file:
         kinds = ", ".join(LOCAL_SUFFIXES)
         raise DataError(f"There is no data file {path}. Give the path of a {kinds} file.")
-    keys, comment = keys_of_file(str(local) if local.exists() else path)
+    keys, comment = _keys_of_file(str(local) if local.exists() else path)
     entry = _flow({"path": _place(path, out), "domain": domain, **keys})
     return f"    - {entry}{f'    # {comment}' if comment else ''}"
+
+
+def keys_of(record: Record, where: str) -> tuple[dict[str, str], str]:
+    """The keys of a data entry beside path and domain, and a comment for it.
+
+    None for a known format, which is recognised again when it is read; else prompt and response (or
+    messages) by the names of the columns. DataError where they say nothing.
+    """
+    try:
+        form = recognise(record, where)
+    except DataError:
+        keys = likely_keys(record)
+        if not keys:
+            raise
+        return keys, ""
+    return {}, f"{form.name} ({', '.join(form.present(record))})"
+
+
+def _keys_of_file(path: str) -> tuple[dict[str, str], str]:
+    """The same by a data set's first record; of the hub's, nothing where it cannot be read now."""
+    source = DataFile(path=path, domain="any")
+    try:
+        first = first_record(source)
+    except DataError:
+        if is_local(source):
+            raise
+        return {}, "the data set could not be asked; `infifusion check` says how it reads"
+    if first is None:
+        raise DataError(f"{path} holds no examples. Give a file with one JSON object a line.")
+    return keys_of(first, path)
 
 
 def _sized(text: str, recipe: Recipe) -> tuple[str, list[str]]:
@@ -187,10 +218,7 @@ def _block(key: str, values: Mapping[str, Any]) -> str:
 
 
 def _comment(sentence: str) -> str:
-    prefix = "# "
-    return textwrap.fill(
-        f"{sentence}.", 98, initial_indent=prefix, subsequent_indent=prefix, break_long_words=False
-    )
+    return textwrap.indent(textwrap.fill(f"{sentence}.", 96, break_long_words=False), "# ")
 
 
 def _flow(value: Any) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,9 @@ UNKNOWN = Given(examples=10_000, tokens=600, response=None)
 """Of data that cannot be read now."""
 UNKNOWN_DEVICE = "a100-40"
 """Whose rates stand in for a GPU that the device table lacks; its own memory is asked for."""
+TEACH = [{"teach": {"batch_tokens": n}} for n in (32768, 16384, 8192, 4096, 2048, 1024)]
+EVALUATE = [{"evaluate": {"batch_size": n}} for n in (64, 32, 16, 8, 4, 1)]
+"""From the most generous setting to the least."""
 FEW_PARAMETERS = 50e6
 """Models below this, such as the demo's, are trained with a hundred times the learning rate."""
 
@@ -59,10 +62,9 @@ def sizes_for(recipe: Recipe, machine: Machine) -> Sizes:
     notes: list[str] = []
     case, limit, where = _case(recipe, machine, notes)
     rows = _loss_rows(case, limit)
-    teach, fits = _first(case, _teach_settings(), "teach", limit)
-    evaluate, _ = _first(case, _evaluate_settings(), "evaluate", limit)
-    settings = list(_train_settings(machine, rows, case))
-    changed, train_fits = _first(case, settings, "distill", limit)
+    teach, fits = _first(case, TEACH, "teach", limit)
+    evaluate, _ = _first(case, EVALUATE, "evaluate", limit)
+    changed, train_fits = _first(case, _train_settings(machine, rows), "distill", limit)
     fitted = _changed(case, teach, changed, evaluate)
     found = estimate(fitted)
     cache = sum(row.bytes for row in found if row.stage == "teach")
@@ -105,7 +107,7 @@ def sizes_for(recipe: Recipe, machine: Machine) -> Sizes:
 
 
 def _case(recipe: Recipe, machine: Machine, notes: list[str]) -> tuple[Case, float, str]:
-    """What the plan works on, bytes of memory, and what has them."""
+    """What the estimate is made from, bytes of memory, and what has them."""
     gpu = machine.gpus[0] if machine.gpus else None
     if gpu is None:
         hardware, limit = hardware_of(CPU, 1, 1, []), float(machine.free_memory)
@@ -152,17 +154,7 @@ def _like(name: str) -> str:
     )
 
 
-def _teach_settings() -> Iterator[dict[str, Any]]:
-    for tokens in (32768, 16384, 8192, 4096, 2048, 1024):
-        yield {"teach": {"batch_tokens": tokens}}
-
-
-def _evaluate_settings() -> Iterator[dict[str, Any]]:
-    for batch in (64, 32, 16, 8, 4, 1):
-        yield {"evaluate": {"batch_size": batch}}
-
-
-def _train_settings(machine: Machine, rows: int, case: Case) -> Iterator[dict[str, Any]]:
+def _train_settings(machine: Machine, rows: int) -> Iterator[dict[str, Any]]:
     """From all weights with large batches to adapters with batches of one."""
     lora = {"lora": {"r": 16, "alpha": 32}}
     ways: list[tuple[dict[str, Any], bool]] = [({}, False), ({}, True)]
@@ -178,7 +170,7 @@ def _train_settings(machine: Machine, rows: int, case: Case) -> Iterator[dict[st
 
 
 def _first(
-    case: Case, settings: Iterator[dict[str, Any]] | list[dict[str, Any]], stage: str, limit: float
+    case: Case, settings: Iterable[dict[str, Any]], stage: str, limit: float
 ) -> tuple[dict[str, Any], bool]:
     """The first settings whose stage stays under the limit, or the last and False."""
     tried: dict[str, Any] = {}

@@ -40,7 +40,7 @@ def seconds_to_compile() -> float:
     """Compile a small loop as the merge kernels are; RuntimeError where numba cannot keep it."""
     import numpy as np
 
-    from infifusion.merge.blocks.kernels import compiled
+    from infifusion.merge.blocks.compiled import compiled
 
     started = time.monotonic()
 
@@ -58,15 +58,10 @@ def seconds_to_compile() -> float:
 
 def tokenizer_round_trip() -> None:
     """Make a byte-level tokenizer; RuntimeError where it does not give back a text's bytes."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from infifusion.demo.tokenizers import byte_level
 
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=260, initial_alphabet=alphabet, show_progress=False)
     text = "naïve 日本 🙂\r\n"
-    tokenizer.train_from_iterator([text], trainer)
+    tokenizer = byte_level([text], size=260).backend_tokenizer
     found = tokenizer.decode(tokenizer.encode(text).ids)
     if found != text:
         raise RuntimeError(f"tokenizers gives back {found!r} for {text!r}: pip install tokenizers")

@@ -17,6 +17,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -70,65 +71,55 @@ def main(folder: Path, started: float, names: list[str]) -> None:
 
 
 def recipes(folder: Path) -> dict[str, dict[str, Any]]:
-    """cold and thin are the same recipe: what the first costs more is paid once per process."""
-    first = {"sources": ["thin"], "merge": True, "tasks": True, "batch_tokens": 512}
-    return {
-        "cold": recipe(folder, "thin", **first),
-        "thin": recipe(folder, "thin", **{**first, "sources": list(SHAPES)}),
-        "deep": recipe(folder, "deep", sources=["deep"], merge=False, tasks=True),
-        "wide": recipe(folder, "wide", sources=["wide"], merge=False, tasks=False),
-        "tall": recipe(folder, "tall", sources=["tall", "thin"], merge=False, tasks=False),
-        TEXTS: recipe(folder, "thin", sources=["thin"], merge=False, tasks=False, train=TEXTS),
-    }
-
-
-def recipe(
-    folder: Path,
-    pivot: str,
-    *,
-    sources: list[str],
-    merge: bool,
-    tasks: bool,
-    batch_tokens: int = 8192,
-    train: str = "train",
-) -> dict[str, Any]:
-    """One recipe over the suite."""
+    """The recipes by name. cold and thin are the same one: what the first costs more is paid once
+    per process."""
 
     def data(split: str) -> list[dict[str, str]]:
         return [{"path": str(folder / f"{split}.jsonl"), "domain": "probe"}]
 
-    def run(steps: int, batch: int, target: str | None) -> dict[str, Any]:
-        training = {"max_steps": steps, "per_device_train_batch_size": batch}
-        return {"training": training} | ({"target": target} if target else {})
-
-    values: dict[str, Any] = {
-        "name": "probe",
-        "pivot": {"model": str(folder / pivot)},
-        "sources": {name: {"model": str(folder / name)} for name in sources},
-        "data": {"train": data(train), "held_out": data("held_out"), "max_length": 512},
-        "teach": {"batch_tokens": batch_tokens, "shard_examples": 120},
-        "fuse": {"unified": {}},
-        "distill": {name: run(*settings) for name, settings in STEPS.items()},
-        "evaluate": {"models": ["pivot", "sft"]},
-    }
-    if merge:
-        values["merge"] = {"merged": {"models": ["short", "long"], "method": "linear"}}
-    if tasks:
-        values["evaluate"] = {
-            "models": ["pivot", "sft"],
+    def one(
+        pivot: str, *sources: str, whole: bool = False, tasks: bool = False, train: str = "train"
+    ) -> dict[str, Any]:
+        runs: dict[str, dict[str, Any]] = {}
+        for name, (steps, batch, target) in STEPS.items():
+            runs[name] = {"training": {"max_steps": steps, "per_device_train_batch_size": batch}}
+            runs[name] |= {"target": target} if target else {}
+        asked = {
             "tasks": ["demo_word"],
             "tasks_from": "infifusion.demo.tasks:TASKS",
             "data": str(folder),
             "batch_size": 4,
             "max_new_tokens": 24,
         }
-    return values
+        merge = {"merge": {"merged": {"models": ["short", "long"], "method": "linear"}}}
+        return {
+            "name": "probe",
+            "pivot": {"model": str(folder / pivot)},
+            "sources": {name: {"model": str(folder / name)} for name in sources},
+            "data": {"train": data(train), "held_out": data("held_out"), "max_length": 512},
+            "teach": {"batch_tokens": 512 if whole else 8192, "shard_examples": 120},
+            "fuse": {"unified": {}},
+            "distill": runs,
+            **(merge if whole else {}),
+            "evaluate": {"models": ["pivot", "sft"], **(asked if tasks else {})},
+        }
+
+    return {
+        "cold": one("thin", "thin", whole=True, tasks=True),
+        "thin": one("thin", *SHAPES, whole=True, tasks=True),
+        "deep": one("deep", "deep", tasks=True),
+        "wide": one("wide", "wide"),
+        "tall": one("tall", "tall", "thin"),
+        TEXTS: one("thin", "thin", train=TEXTS),
+    }
 
 
 def make_suite(folder: Path) -> None:
     """Models with random weights, two tokenizers, random sentences."""
     import torch
     from transformers import AutoModelForCausalLM, LlamaConfig
+
+    from infifusion.data.lines import write_lines
 
     rng = random.Random(0)
     syllables = [c + v for c in "bcdfghklmnprst" for v in "aeiou"]
@@ -142,8 +133,7 @@ def make_suite(folder: Path) -> None:
             {"id": n, "prompt": f"{sentence(4, 12)}.\n", "response": sentence(6, 24), "answer": "1"}
             for n in range(count)
         ]
-        text = "".join(json.dumps(line) + "\n" for line in lines)
-        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        write_lines(folder / f"{name}.jsonl", lines)
 
     counts = {"train": EXAMPLES, TEXTS: MANY, "held_out": HELD_OUT, "demo_word": ITEMS}
     for name, count in counts.items():
@@ -169,32 +159,21 @@ def make_suite(folder: Path) -> None:
 
 def tokenizer(entries: int, words: list[str]) -> Any:
     """A ByteLevel BPE; beyond what the words give, pairs of bytes that never occur."""
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-    made = Tokenizer(models.BPE())
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    made.train_from_iterator(
-        [" ".join(words)],
-        trainers.BpeTrainer(
-            vocab_size=400,
-            special_tokens=["<eos>"],
-            initial_alphabet=alphabet,
-            show_progress=False,
-        ),
-    )
-    values = json.loads(made.to_str())
+    from infifusion.demo.tokenizers import END, byte_level
+
+    made = byte_level([" ".join(words)], size=ENTRIES["small"])
+    values = json.loads(made.backend_tokenizer.to_str())
     vocabulary, merges = values["model"]["vocab"], values["model"]["merges"]
-    rare = sorted(alphabet)[-150:]
-    for left in rare:
-        for right in rare:
-            if len(vocabulary) < entries and left + right not in vocabulary:
-                vocabulary[left + right] = len(vocabulary)
-                merges.append([left, right])
-    made = Tokenizer.from_str(json.dumps(values))
-    made.add_special_tokens([AddedToken("<eos>", special=True)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>", pad_token="<eos>")
+    rare = [token for token in vocabulary if len(token) == 1][-150:]
+    for left, right in product(rare, repeat=2):
+        if len(vocabulary) < entries and left + right not in vocabulary:
+            vocabulary[left + right] = len(vocabulary)
+            merges.append([left, right])
+    larger = Tokenizer.from_str(json.dumps(values))
+    return PreTrainedTokenizerFast(tokenizer_object=larger, eos_token=END, pad_token=END)
 
 
 def primitives(folder: Path) -> dict[str, Any]:

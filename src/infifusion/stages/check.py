@@ -3,34 +3,50 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from infifusion.data.look import look_at_data, look_at_prompts
 from infifusion.data.questions import responding_sources
-from infifusion.data.tokenizers import load_tokenizer
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
+from infifusion.merge.checkpoints.reader import Checkpoint, read_config, text_config
+from infifusion.merge.engine.models import LAYER, LAYER_COUNTS
 from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config
-from infifusion.recipe import Model, Plan, Recipe, WriteResponses
+from infifusion.recipe import Model, Recipe, Resolved, WriteResponses
 from infifusion.sandbox.programs import require_sandbox
-from infifusion.stages.check_models import require_bytes, require_model_folder
 from infifusion.stages.combine import check_target
 from infifusion.stages.decide import choosers_of
+from infifusion.stages.distill import find_callbacks
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
+from infifusion.stages.rendering import open_renderer
 from infifusion.train.arguments import try_arguments
-from infifusion.train.callbacks import find_callbacks
 from infifusion.train.parallel import parallel_settings
+
+# Heads that look at the whole text or give one answer for all of it.
+OTHER_HEADS = (
+    "ForMaskedLM",
+    "ForNextSentencePrediction",
+    "ForPreTraining",
+    "ForSequenceClassification",
+    "ForTokenClassification",
+    "ForMultipleChoice",
+    "ForQuestionAnswering",
+)
 
 
 def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     """What the recipe would make, in words; RecipeError that lists every problem found. ask_hub:
     also the first example of data sets that are not here is looked at."""
-    plan = recipe.resolve()
+    resolved = recipe.resolve()
     data_lines, data_problems = look_at_data(recipe.data, ask_hub=ask_hub)
     model_lines, model_problems = _look_at_models(recipe)
-    problems = [*model_problems, *data_problems, *_name_problems(recipe, plan)]
+    problems = [*model_problems, *data_problems, *_name_problems(recipe, resolved)]
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
@@ -40,7 +56,7 @@ def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
-    return _in_words(recipe, plan, [*model_lines, *data_lines])
+    return _in_words(recipe, resolved, [*model_lines, *data_lines])
 
 
 def _look_at_models(recipe: Recipe) -> tuple[list[str], list[str]]:
@@ -78,21 +94,72 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
                 f"the folder {folder} holds no .safetensors weights. Pickled weights are not read; "
                 "save the model again with save_pretrained."
             )
-        tokenizer = load_tokenizer(
-            model.tokenizer or model.model,
-            revision=model.revision,
-            trust_remote_code=model.trust_remote_code,
-        )
-        require_bytes(tokenizer)
+        renderer = open_renderer(model, plain_template="")
         if folder.is_dir():
-            require_model_folder(folder, model, tokenizer)
+            _require_model_folder(folder, model, renderer.tokenizer)
         if model.quantization is not None:
             quantization_config(model.quantization)
     except InfiFusionError as error:
         here = folder.is_dir() or looks_local
         said = str(error) if here else f"{error} Paths are relative to the recipe file."
         return said, False
-    return None, bool(model.chat_template or tokenizer.chat_template)
+    return None, renderer.templated
+
+
+def _require_model_folder(folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
+    """CheckpointError unless the folder holds whole weights of a causal language model that embeds
+    every token of the tokenizer."""
+    config = read_config(folder)
+    _require_causal(folder, config, own_code=model.trust_remote_code)
+    _require_layers(folder, config)
+    _require_embedding(folder, config, tokenizer)
+
+
+def _require_causal(folder: Path, config: dict[str, Any], *, own_code: bool) -> None:
+    kind, listed = config.get("model_type"), config.get("architectures")
+    named = [str(name) for name in listed] if isinstance(listed, list) else []
+    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (own_code and "auto_map" in config)
+    other = bool(named) and all(name.endswith(OTHER_HEADS) for name in named)
+    if not known or other or config.get("is_encoder_decoder"):
+        raise CheckpointError(
+            f"{folder / 'config.json'}: {', '.join(named) or 'model_type'} ({kind}) is no causal "
+            "language model that transformers knows. Give a folder that AutoModelForCausalLM loads"
+            + ("; one with code of its own needs trust_remote_code: true." if not known else ".")
+        )
+
+
+def _require_layers(folder: Path, config: dict[str, Any]) -> None:
+    """Of the groups of numbered tensors, one has as many layers as the config says, or more."""
+    said = [text_config(config).get(key) for key in LAYER_COUNTS]
+    count = next((number for number in said if isinstance(number, int)), 0)
+    found: dict[str, set[int]] = {}
+    for name in Checkpoint(folder):
+        if match := LAYER.match(name):
+            found.setdefault(match[1], set()).add(int(match[2]))
+    if found and not any(set(range(count)) <= numbers for numbers in found.values()):
+        stack = max(found, key=lambda prefix: len(found[prefix]))
+        missing = sorted(set(range(count)) - found[stack])[0]
+        raise CheckpointError(
+            f"{folder / 'config.json'} says {count} layers, but the weights lack {stack}{missing}. "
+            "Is the config.json of another model? Number the layers from 0 without a gap."
+        )
+
+
+def _require_embedding(
+    folder: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase
+) -> None:
+    rows = text_config(config).get("vocab_size")
+    if not isinstance(rows, int):
+        return  # transformers' default; the teacher pass compares with the weights
+    by_id = ((id, token) for token, id in tokenizer.get_vocab().items())
+    largest, token = max(by_id, default=(-1, ""))
+    if largest >= rows:
+        raise CheckpointError(
+            f"the tokenizer at {tokenizer.name_or_path} has the token {token!r} with the id "
+            f"{largest}, but the model at {folder} embeds only {rows} tokens. Name the tokenizer "
+            "that belongs to it (tokenizer:), or give it rows for all: "
+            "model.resize_token_embeddings(len(tokenizer))."
+        )
 
 
 def _chooser_problems(asked: WriteResponses) -> list[str]:
@@ -109,7 +176,7 @@ def _chooser_problems(asked: WriteResponses) -> list[str]:
     return []
 
 
-def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
+def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
     problems = []
 
     def attempt(work: object, *arguments: object, **keywords: object) -> None:
@@ -118,9 +185,9 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
         except InfiFusionError as error:
             problems.append(str(error))
 
-    for target in plan.targets:
+    for target in resolved.targets:
         attempt(check_target, target)
-    for run in plan.runs:
+    for run in resolved.runs:
         attempt(
             function_and_params,
             LOSSES,
@@ -133,14 +200,14 @@ def _name_problems(recipe: Recipe, plan: Plan) -> list[str]:
         where = f"distill.{run.name}.training"
         attempt(try_arguments, run.training, parallel=run.parallel, where=where)
         attempt(parallel_settings, run.parallel, run.training)
-    for merge in plan.merges:
+    for merge in resolved.merges:
         attempt(check_merge, merge)
     attempt(find_callbacks, recipe.callbacks)
     attempt(task_table, recipe)
     return list(dict.fromkeys(problems))
 
 
-def _in_words(recipe: Recipe, plan: Plan, looked_at: list[str]) -> str:
+def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     lines = [
         f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
         *looked_at,
@@ -154,19 +221,19 @@ def _in_words(recipe: Recipe, plan: Plan, looked_at: list[str]) -> str:
             f"  choose    {', '.join(named)}",
         ]
     lines += [
-        f"  teach     {', '.join(plan.taught) or 'nobody: all targets are online'}",
+        f"  teach     {', '.join(resolved.taught) or 'nobody: all targets are online'}",
     ]
     lines += [
         f"  fuse      {t.name}: {t.function} of {', '.join(t.sources)}"
         + (f", gate {t.gate}" if t.gate != "none" else "")
-        for t in plan.targets
+        for t in resolved.targets
     ]
     lines += [
         f"  distill   {r.name}: {r.loss}, gold weight {r.gold_weight}"
         + (f", target {r.target}" if r.target else "")
-        for r in plan.runs
+        for r in resolved.runs
     ]
-    lines += [f"  merge     {m.name}: {m.method} of {', '.join(m.models)}" for m in plan.merges]
+    lines += [f"  merge     {m.name}: {m.method} of {', '.join(m.models)}" for m in resolved.merges]
     tasks = ", ".join(recipe.evaluate.tasks) or "bits per byte only"
-    lines += [f"  evaluate  {', '.join(plan.scored)}: {tasks}"]
+    lines += [f"  evaluate  {', '.join(resolved.scored)}: {tasks}"]
     return "\n".join(lines)

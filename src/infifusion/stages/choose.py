@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from infifusion.data.prompts import read_prompts
@@ -14,21 +14,14 @@ from infifusion.data.questions import prompt_files, responding_sources, write_re
 from infifusion.data.store import load_answers, write_lines
 from infifusion.errors import ArtifactError, DataError
 from infifusion.process.bar import track
-from infifusion.process.runtime import log, rank
 from infifusion.recipe import Recipe, WriteResponses, as_json
 from infifusion.stages.decide import Decided, Verifiers, choosers_of, decided
 from infifusion.stages.rendering import open_renderer
-from infifusion.store.artifacts import (
-    STARTED,
-    State,
-    close_stage,
-    open_stage,
-    read_manifest,
-    verify_files,
-)
+from infifusion.store.artifacts import STARTED, read_manifest
 from infifusion.store.folders import PIVOT, RunFolder
-from infifusion.store.identity import stage_identity, tokenizer_of
+from infifusion.store.identity import stage_identity, tokenizer_fields
 from infifusion.store.records import Json, write_json
+from infifusion.store.stage import Finished, Stage, run_stage
 from infifusion.types import Example, Prompt, Written
 
 SAMPLES_PER_DOMAIN = 4
@@ -43,18 +36,26 @@ def choose(recipe: Recipe, folder: RunFolder) -> None:
     asked = write_responses_of(recipe)
     names = responding_sources(recipe)
     models = {PIVOT: recipe.pivot, **recipe.sources}
-    fingerprint = {
-        "write_responses": as_json(asked),
-        "sources": names,
-        "files": prompt_files(asked),
-        "respond": {name: stage_identity(folder.respond(name)) for name in names},
-        "tokenizers": {name: tokenizer_of(model) for name, model in models.items()},
-        "plain_template": recipe.data.plain_template,
-        "seed": recipe.seed,
-    }
-    if open_stage(folder.choose, fingerprint, redo=folder.redo) is State.DONE or rank() != 0:
-        return
-    started = time.monotonic()
+    stage = Stage(
+        title="choose",
+        folder=folder.choose,
+        fingerprint={
+            "write_responses": as_json(asked),
+            "sources": names,
+            "files": prompt_files(asked),
+            "respond": {name: stage_identity(folder.respond(name)) for name in names},
+            "tokenizers": {name: tokenizer_fields(model) for name, model in models.items()},
+            "plain_template": recipe.data.plain_template,
+            "seed": recipe.seed,
+        },
+        reads=[folder.respond(name) for name in names],
+        work=partial(_work, recipe, asked, folder, names),
+        first_process_only=True,
+    )
+    run_stage(stage, folder)
+
+
+def _work(recipe: Recipe, asked: WriteResponses, folder: RunFolder, names: list[str]) -> Finished:
     prompts, left_out = read_prompts(asked.prompts, seed=recipe.seed)
     answers = {name: _answers_of(folder, name, prompts) for name in names}
     with Verifiers(unsafe_code=asked.unsafe_code) as judges:
@@ -76,25 +77,17 @@ def choose(recipe: Recipe, folder: RunFolder) -> None:
             f"Dropped: {counts['dropped']}; answers that took no part: {counts['no_part']}. Raise "
             "max_new_tokens, set unfinished: keep, or choose otherwise."
         )
+    samples = folder.choose / "samples.json"
     write_lines(folder.responses, lines)
-    write_json(folder.choose / "samples.json", {"samples": _samples(every)})
-    close_stage(
-        folder.choose,
-        fingerprint,
-        counts=counts,
-        seconds=time.monotonic() - started,
-        files=[folder.responses, folder.choose / "samples.json"],
-    )
-    log.info("choose: %s", _in_words(counts))
+    write_json(samples, {"samples": _samples(every, lines)})
+    return Finished(files=[folder.responses, samples], counts=counts, said=_in_words(counts))
 
 
 def _answers_of(folder: RunFolder, name: str, prompts: list[Prompt]) -> dict[str, list[Written]]:
-    """The verified answers of one source by prompt; ArtifactError where the prompts are others."""
+    """The answers of one source by prompt; ArtifactError where the prompts are others."""
     out = folder.respond(name)
-    manifest = read_manifest(out, made_by="respond")
-    verify_files(out, manifest)
     found: dict[str, list[Written]] = defaultdict(list)
-    for shard in sorted(manifest["files"]):
+    for shard in sorted(read_manifest(out, made_by="respond")["files"]):
         for one in load_answers(out / shard):
             found[one.prompt].append(one)
     if list(found) != [prompt.id for prompt in prompts]:
@@ -126,16 +119,16 @@ def _without_unreadable(every: list[Decided], recipe: Recipe) -> list[Decided]:
 
 
 def _example(one: Decided) -> Example | None:
-    if one.choice.winner is None:
+    prompt, winner = one.prompt, one.winner
+    if winner is None:
         return None
-    winner = one.candidates[one.choice.winner]
-    prompt = one.prompt
     return Example(prompt.id, prompt.domain, prompt.messages, winner.response, winner.source)
 
 
 def _line(one: Decided, asked: WriteResponses) -> Json:
-    """One line of responses.jsonl."""
-    winner = None if one.choice.winner is None else one.candidates[one.choice.winner]
+    """One line of responses.jsonl: the winner, and every answer's score, whether it took part, and
+    its vote."""
+    winner, votes = one.winner, iter(one.choice.votes)
     return {
         "id": one.prompt.id,
         "domain": one.prompt.domain,
@@ -145,24 +138,18 @@ def _line(one: Decided, asked: WriteResponses) -> Json:
         "sample": winner and winner.sample,
         "why": one.choice.why,
         "chooser": asked.prompts[one.prompt.part].choose or asked.choose,
-        "answers": _scores(one),
+        "answers": [
+            {
+                "source": name,
+                "sample": written.sample,
+                "entropy_per_byte": written.entropy,
+                "bytes": len(written.response.encode()),
+                "no_part": why,
+                "vote": None if why else next(votes),
+            }
+            for name, written, why in one.answers
+        ],
     }
-
-
-def _scores(one: Decided) -> list[Json]:
-    """Every answer's score, whether it took part, and its vote."""
-    votes = iter(one.choice.votes)
-    return [
-        {
-            "source": name,
-            "sample": written.sample,
-            "entropy_per_byte": written.entropy,
-            "bytes": len(written.response.encode()),
-            "no_part": why,
-            "vote": None if why else next(votes),
-        }
-        for name, written, why in one.answers
-    ]
 
 
 def _counts(lines: list[Json], names: list[str]) -> dict[str, Any]:
@@ -191,27 +178,21 @@ def _counts(lines: list[Json], names: list[str]) -> dict[str, Any]:
     }
 
 
-def _samples(every: list[Decided]) -> list[Json]:
+def _samples(every: list[Decided], lines: list[Json]) -> list[Json]:
     """The first prompts of each domain with every answer's text, for the report."""
-    left: dict[str, int] = {}
+    shown: Counter[str] = Counter()
     samples = []
-    for one in every:
-        domain = one.prompt.domain
-        if left.setdefault(domain, SAMPLES_PER_DOMAIN):
-            left[domain] -= 1
-            winner = None if one.choice.winner is None else one.candidates[one.choice.winner]
+    for one, line in zip(every, lines, strict=True):
+        shown[line["domain"]] += 1
+        if shown[line["domain"]] <= SAMPLES_PER_DOMAIN:
+            answers = zip(line["answers"], one.answers, strict=True)
             samples.append(
                 {
-                    "id": one.prompt.id,
-                    "domain": domain,
-                    "prompt": "\n".join(message["content"] for message in one.prompt.messages),
-                    "winner": winner and winner.source,
-                    "sample": winner and winner.sample,
-                    "why": one.choice.why,
-                    "answers": [
-                        {**score, "response": written.response}
-                        for score, (_, written, _) in zip(_scores(one), one.answers, strict=True)
-                    ],
+                    "id": line["id"],
+                    "domain": line["domain"],
+                    "prompt": "\n".join(message["content"] for message in line["prompt"]),
+                    **{key: line[key] for key in ("winner", "sample", "why")},
+                    "answers": [{**score, "response": w.response} for score, (_, w, _) in answers],
                 }
             )
     return samples

@@ -1,30 +1,19 @@
-"""Some examples, from what the sources believed to the rows of a target.
-
-Axes: S sources, T pivot positions, U source positions.
-"""
+"""Some examples, from what the sources believed to the rows of a target."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.align.boundaries import example_of
-from infifusion.align.evidence import bits_per_byte, running_evidence
-from infifusion.align.project import Pair, Positions, Projected, project
-from infifusion.align.vocabulary import VocabularyMap
-from infifusion.align.zscores import zscores
+from infifusion.align.project import Believed, Origins, Positions, align_sources
 from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.fuse.gate import shut
 from infifusion.named import function_and_params
 from infifusion.recipe import FuseTarget
-from infifusion.types import Aligned, Beliefs, Rendered, Target
-
-# One source on some examples: its positions, what it believed there, its map to the pivot's ids and
-# how its positions are aligned with the pivot's.
-Believed = tuple[Positions, Beliefs, VocabularyMap, Pair]
+from infifusion.types import Aligned, Rendered, Target
 
 
 def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:
@@ -49,9 +38,9 @@ def fusion_function(target: FuseTarget) -> Callable[[Aligned], Target]:
         where=f"fuse.{target.name}",
     )
 
-    def combine(beliefs: Aligned) -> Target:
+    def combine(aligned: Aligned) -> Target:
         try:
-            return function(beliefs, params, keep=target.keep)
+            return function(aligned, params, keep=target.keep)
         except ValueError as error:
             raise RecipeError(f"fuse.{target.name}: {error}") from error
 
@@ -74,7 +63,7 @@ def check_target(target: FuseTarget) -> None:
             aligned_ST=ones_ST > 0,
             entropy_ST=ones_ST,
             top_ST=ones_ST,
-            zscore_STK=ones_ST[:, :, None],
+            zscore_STK=None,
             bits_SN=ones_ST,
             evidence=lambda forgetting: ones_ST,
             example_T=np.zeros(1, np.int64),
@@ -88,57 +77,17 @@ def fuse_chunk(
     believed: list[Believed],
     pivot: Positions,
     open_SN: NDArray[np.bool_] | None,
-) -> tuple[Aligned, list[Projected], Target]:
-    """Some examples from the sources' beliefs to the target's rows; open_SN: which source may teach
-    which example, where the target has a gate. The pivot as a source comes last and is never
-    shut."""
-    beliefs, projected = align_chunk(believed, pivot, gold_path=target.gold_path)
+    *,
+    zscores: bool = True,
+) -> tuple[Aligned, Origins, Target]:
+    """Some examples from the sources' beliefs to the target's rows.
+
+    combine: what `fusion_function` gave. open_SN: which source may teach which example, where the
+    target has a gate; the pivot as a source comes last and is never shut. zscores: whether the loss
+    that will read the rows reads the standardised logits.
+    """
+    aligned, origins = align_sources(believed, pivot, gold_path=target.gold_path, zscores=zscores)
     if open_SN is not None:
         exempt = len(believed) - 1 if target.pivot_as_source else None
-        beliefs = shut(beliefs, open_SN, exempt=exempt)
-    return beliefs, projected, combine(beliefs)
-
-
-def align_chunk(
-    parts: list[Believed], pivot: Positions, *, gold_path: bool
-) -> tuple[Aligned, list[Projected]]:
-    """All sources at the pivot's positions of the same examples."""
-    projected = [
-        project(here, beliefs, pivot, mapping, pair=pair, gold_path=gold_path)
-        for here, beliefs, mapping, pair in parts
-    ]
-
-    def at_pivot(values: Iterator[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Per-source position values, gathered at the pivot's positions; 0 where unaligned."""
-        return np.stack(
-            [
-                np.where(one.source_T >= 0, value_U[np.maximum(one.source_T, 0)], 0)
-                for one, value_U in zip(projected, values, strict=True)
-            ]
-        ).astype(np.float32)
-
-    def evidence(forgetting: float) -> NDArray[np.float32]:
-        return at_pivot(
-            running_evidence(b.gold_U, here.start_R, here.row_N1, forgetting=forgetting)
-            for here, b, *_ in parts
-        )
-
-    return (
-        Aligned(
-            ids_STK=np.stack([one.ids_TK for one in projected]),
-            prob_STK=np.stack([one.prob_TK for one in projected]),
-            tail_ST=np.stack([one.tail_T for one in projected]),
-            aligned_ST=np.stack([one.source_T >= 0 for one in projected]),
-            entropy_ST=at_pivot(b.entropy_U for _, b, *_ in parts),
-            top_ST=at_pivot(np.exp(b.logprob_UK[:, 0].astype(np.float32)) for _, b, *_ in parts),
-            zscore_STK=np.stack(
-                [zscores(b, one.source_T) for one, (_, b, *_) in zip(projected, parts, strict=True)]
-            ),
-            bits_SN=np.stack(
-                [bits_per_byte(b.gold_U, here.start_R, here.row_N1) for here, b, *_ in parts]
-            ),
-            evidence=evidence,
-            example_T=example_of(pivot.row_N1),
-        ),
-        projected,
-    )
+        aligned = shut(aligned, open_SN, exempt=exempt)
+    return aligned, origins, combine(aligned)

@@ -26,6 +26,11 @@ class Decided:
     candidates: list[Candidate]
     choice: Choice
 
+    @property
+    def winner(self) -> Candidate | None:
+        """The candidate that was chosen."""
+        return None if self.choice.winner is None else self.candidates[self.choice.winner]
+
 
 @dataclass(frozen=True)
 class NamedChooser:

@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 
 from infifusion.data.store import Label, load_labels, load_rendered, load_target
-from infifusion.data.tokenizers import load_tokenizer
-from infifusion.errors import DataError
-from infifusion.losses import LOSSES, PARAMS
-from infifusion.losses.sparse import SparseTarget
+from infifusion.data.tokenizers import tokenizer_of
+from infifusion.errors import DataError, RecipeError
+from infifusion.losses import LOSSES, PARAMS, WITHOUT_ZSCORES
 from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
-from infifusion.process.runtime import log, rank
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
+from infifusion.registry import look_up
 from infifusion.stages.online import OnlineTarget
-from infifusion.store.artifacts import (
-    State,
-    close_stage,
-    open_stage,
-    read_manifest,
-    share_stage,
-    verify_stage,
-)
+from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.identity import model_identity, prepared_identity, stage_identity
 from infifusion.store.records import write_json
+from infifusion.store.stage import Finished, Stage, Work, run_stage
 from infifusion.teacher.calibrate import temperature_identity
-from infifusion.train.batches import MakesRows
+from infifusion.train.batches import Teaching
+from infifusion.train.callbacks import CallbackMaker
+from infifusion.train.chunked import PositionLoss
 from infifusion.train.job import Job
 from infifusion.train.run import ADAPTER, train
-from infifusion.types import Target
+from infifusion.types import SparseTarget
 
 NAMES = ("name", "group", "target", "start", "stop_at_rise")
 """Fields of a run that decide nothing, or that say by name what the fingerprint identifies."""
@@ -43,72 +42,59 @@ NAMES = ("name", "group", "target", "start", "stop_at_rise")
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     """Write distill/<run>/model and history.json. All processes of torchrun take part."""
+    _require_examples(folder, run)
+    started_from = None if run.start == PIVOT else folder.distill(run.start)
+    reads = [folder.prepare]
+    if run.target is not None and _online(recipe, run) is None:
+        reads.append(folder.fuse(run.target))
+    if started_from is not None:
+        reads.append(started_from)
+    stage = Stage(
+        title=f"distill {run.name}",
+        folder=folder.distill(run.name),
+        fingerprint={
+            "run": {key: value for key, value in as_json(run).items() if key not in NAMES},
+            "pivot": model_identity(recipe.pivot),
+            "prepare": prepared_identity(folder, [PIVOT]),
+            "target": _target_identity(recipe, folder, run),
+            "start": stage_identity(started_from) if started_from else None,
+            "seed": recipe.seed,
+        },
+        reads=reads,
+        work=partial(_work, recipe, folder, run, started_from),
+        shared=True,
+        apart={"stop_at_rise": run.stop_at_rise},
+    )
+    run_stage(stage, folder)
+
+
+def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Path | None) -> Work:
+    """Train; all processes take part."""
     out = folder.distill(run.name)
     pivot = recipe.pivot
-    started_from = None if run.start == PIVOT else folder.distill(run.start)
-    _require_examples(folder, run)
-    fingerprint = {
-        "run": {key: value for key, value in as_json(run).items() if key not in NAMES},
-        "pivot": model_identity(pivot),
-        "prepare": prepared_identity(folder, [PIVOT]),
-        "target": _target_identity(recipe, folder, run),
-        "start": stage_identity(started_from) if started_from else None,
-        "seed": recipe.seed,
-    }
-    apart = {"stop_at_rise": run.stop_at_rise}
-    share_stage(out, fingerprint, folder.shared, redo=folder.redo, apart=apart)
-    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
-        return
-    started = time.monotonic()
-    verify_stage(folder.prepare, made_by="prepare")
-    if run.target is not None and _online(recipe, run) is None:
-        verify_stage(folder.fuse(run.target), made_by="fuse")
-    if started_from is not None:
-        verify_stage(started_from, made_by="distill")
-    function, params = function_and_params(
-        LOSSES, PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
-    )
-
-    def position_loss(
-        log_CV: torch.Tensor,
-        ids_CK: torch.Tensor,
-        prob_CK: torch.Tensor,
-        zscore_CK: torch.Tensor,
-        gold_C: torch.Tensor,
-    ) -> torch.Tensor:
-        target = SparseTarget(ids_CK, prob_CK, zscore_CK, gold_C, normalised=True)
-        return function(log_CV, target, params)
-
-    tokenizer = load_tokenizer(
-        pivot.tokenizer or pivot.model,
-        revision=pivot.revision,
-        trust_remote_code=pivot.trust_remote_code,
-    )
-    if pivot.chat_template is not None:
-        tokenizer.chat_template = pivot.chat_template
+    tokenizer = tokenizer_of(pivot)
     labels = load_labels(folder.examples("train"))
+    start = pivot
+    if started_from is not None:
+        start = pivot.model_copy(update={"model": str(started_from / "model"), "revision": None})
     target = _target(recipe, folder, run)
     history = train(
         Job(
             title=f"distill {run.name}",
-            model=str(started_from / "model") if started_from else pivot.model,
+            model=start,
             tokenizer=tokenizer,
             rendered=load_rendered(folder.rendered(PIVOT, "train")),
             target=target,
-            loss=position_loss if run.target else None,
+            loss=_position_loss(run) if run.target else None,
             gold_weight=run.gold_weight,
             loss_rows=run.loss_rows,
             stop_at_rise=run.stop_at_rise,
             training={"run_name": f"{recipe.name}/{run.name}", **run.training},
-            callbacks=run.callbacks,
+            callbacks=find_callbacks(run.callbacks),
             lora=run.lora,
             parallel=run.parallel,
             pack_tokens=run.pack_tokens,
-            quantization=pivot.quantization,
             seed=recipe.seed,
-            revision=pivot.revision if started_from is None else None,
-            trust_remote_code=pivot.trust_remote_code,
-            attn_implementation=pivot.attn_implementation,
             chosen=_chosen(run, labels),
         ),
         out,
@@ -116,22 +102,57 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     )
     # Trainer, model and optimizer hold on to one another; the next run needs their room.
     free_memory()
-    if rank() != 0:
-        return
-    write_json(out / "history.json", history)
-    counts = {key: value for key, value in history.items() if key not in ("log", "seconds")}
-    if isinstance(target, OnlineTarget):
-        counts["temperatures"] = target.temperatures
-    close_stage(
-        out,
-        fingerprint,
-        counts=counts,
-        seconds=time.monotonic() - started,
-        files=[*files_in(out / "model"), *files_in(out / ADAPTER), out / "history.json"],
+
+    def finish() -> Finished:
+        write_json(out / "history.json", history)
+        counts = {key: value for key, value in history.items() if key not in ("log", "seconds")}
+        if isinstance(target, OnlineTarget):
+            counts["temperatures"] = target.temperatures
+        # Fewer steps than training.logging_steps: nothing was logged.
+        last = f", last loss {history['log'][-1]['loss']:.4f}" if history["log"] else ""
+        return Finished(
+            files=[*files_in(out / "model"), *files_in(out / ADAPTER), out / "history.json"],
+            counts=counts,
+            said=f"{history['steps']} steps{last}",
+        )
+
+    return Work(finish)
+
+
+def _position_loss(run: TrainingRun) -> PositionLoss:
+    """The loss that the run names, as the trainer calls it."""
+    function, params = function_and_params(
+        LOSSES, PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
     )
-    # Fewer steps than training.logging_steps: nothing was logged.
-    last = f", last loss {history['log'][-1]['loss']:.4f}" if history["log"] else ""
-    log.info("distill %s: %d steps%s", run.name, history["steps"], last)
+
+    def position_loss(log_CV: torch.Tensor, rows: SparseTarget) -> torch.Tensor:
+        return function(log_CV, rows, params)
+
+    return position_loss
+
+
+def find_callbacks(names: Sequence[str]) -> list[CallbackMaker]:
+    """The class or function that each module:name stands for, imported and not yet called.
+
+    RecipeError where one cannot be imported or is neither.
+    """
+    makers = []
+    for name in names:
+        if ":" not in name:
+            raise RecipeError(
+                f"callbacks: expected module:name, found {name!r}. Name a transformers."
+                "TrainerCallback class, or a function that returns one, such as "
+                "my_callbacks:StopEarly; put the folder of my_callbacks.py on PYTHONPATH."
+            )
+        make = look_up({}, name, kind="callback", where="callbacks")
+        if not callable(make) or (isinstance(make, type) and not issubclass(make, TrainerCallback)):
+            raise RecipeError(
+                f"callbacks: {name} is a {type(make).__name__}; expected a "
+                "transformers.TrainerCallback class, or a function without arguments that returns "
+                "a callback."
+            )
+        makers.append((name, make))
+    return makers
 
 
 def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
@@ -160,24 +181,21 @@ def _chosen(run: TrainingRun, labels: list[Label]) -> NDArray[np.int64] | None:
     """Numbers of the examples that the run trains on; None for all."""
     if run.domains is None and run.written is True:
         return None
-    return np.flatnonzero(
-        [
-            (run.domains is None or label.domain in run.domains) and _wanted(run, label)
-            for label in labels
-        ]
-    )
 
+    def wanted(label: Label) -> bool:
+        if run.domains is not None and label.domain not in run.domains:
+            return False
+        if run.written == "only":
+            return (label.written_by or label.confirmed_by) is not None
+        return run.written or label.written_by is None
 
-def _wanted(run: TrainingRun, label: Label) -> bool:
-    if run.written == "only":
-        return (label.written_by or label.confirmed_by) is not None
-    return run.written or label.written_by is None
+    return np.flatnonzero([wanted(label) for label in labels])
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:
     """The run's target, where it is made while the run trains."""
-    named = (target for target in recipe.resolve().targets if target.name == run.target)
-    return next((target for target in named if target.teacher == "online"), None)
+    targets = recipe.resolve().targets
+    return next((t for t in targets if t.name == run.target and t.teacher == "online"), None)
 
 
 def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any:
@@ -200,11 +218,13 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
     }
 
 
-def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Target | MakesRows | None:
-    """The target's rows, or what makes them."""
+def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Teaching | None:
+    """The target's rows, or what makes them; without what the run's loss does not read."""
     if run.target is None:
         return None
+    zscores = run.loss not in WITHOUT_ZSCORES
     online = _online(recipe, run)
     if online is not None:
-        return OnlineTarget(recipe, folder, online, folder.distill(run.name))
-    return load_target(folder.fuse(run.target))
+        return OnlineTarget(recipe, folder, online, folder.distill(run.name), zscores=zscores)
+    target = load_target(folder.fuse(run.target))
+    return target if zscores else replace(target, zscore_TK=None)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,81 +16,118 @@ from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import BITS, TASKS, Task, require_task
 from infifusion.process.memory import BatchSize
-from infifusion.process.runtime import log, rank, world_size
-from infifusion.recipe import Model, Plan, Recipe, as_json
+from infifusion.process.runtime import rank, world_size
+from infifusion.recipe import Model, Recipe, Resolved, as_json
 from infifusion.registry import look_up
-from infifusion.store.artifacts import (
-    State,
-    close_stage,
-    is_done,
-    open_stage,
-    read_manifest,
-    share_stage,
-    verify_stage,
-)
+from infifusion.store.artifacts import is_done, verify_stage
 from infifusion.store.folders import PIVOT, RunFolder, model_paths
 from infifusion.store.hashes import sha256_of
-from infifusion.store.identity import model_identity
-from infifusion.store.receipts import Hashes, hashes_of, is_whole, mark_of, must_be_made, sign
-from infifusion.store.records import read_record, write_json, write_record
-from infifusion.store.spread import wait_for
+from infifusion.store.identity import model_identity, prepared_hash
+from infifusion.store.receipts import Pieces, hashes_of
+from infifusion.store.records import Json, read_record, write_json, write_record
+from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.bits import by_domain, response_bytes, response_nats
-from infifusion.types import Rendered
 
 PARTS, DONE = "parts", "part.json"
 
 
-def evaluate(recipe: Recipe, folder: RunFolder, name: str, plan: Plan) -> None:
-    """Score one model of the run: bits per byte on the held-out data, and the tasks. Processes
-    share the items; the first one puts them together and signs."""
+def evaluate(recipe: Recipe, folder: RunFolder, name: str, resolved: Resolved) -> None:
+    """Score one model of the run: bits per byte on the held-out data, and the tasks.
+
+    Each process has one part, its share of the items and of the held-out examples.
+    """
     model = _model_called(recipe, folder, name)
-    tasks = recipe.evaluate.tasks if name in plan.scored else []
+    table = task_table(recipe)
+    tasks = {
+        task: table[task] for task in (recipe.evaluate.tasks if name in resolved.scored else [])
+    }
     out = folder.evaluate(name)
     rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
-    rendered_path = folder.rendered(rendering, "held_out")
-    files = read_manifest(folder.prepare, made_by="prepare")["files"]
-    table = task_table(recipe)
+    rendered = folder.rendered(rendering, "held_out")
     fingerprint = {
         "model": model_identity(model),
-        "held_out": files[str(rendered_path.relative_to(folder.prepare))],
-        "tasks": {task: _task_files(table[task], recipe.evaluate.data) for task in tasks},
+        "held_out": prepared_hash(folder, rendered),
+        "tasks": {key: _task_files(task, recipe.evaluate.data) for key, task in tasks.items()},
         "settings": settings_of(recipe),
     }
-    if not is_done(out, fingerprint):  # a damaged model would look like another one
+    if not is_done(out, fingerprint):
+        # Before the stage is opened: to it, a damaged model would be another model.
         verify_stage(folder.prepare, made_by="prepare")
         if not untrained(name):
             verify_stage(Path(model.model).parent, made_by="distill or merge")
-    if untrained(name) or folder.distill(name).is_symlink():
-        share_stage(out, fingerprint, folder.shared, redo=folder.redo)
-    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
-        return
-    started = time.monotonic()
-    held_out = load_examples(folder.examples("held_out"))
-    names = [example.id for example in held_out]
-    rendered = load_rendered(rendered_path)
-    _score_part(recipe, model, name, tasks, table, rendered, names, out)
-    if rank() != 0:
-        return
-    parts = [_part(out, number) for number in range(world_size())]
-    mark = mark_of(out)
-    wait_for(
-        (part / DONE for part in parts),
-        f"evaluate {name}",
-        there=lambda done: is_whole(done, lambda: _answers_of(done.parent), mark=mark),
+    stage = Stage(
+        title=f"evaluate {name}",
+        folder=out,
+        fingerprint=fingerprint,
+        work=partial(_work, recipe, folder, name, model, tasks, rendered),
+        shared=untrained(name) or folder.distill(name).is_symlink(),
     )
-    scores = {task: merge_parts(parts, out, table[task]) for task in tasks}
-    bits: dict[str, float] = {}
-    if held_out:
-        nats_N = np.concatenate([read_record(part / DONE)["nats"] for part in parts])
-        domains = [example.domain for example in held_out]
-        bits = by_domain(nats_N, response_bytes(rendered), domains)
-    seconds = time.monotonic() - started
-    result = {"path": model.model, "scores": scores, BITS: bits, "seconds": round(seconds, 1)}
-    write_json(out / "scores.json", result)
-    files = [out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)]
-    counts = {"held_out": len(held_out), "tasks": tasks}
-    close_stage(out, fingerprint, counts=counts, seconds=seconds, files=files)
-    log.info("evaluate %s: %s", name, _in_words(result))
+    run_stage(stage, folder)
+
+
+def _work(
+    recipe: Recipe,
+    folder: RunFolder,
+    name: str,
+    model: Model,
+    tasks: dict[str, Task],
+    rendered_path: Path,
+) -> Work:
+    started = time.monotonic()
+    out = folder.evaluate(name)
+    held_out = load_examples(folder.examples("held_out"))
+    rendered = load_rendered(rendered_path)
+    shares = [out / PARTS / f"{number}-of-{world_size()}" for number in range(world_size())]
+
+    def make(missing: list[Path]) -> Iterator[tuple[Path, Json]]:
+        for receipt in missing:
+            if tasks:
+                _answer(recipe, model, tasks, receipt.parent)
+            begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
+            names = [example.id for example in held_out]
+            title = f"bits per byte of {name}"
+            nats_N = response_nats(model, rendered, begin, end, names=names, title=title)
+            yield receipt, {"nats": nats_N.tolist()}
+
+    def finish() -> Finished:
+        scores = {key: merge_parts(shares, out, task) for key, task in tasks.items()}
+        bits: dict[str, float] = {}
+        if held_out:
+            nats_N = np.concatenate([read_record(share / DONE)["nats"] for share in shares])
+            domains = [example.domain for example in held_out]
+            bits = by_domain(nats_N, response_bytes(rendered), domains)
+        seconds = round(time.monotonic() - started, 1)
+        result = {"path": model.model, "scores": scores, BITS: bits, "seconds": seconds}
+        write_json(out / "scores.json", result)
+        return Finished(
+            files=[out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)],
+            counts={"held_out": len(held_out), "tasks": list(tasks)},
+            said=_in_words(result),
+        )
+
+    pieces = Pieces(out, lambda done: hashes_of(sorted(done.parent.glob("*.jsonl")), done.parent))
+    return Work(finish, Parts([share / DONE for share in shares], pieces, make))
+
+
+def _answer(recipe: Recipe, model: Model, tasks: dict[str, Task], out: Path) -> None:
+    """Write the model's answers to this process's share of the items."""
+    asked = recipe.evaluate
+    evaluate_model(
+        model,
+        tasks=list(tasks.values()),
+        data=Path(asked.data) if asked.data else None,
+        out=out,
+        limit=asked.limit,
+        batch_size=BatchSize(
+            asked.batch_size,
+            setting="evaluate.batch_size",
+            less="a smaller evaluate.max_new_tokens, and quantization of the model",
+        ),
+        max_new_tokens=asked.max_new_tokens,
+        part=(rank(), world_size()),
+        unsafe_code=asked.unsafe_code,
+        seed=recipe.seed,
+    )
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
@@ -105,61 +144,12 @@ def untrained(name: str) -> bool:
     return name == PIVOT or name.startswith("source:")
 
 
-def _part(out: Path, number: int) -> Path:
-    """What process `number` of these scores."""
-    return out / PARTS / f"{number}-of-{world_size()}"
-
-
-def _score_part(
-    recipe: Recipe,
-    model: Model,
-    name: str,
-    tasks: list[str],
-    table: dict[str, Task],
-    rendered: Rendered,
-    names: list[str],
-    out: Path,
-) -> None:
-    """This process's share of the items and of the held-out examples."""
-    part, mark = _part(out, rank()), mark_of(out)
-    if not must_be_made(part / DONE, lambda: _answers_of(part), mark=mark, stage=out):
-        return
-    if tasks:
-        evaluate_model(
-            model,
-            tasks=tasks,
-            data=Path(recipe.evaluate.data) if recipe.evaluate.data else None,
-            out=part,
-            limit=recipe.evaluate.limit,
-            batch_size=BatchSize(
-                recipe.evaluate.batch_size,
-                setting="evaluate.batch_size",
-                less="a smaller evaluate.max_new_tokens, and quantization of the model",
-            ),
-            max_new_tokens=recipe.evaluate.max_new_tokens,
-            part=(rank(), world_size()),
-            extra_tasks={task: table[task] for task in tasks if task not in TASKS},
-            unsafe_code=recipe.evaluate.unsafe_code,
-            seed=recipe.seed,
-        )
-    begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
-    nats_N = response_nats(
-        model, rendered, begin, end, names=names, title=f"bits per byte of {name}"
-    )
-    sign(part / DONE, _answers_of(part), mark=mark, more={"nats": nats_N.tolist()})
-
-
-def _answers_of(part: Path) -> Hashes:
-    """The hashes of what a process wrote."""
-    return hashes_of(sorted(part.glob("*.jsonl")), part)
-
-
-def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
+def compare_models(folder: RunFolder, resolved: Resolved, tasks: list[str]) -> None:
     """Write evaluate/comparisons.json: every pair of the plan on every task, item by item.
 
     Raises ArtifactError naming the file where one of the answers has been damaged.
     """
-    for name in {name for pair in plan.compared for name in pair}:
+    for name in {name for pair in resolved.compared for name in pair}:
         verify_stage(folder.evaluate(name), made_by="evaluate")
     comparisons = [
         {
@@ -171,7 +161,7 @@ def compare_models(folder: RunFolder, plan: Plan, tasks: list[str]) -> None:
                 read_items(folder.evaluate(b) / f"{task}.jsonl"),
             ),
         }
-        for a, b in plan.compared
+        for a, b in resolved.compared
         for task in tasks
     ]
     write_record(folder.root / "evaluate" / "comparisons.json", {"comparisons": comparisons})

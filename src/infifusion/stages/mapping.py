@@ -9,7 +9,6 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from transformers import PreTrainedTokenizerBase
 
 from infifusion.align import byte_spans, edit_distance, first_token, vocabulary
 from infifusion.align.byte_spans import token_table
@@ -18,7 +17,7 @@ from infifusion.align.first_token import first_tokens
 from infifusion.align.min_ed import pair_by_edit_distance
 from infifusion.align.project import Pair, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, identity_map, vocabulary_map
-from infifusion.data.tokenizers import encode, load_tokenizer, tokenizer_identity, tokenizer_json
+from infifusion.data.tokenizers import encode, tokenizer_identity, tokenizer_json, tokenizer_of
 from infifusion.recipe import Model
 from infifusion.store.artifacts import cache_folder
 from infifusion.store.durable import atomic_write
@@ -27,13 +26,13 @@ from infifusion.teacher.load import vocabulary_size
 
 
 def pair_between(source: Model, pivot: Model, mapping: VocabularyMap, *, alignment: str) -> Pair:
-    """What says which source position is aligned with a pivot position."""
+    """The function that aligns a source's positions with the pivot's: bytes or min_ed."""
     if alignment == "bytes":
         return by_bytes
     return partial(
         pair_by_edit_distance,
-        source_table=token_table(tokenizer_json(_tokenizer_of(source))),
-        pivot_table=token_table(tokenizer_json(_tokenizer_of(pivot))),
+        source_table=token_table(tokenizer_json(tokenizer_of(source))),
+        pivot_table=token_table(tokenizer_json(tokenizer_of(pivot))),
         mapping=mapping,
     )
 
@@ -46,7 +45,7 @@ def map_between(
     Two models with one tokenizer get the identity. A map is kept in the user's cache by the
     identity of both tokenizers, the kind of alignment and the code that makes it.
     """
-    source_tokenizer, pivot_tokenizer = _tokenizer_of(source), _tokenizer_of(pivot)
+    source_tokenizer, pivot_tokenizer = tokenizer_of(source), tokenizer_of(pivot)
     size = vocabulary_size(source)
     pivot_table = token_table(tokenizer_json(pivot_tokenizer))
     same = tokenizer_identity(source_tokenizer) == tokenizer_identity(pivot_tokenizer)
@@ -82,20 +81,12 @@ def map_between(
     )
 
 
-def _tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    return load_tokenizer(
-        model.tokenizer or model.model,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
-
-
 def _cached(path: Path, make: Callable[[], VocabularyMap]) -> VocabularyMap:
-    """The map in the file, or made and put there. A file that cannot be read is made anew; one
-    that cannot be written is done without."""
+    """The map in the file; or a new one, which is written there if that is possible. A file that
+    cannot be read is replaced."""
     with contextlib.suppress(OSError, SafetensorError, TypeError):
         return VocabularyMap(**load_file(path))
-    found = make()
+    made = make()
     with contextlib.suppress(OSError), atomic_write(path) as temporary:
-        save_file({"pivot_V": found.pivot_V, "how_V": found.how_V}, temporary)
-    return found
+        save_file({"pivot_V": made.pivot_V, "how_V": made.how_V}, temporary)
+    return made

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +14,19 @@ import numpy as np
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.merge.blocks.blocks import Blocks, Raw
-from infifusion.merge.engine.deltas import deltas
+from infifusion.merge.engine.diff import deltas
+from infifusion.merge.engine.methods import method_and_params
 from infifusion.merge.engine.models import find_model, open_model
 from infifusion.merge.engine.plan import plan_models
 from infifusion.merge.engine.weights import run_plan
-from infifusion.merge.methods import BASE_UNUSED, METHODS, PARAMS
-from infifusion.named import function_and_params
-from infifusion.process.runtime import log, rank
+from infifusion.merge.methods import METHODS
+from infifusion.process.runtime import log
 from infifusion.recipe import MergeRun, Recipe, as_json
-from infifusion.store.artifacts import State, close_stage, open_stage, verify_stage
 from infifusion.store.durable import files_in, temporary_folder
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.identity import model_identity, stage_identity
 from infifusion.store.records import write_json
+from infifusion.store.stage import Finished, Stage, run_stage
 from infifusion.teacher.bits import bits_per_byte_by_domain
 
 # tau0 that `validate` tries.
@@ -35,34 +35,45 @@ TAU0_CANDIDATES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 2.0, 4.0)
 
 def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
     """Write merge/<name>/model, merge_details.json and deltas.json."""
+    reads = [folder.distill(name) for name in run.models]
+    if run.params.get("tau0") == "validate":
+        reads.append(folder.prepare)
+    stage = Stage(
+        title=f"merge {run.name}",
+        folder=folder.merge(run.name),
+        fingerprint={
+            "merge": as_json(run),
+            "pivot": model_identity(recipe.pivot),
+            "models": {name: stage_identity(folder.distill(name)) for name in run.models},
+            "seed": recipe.seed,
+        },
+        reads=reads,
+        work=partial(_work, recipe, folder, run),
+        first_process_only=True,
+    )
+    run_stage(stage, folder)
+
+
+def _work(recipe: Recipe, folder: RunFolder, run: MergeRun) -> Finished:
     out = folder.merge(run.name)
-    fingerprint = {
-        "merge": as_json(run),
-        "pivot": model_identity(recipe.pivot),
-        "models": {name: stage_identity(folder.distill(name)) for name in run.models},
-        "seed": recipe.seed,
-    }
-    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE or rank() != 0:
-        return
-    started = time.monotonic()
-    for name in run.models:
-        verify_stage(folder.distill(name), made_by="distill")
     base = find_model(recipe.pivot.model, Path())
     models = {name: folder.distill(name) / "model" for name in run.models}
     params, tried = dict(run.params), []
+
+    def merge_with(params: dict[str, Any], place: Path) -> dict[str, Any]:
+        return merge_checkpoints(
+            models,
+            base=base,
+            method=run.method,
+            params=params,
+            out=place,
+            dtype=run.dtype,
+            seed=recipe.seed,
+        )
+
     if params.get("tau0") == "validate":
-        verify_stage(folder.prepare, made_by="prepare")
         tried = choose_tau0(
-            lambda tau0, place: merge_checkpoints(
-                models,
-                base=base,
-                method=run.method,
-                params={**params, "tau0": tau0},
-                out=place,
-                dtype=run.dtype,
-                device=run.device,
-                seed=recipe.seed,
-            ),
+            lambda tau0, place: merge_with({**params, "tau0": tau0}, place),
             lambda place: _validation_bits(recipe, folder, place),
             scratch=out / "tau0",
         )
@@ -70,29 +81,17 @@ def merge(recipe: Recipe, folder: RunFolder, run: MergeRun) -> None:
         log.info("merge %s: tau0 %.2f has the fewest bits per byte", run.name, params["tau0"])
     if (out / "model").exists():  # a merge that was stopped before its manifest
         shutil.rmtree(out / "model")
-    details = merge_checkpoints(
-        models,
-        base=base,
-        method=run.method,
-        params=params,
-        out=out / "model",
-        dtype=run.dtype,
-        device=run.device,
-        seed=recipe.seed,
-    )
+    details = merge_with(params, out / "model")
     _use_pivots_tokenizer(recipe, models, out / "model")
     if tried:
         details["tau0_validation"] = tried
     write_json(out / "merge_details.json", details)
     write_json(out / "deltas.json", _deltas(models, base))
-    close_stage(
-        out,
-        fingerprint,
-        counts={"tensors": len(details["tensors"]), "params": params},
-        seconds=time.monotonic() - started,
+    return Finished(
         files=[*files_in(out / "model"), out / "merge_details.json", out / "deltas.json"],
+        counts={"tensors": len(details["tensors"]), "params": params},
+        said=f"{len(details['tensors'])} tensors by {run.method}",
     )
-    log.info("merge %s: %d tensors by %s", run.name, len(details["tensors"]), run.method)
 
 
 def check_merge(run: MergeRun) -> None:
@@ -101,16 +100,14 @@ def check_merge(run: MergeRun) -> None:
     values = {key: value for key, value in run.params.items() if value != "validate"}
     if run.params.get("tau0") == "validate" and run.method != "rsaf":
         raise RecipeError(f"merge.{run.name}.params.tau0: validate is RSAF's.")
-    method, params = function_and_params(
-        METHODS, PARAMS, run.method, values, kind="merge method", where=f"merge.{run.name}"
-    )
+    method, params = method_and_params(run.method, values, where=f"merge.{run.name}")
     if run.method not in METHODS:
         return
     base, *models = (
         Raw(np.arange(n, n + 4, dtype=np.float32), "F32") for n in range(1 + len(run.models))
     )
     try:
-        method(Blocks(None if run.method in BASE_UNUSED else base, models, (2, 2)), params)
+        method.function(Blocks(None if method.base == "unused" else base, models, (2, 2)), params)
     except ValueError as error:
         raise RecipeError(f"merge.{run.name}: {error}") from error
 
@@ -124,7 +121,6 @@ def merge_checkpoints(
     out: Path,
     dtype: str | None,
     seed: int,
-    device: str = "cpu",
 ) -> dict[str, Any]:
     """Merge model folders into the new folder `out`; returns what merge_details.json holds."""
     opened = {
@@ -138,7 +134,7 @@ def merge_checkpoints(
         dtype=dtype,
         seed=seed,
     )
-    return run_plan(plan, out, device=device)
+    return run_plan(plan, out)
 
 
 def _deltas(models: Mapping[str, Path], base: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A fused target without a cache: the sources run beside the pivot while it trains."""
+"""A fused target without a cache (`teacher: online`): the sources run while the pivot trains."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.align.project import Pair
+from infifusion.align.project import Believed, Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_labels, load_rendered
 from infifusion.data.tokenize import end_of_turn, gold_ids, take
 from infifusion.errors import CheckpointError
 from infifusion.fuse.gate import better_on_response
 from infifusion.recipe import FuseTarget, Model, Recipe
-from infifusion.stages.combine import Believed, fuse_chunk, fusion_function, positions
+from infifusion.stages.combine import fuse_chunk, fusion_function, positions
 from infifusion.stages.mapping import map_between, pair_between
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.teacher.calibrate import calibrated
@@ -40,7 +40,7 @@ class Source:
         rendered = take(self.rendered, numbers)
         beliefs = believe(self.teacher, rendered, 0, len(numbers), names=names)
         here = positions(rendered, gold_ids(rendered), 0, len(numbers))
-        return here, beliefs, self.mapping, self.pair
+        return Believed(here, beliefs, self.mapping, self.pair)
 
 
 class OnlineTarget:
@@ -51,8 +51,18 @@ class OnlineTarget:
     batches.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, target: FuseTarget, out: Path) -> None:
-        """out: where fitted temperatures are kept, one file per source."""
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        target: FuseTarget,
+        out: Path,
+        *,
+        zscores: bool = True,
+    ) -> None:
+        """out: where fitted temperatures are kept, one file per source. zscores: whether the loss
+        reads the standardised logits."""
+        self._zscores = zscores
         self._target, self._combine = target, fusion_function(target)
         self._pivot = load_rendered(folder.rendered(PIVOT, "train"))
         self._names = [label.id for label in load_labels(folder.examples("train"))]
@@ -91,7 +101,9 @@ class OnlineTarget:
         if self._judge is not None:
             bits_SN = np.stack([_bits(one) for one in believed])
             open_SN = better_on_response(bits_SN, _bits(self._judge.examples(numbers, names)))
-        return fuse_chunk(self._target, self._combine, believed, here, open_SN)[2]
+        return fuse_chunk(
+            self._target, self._combine, believed, here, open_SN, zscores=self._zscores
+        )[2]
 
 
 def _bits(believed: Believed) -> NDArray[np.float32]:

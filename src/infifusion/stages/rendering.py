@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
 from infifusion.data.render import render, render_prompt
 from infifusion.data.tokenize import Tokenized, tokenize
-from infifusion.data.tokenizers import encode, leading_ids, load_tokenizer, tokenizer_json
+from infifusion.data.tokenizers import encode, leading_ids, tokenizer_json, tokenizer_of
 from infifusion.errors import TokenizerError
 from infifusion.process.bar import track
 from infifusion.process.runtime import tokenizing_on_all_processors
@@ -27,24 +27,19 @@ PROBE = "yes"
 class Renderer:
     """One model's tokenizer and chat template (or the plain one), ready for use."""
 
-    model: Model
     tokenizer: PreTrainedTokenizerBase
     table: TokenTable
     plain_template: str
 
     @property
     def templated(self) -> bool:
-        return bool(self.model.chat_template or self.tokenizer.chat_template)
+        """Whether a chat template writes its conversations."""
+        return bool(self.tokenizer.chat_template)
 
     def tokenize(self, examples: list[Example]) -> list[Tokenized]:
         """TokenizerError names the tokenizer and the example that does not fit."""
         conversations = [
-            render(
-                self.tokenizer,
-                example,
-                chat_template=self.model.chat_template,
-                plain_template=self.plain_template,
-            )
+            render(self.tokenizer, example, plain_template=self.plain_template)
             for example in examples
         ]
         with tokenizing_on_all_processors():  # nine tenths of what `prepare` does
@@ -71,11 +66,7 @@ class Renderer:
         """The tokens up to where each answer starts: what the model goes on from."""
         texts = [
             render_prompt(
-                self.tokenizer,
-                prompt.messages,
-                name=prompt.id,
-                chat_template=self.model.chat_template,
-                plain_template=self.plain_template,
+                self.tokenizer, prompt.messages, name=prompt.id, plain_template=self.plain_template
             )
             for prompt in prompts
         ]
@@ -114,16 +105,12 @@ class Renderer:
 
 def open_renderer(model: Model, *, plain_template: str) -> Renderer:
     """Load the model's tokenizer. TokenizerError where its tokens do not say their bytes."""
-    tokenizer = load_tokenizer(
-        model.tokenizer or model.model,
-        revision=model.revision,
-        trust_remote_code=model.trust_remote_code,
-    )
+    tokenizer = tokenizer_of(model)
     try:
         table = token_table(tokenizer_json(tokenizer))
     except TokenizerError as error:
         raise TokenizerError(f"{tokenizer.name_or_path}: {error}") from None
-    return Renderer(model, tokenizer, table, plain_template)
+    return Renderer(tokenizer, table, plain_template)
 
 
 def tokenize_examples(

@@ -20,7 +20,6 @@ from infifusion.estimate.table import summary_line
 from infifusion.process import VERSION
 from infifusion.process.redact import redact_text
 from infifusion.process.runtime import (
-    console,
     log,
     quiet_libraries,
     rank,
@@ -31,17 +30,14 @@ from infifusion.process.versions import PACKAGES, version_of
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.progress.state import LOG, PROGRESS
 from infifusion.recipe import STAGES, Recipe, as_json, as_written
-from infifusion.report.pages.page import write_report
-from infifusion.report.summary import summarise
-from infifusion.report.table import console_table
-from infifusion.stages.cards import write_cards
 from infifusion.stages.check import check_recipe
 from infifusion.stages.choose import choose
 from infifusion.stages.distill import distill
-from infifusion.stages.evaluate import compare_models, evaluate
+from infifusion.stages.evaluate import compare_models, evaluate, task_table
 from infifusion.stages.fuse import fuse, taught_by
 from infifusion.stages.merge import merge
 from infifusion.stages.prepare import prepare
+from infifusion.stages.report import report, write_cards
 from infifusion.stages.respond import respond
 from infifusion.stages.teach import teach
 from infifusion.store.artifacts import MANIFEST, STARTED
@@ -118,14 +114,10 @@ def _finish(recipe: Recipe, folder: RunFolder, until: str) -> Path | None:
     last = STAGES.index(until)
     if last >= STAGES.index("evaluate"):
         compare_models(folder, recipe.resolve(), recipe.evaluate.tasks)
+    if until == "report":
+        return report(recipe, folder, task_table(recipe))
     if last >= STAGES.index("distill"):
-        summary = summarise(folder.root)
-        write_cards(recipe, folder, summary)
-        if until == "report":
-            page = write_report(folder.root)
-            console.print(console_table(summary))
-            log.info("Report: %s", page)
-            return page
+        write_cards(recipe, folder, task_table(recipe))
     log.info("Stopped after %s. The same command without --until goes on.", until)
     return None
 
@@ -166,8 +158,9 @@ def _say_plan(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
         return
     if known and rates_are_known(known):
         log.info("%s", summary_line(planned))
-    followed.expect({_key(row["stage"], row["name"]): row["seconds"] for row in planned["rows"]})
-    _require_disk(bytes_to_come(planned["rows"], _done(recipe, folder)), folder)
+    rows = planned["rows"]
+    followed.expect({f"{row['stage']}/{row['name']}".strip("/"): row["seconds"] for row in rows})
+    _require_disk(bytes_to_come(rows, _done(recipe, folder)), folder)
 
 
 def _require_disk(needed: int, folder: RunFolder) -> None:
@@ -200,16 +193,12 @@ class Step:
     @property
     def key(self) -> str:
         """Its name among the steps of the run."""
-        return _key(self.stage, self.name)
-
-
-def _key(stage: str, name: str) -> str:
-    return f"{stage}/{name}" if name else stage
+        return f"{self.stage}/{self.name}".strip("/")
 
 
 def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
     """Everything a run does, in order."""
-    plan = recipe.resolve()
+    resolved = recipe.resolve()
     made: list[str] = []
     for name in responding_sources(recipe):
         work = partial(respond, recipe, folder, name)
@@ -219,30 +208,30 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
         yield Step("choose", "", folder.choose, partial(choose, recipe, folder), tuple(made))
         made = ["choose"]
     yield Step("prepare", "", folder.prepare, partial(prepare, recipe, folder), tuple(made))
-    for name in plan.taught:
+    for name in resolved.taught:
         work = partial(teach, recipe, folder, name)
         yield Step("teach", name, folder.teach(name), work, ("prepare",))
-    cached = {one.name for one in plan.targets if one.teacher == "cached"}
-    for one in plan.targets:
+    cached = {one.name for one in resolved.targets if one.teacher == "cached"}
+    for one in resolved.targets:
         if one.name in cached:
             needs = [f"teach/{name}" for name in taught_by(one)]
             work = partial(fuse, recipe, folder, one)
             yield Step("fuse", one.name, folder.fuse(one.name), work, tuple(needs))
-    runs = {run.name for run in plan.runs}
-    for one in plan.runs:
+    runs = {run.name for run in resolved.runs}
+    for one in resolved.runs:
         needs = [f"fuse/{one.target}"] if one.target in cached else ["prepare"]
         needs += [f"distill/{one.start}"] if one.start in runs else []
         work = partial(distill, recipe, folder, one)
         yield Step("distill", one.name, folder.distill(one.name), work, tuple(needs))
-    for one in plan.merges:
+    for one in resolved.merges:
         needs = [f"distill/{name}" for name in one.models]
         work = partial(merge, recipe, folder, one)
         yield Step("merge", one.name, folder.merge(one.name), work, tuple(needs))
-    members = [r.name for r in plan.runs if r.name not in plan.scored]
-    for name in [*plan.scored, *members]:
+    members = [r.name for r in resolved.runs if r.name not in resolved.scored]
+    for name in [*resolved.scored, *members]:
         made_by = f"distill/{name}" if name in runs else f"merge/{name}"
         needs = (made_by if name in runs or name in recipe.merge else "prepare",)
-        work = partial(evaluate, recipe, folder, name, plan)
+        work = partial(evaluate, recipe, folder, name, resolved)
         yield Step("evaluate", name, folder.evaluate(name), work, needs)
 
 
@@ -261,7 +250,7 @@ def write_settings(
     trusted = ["pivot", *trusted] if recipe.pivot.trust_remote_code else trusted
     if trusted:
         log.warning("trust_remote_code: code that comes with %s is run", ", ".join(trusted))
-    versions = {name: version_of(name) for name in PACKAGES}
+    versions = {"infifusion": VERSION, "python": platform.python_version()}
     write_record(
         folder.root / "resolved.json",
         {
@@ -269,10 +258,6 @@ def write_settings(
             "plan": as_json(recipe.resolve()),
             "command": command,
             "trust_remote_code": trusted,
-            "versions": {
-                "infifusion": VERSION,
-                "python": platform.python_version(),
-                **versions,
-            },
+            "versions": versions | {name: version_of(name) for name in PACKAGES},
         },
     )

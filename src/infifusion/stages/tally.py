@@ -6,30 +6,29 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.align.project import Projected
+from infifusion.align.project import Origins
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.types import Aligned, Target
 
 Json = dict[str, Any]
 
 
-def tally(names: list[str], beliefs: Aligned, projected: list[Projected], fused: Target) -> Json:
+def tally(names: list[str], aligned: Aligned, origins: Origins, fused: Target) -> Json:
     """The counts of one chunk."""
-    taught_T = fused.weight_ST.sum(axis=0) > 0
     of = {}
-    for s, (name, one) in enumerate(zip(names, projected, strict=True)):
-        aligned_T = one.source_T >= 0
-        shut_T = aligned_T & ~beliefs.aligned_ST[s]
+    for s, name in enumerate(names):
+        aligned_T = origins.source_ST[s] >= 0
+        shut_T = aligned_T & ~aligned.aligned_ST[s]
         of[name] = {
             "aligned": int(aligned_T.sum()),
-            "gold_paths": int(one.gold_path_T.sum()),
-            "gated_examples": len(np.unique(beliefs.example_T[shut_T])),
-            "unmapped_mass": one.unmapped,
+            "gold_paths": int(origins.gold_path_ST[s].sum()),
+            "gated_examples": len(np.unique(aligned.example_T[shut_T])),
+            "unmapped_mass": float(origins.unmapped_S[s]),
         }
     return {
-        "positions": len(taught_T),
-        "taught": int(taught_T.sum()),
-        "tail_mass": float((1 - fused.prob_TK[taught_T].sum(axis=1)).sum()),
+        "positions": len(fused.taught_T),
+        "taught": int(fused.taught_T.sum()),
+        "tail_mass": float((1 - fused.prob_TK[fused.taught_T].sum(axis=1)).sum()),
         "sources": of,
     }
 

@@ -1,32 +1,28 @@
-"""teach: one pass of one model over the training examples; its beliefs go to the cache."""
+"""teach: one pass of one model over the training examples; its beliefs go to the cache.
+
+Axes: N examples, U positions of the model.
+"""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 
 from infifusion.align.evidence import bits_per_byte
-from infifusion.data.store import load_labels, load_rendered
+from infifusion.data.store import Label, load_labels, load_rendered
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
-from infifusion.process.runtime import log, rank
+from infifusion.process.runtime import rank
 from infifusion.recipe import Model, Recipe
-from infifusion.store.artifacts import (
-    State,
-    close_stage,
-    open_stage,
-    read_manifest,
-    share_stage,
-    verify_files,
-)
-from infifusion.store.folders import PIVOT, RunFolder
-from infifusion.store.identity import model_identity
+from infifusion.store.folders import RunFolder, model_called
+from infifusion.store.identity import model_identity, prepared_hash
 from infifusion.store.receipts import FilePieces
-from infifusion.store.spread import my_part, wait_for
+from infifusion.store.records import Json
+from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.calibrate import calibrated, temperature_identity, temperature_of
 from infifusion.teacher.forward import Teacher, believe, make_teacher
@@ -40,91 +36,78 @@ TEMPERATURE = "temperature.json"
 def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     """Cache the beliefs of the source `name` (or of the pivot) on the training examples.
 
-    A pass that was stopped goes on with its missing or damaged shards; a finished one is skipped
-    without loading the model. Processes share the shards; the first one signs.
+    The parts are shards of whole examples. A finished pass is skipped without loading the model.
     """
-    model = recipe.pivot if name == PIVOT else recipe.sources[name]
-    out = folder.teach(name)
-    prepared = read_manifest(folder.prepare, made_by="prepare")
-    rendered_path = folder.rendered(name, "train")
-    fingerprint = {
-        "model": model_identity(model),
-        **temperature_identity(model, folder, name),
-        "rendered": prepared["files"][str(rendered_path.relative_to(folder.prepare))],
-        "top_k": recipe.teach.top_k,
-        "shard_examples": recipe.teach.shard_examples,
-    }
-    share_stage(out, fingerprint, folder.shared, redo=folder.redo)
-    if open_stage(out, fingerprint, redo=folder.redo) is State.DONE:
-        return
-    started = time.monotonic()
-    read = [folder.examples("train"), rendered_path]
+    model = model_called(recipe, name)
+    rendered = folder.rendered(name, "train")
+    read = [folder.examples("train"), rendered]
     if model.temperature == "fit":
         read += [folder.examples("validation"), folder.rendered(name, "validation")]
-    verify_files(folder.prepare, prepared, only=read)
-    rendered = load_rendered(rendered_path)
+    stage = Stage(
+        title=f"teach {name}",
+        folder=folder.teach(name),
+        fingerprint={
+            "model": model_identity(model),
+            **temperature_identity(model, folder, name),
+            "rendered": prepared_hash(folder, rendered),
+            "top_k": recipe.teach.top_k,
+            "shard_examples": recipe.teach.shard_examples,
+        },
+        reads=read,
+        work=partial(_work, recipe, folder, name, model),
+        shared=True,
+    )
+    run_stage(stage, folder)
+
+
+def _work(recipe: Recipe, folder: RunFolder, name: str, model: Model) -> Work:
+    out = folder.teach(name)
+    rendered = load_rendered(folder.rendered(name, "train"))
     labels = load_labels(folder.examples("train"))
-    names = [label.id for label in labels]
     size = recipe.teach.shard_examples
-    shards = range((len(rendered) + size - 1) // size)
-    pieces = FilePieces(out)
-    missing = [shard for shard in my_part(shards) if pieces.must_be_made(shard_path(out, shard))]
-    kept = out / TEMPERATURE
-    # All shards may be there, and the temperature lost: damaged, and deleted by --redo.
-    unfitted = model.temperature == "fit" and rank() == 0 and not kept.exists()
-    if missing or unfitted:
-        loaded, tokens = teacher_of(model, recipe), batch_tokens_of(recipe)
+    examples = {
+        shard_path(out, shard): (begin, min(begin + size, len(rendered)))
+        for shard, begin in enumerate(range(0, len(rendered), size))
+    }
+    shards = list(examples)
+
+    def make(missing: list[Path]) -> Iterator[tuple[Path, Json]]:
+        kept = out / TEMPERATURE
+        # All shards may be there, and the temperature lost: damaged, and deleted by --redo.
+        unfitted = model.temperature == "fit" and rank() == 0 and not kept.exists()
+        if not missing and not unfitted:
+            return
+        loaded = teacher_of(model, recipe)
+        tokens = BatchSize(
+            recipe.teach.batch_tokens,
+            setting="teach.batch_tokens",
+            less="a smaller teach.head_rows or data.max_length, and quantization of the model",
+        )
         teacher = tokens.fit(
             lambda size: calibrated(
                 replace(loaded, batch_tokens=size), model, folder, name=name, kept=kept
             )
         )
-        parts = {n: (n * size, min((n + 1) * size, len(rendered))) for n in missing}
-        title = f"teach {name}"
-        for shard, beliefs in _believed(teacher, tokens, rendered, names, parts, title=title):
-            write_shard(out, shard, beliefs, vocabulary=teacher.vocabulary)
-            pieces.sign(shard_path(out, shard))
-    if rank() != 0:
-        return
-    paths = [shard_path(out, shard) for shard in shards]
-    wait_for(paths, f"teach {name}", there=pieces.is_whole)
-    domains = np.array([label.domain for label in labels])
-    reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
-    counts = _counts(reader, rendered, size, domains)
-    temperature = temperature_of(model, kept)
-    close_stage(
-        out,
-        fingerprint,
-        counts={**counts, "shards": len(shards), "temperature": temperature},
-        seconds=time.monotonic() - started,
-        files=[*out.glob(TEMPERATURE), *paths],
-    )
-    bits = ", ".join(f"{domain} {value:.2f}" for domain, value in counts["bits_per_byte"].items())
-    at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
-    log.info("teach %s: %d positions%s; bits per byte: %s", name, counts["positions"], at, bits)
+        names = [label.id for label in labels]
+        ranges = [examples[path] for path in missing]
+        believed = _believed(name, teacher, tokens, rendered, names, ranges)
+        for path, beliefs in zip(missing, believed, strict=True):
+            write_shard(out, shards.index(path), beliefs, vocabulary=teacher.vocabulary)
+            yield path, {}
 
+    def finish() -> Finished:
+        reader = BeliefReader(out, rendered.row_N1, size, vocabulary=vocabulary_size(model))
+        counts = _counts(reader, rendered, labels, list(examples.values()))
+        temperature = temperature_of(model, out / TEMPERATURE)
+        bits = ", ".join(f"{one} {value:.2f}" for one, value in counts["bits_per_byte"].items())
+        at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
+        return Finished(
+            files=[*out.glob(TEMPERATURE), *shards],
+            counts={**counts, "shards": len(shards), "temperature": temperature},
+            said=f"{counts['positions']} positions{at}; bits per byte: {bits}",
+        )
 
-def _believed(
-    teacher: Teacher,
-    tokens: BatchSize,
-    rendered: Rendered,
-    names: list[str],
-    parts: dict[int, tuple[int, int]],
-    *,
-    title: str,
-) -> Iterator[tuple[int, Beliefs]]:
-    """Each shard with what the teacher believes of its examples; parts: shard -> first example, and
-    the one after the last."""
-    offset_N1 = rendered.offset_N1
-    total = sum(int(offset_N1[end] - offset_N1[begin]) for begin, end in parts.values())
-    with progress_bar(title, total, "tokens") as meter:
-        for shard, (begin, end) in parts.items():
-
-            def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
-                sized = replace(teacher, batch_tokens=size)
-                return believe(sized, rendered, begin, end, names=names, advance=meter.advance)
-
-            yield shard, tokens.fit(work)
+    return Work(finish, Parts(shards, FilePieces(out), make))
 
 
 def teacher_of(model: Model, recipe: Recipe) -> Teacher:
@@ -137,32 +120,51 @@ def teacher_of(model: Model, recipe: Recipe) -> Teacher:
     )
 
 
-def batch_tokens_of(recipe: Recipe) -> BatchSize:
-    """The tokens that a teacher pass takes at once."""
-    return BatchSize(
-        recipe.teach.batch_tokens,
-        setting="teach.batch_tokens",
-        less="a smaller teach.head_rows or data.max_length, and quantization of the model",
-    )
+def _believed(
+    name: str,
+    teacher: Teacher,
+    tokens: BatchSize,
+    rendered: Rendered,
+    names: list[str],
+    ranges: list[tuple[int, int]],
+) -> Iterator[Beliefs]:
+    """What the teacher believes of the examples of each range [begin, end)."""
+    total = sum(int(rendered.offset_N1[end] - rendered.offset_N1[begin]) for begin, end in ranges)
+    with progress_bar(f"teach {name}", total, "tokens") as meter:
+        for begin, end in ranges:
+
+            def work(size: int, begin: int = begin, end: int = end) -> Beliefs:
+                sized = replace(teacher, batch_tokens=size)
+                return believe(sized, rendered, begin, end, names=names, advance=meter.advance)
+
+            yield tokens.fit(work)
 
 
 def _counts(
-    reader: BeliefReader, rendered: Rendered, shard_examples: int, domains: np.ndarray
-) -> dict[str, Any]:
-    entropy_N, bits_N = [], []
-    for begin in range(0, len(rendered), shard_examples):
-        end = min(begin + shard_examples, len(rendered))
+    reader: BeliefReader,
+    rendered: Rendered,
+    labels: list[Label],
+    ranges: list[tuple[int, int]],
+) -> Json:
+    """Counts of the pass, and means by domain: entropy in nats, bits per byte."""
+    domain_N = np.array([label.domain for label in labels])
+    entropies, bits = [], []
+    for begin, end in ranges:
         beliefs = reader.examples(begin, end)
         row_N1 = rendered.row_N1[begin : end + 1] - rendered.row_N1[begin]
         start_U = rendered.start_R[rendered.row_N1[begin] : rendered.row_N1[end]]
-        entropy_N.append(np.add.reduceat(beliefs.entropy_U, row_N1[:-1]) / np.diff(row_N1))
-        bits_N.append(bits_per_byte(beliefs.gold_U, start_U, row_N1))
-    entropy_N, bits_N = np.concatenate(entropy_N), np.concatenate(bits_N)
-    kinds = sorted(set(domains.tolist()))
+        entropies.append(np.add.reduceat(beliefs.entropy_U, row_N1[:-1]) / np.diff(row_N1))
+        bits.append(bits_per_byte(beliefs.gold_U, start_U, row_N1))
+
+    def by_domain(parts: list[np.ndarray]) -> dict[str, float]:
+        value_N = np.concatenate(parts)
+        kinds = sorted(set(domain_N.tolist()))
+        return {d: round(float(value_N[domain_N == d].mean()), 4) for d in kinds}
+
     return {
         "examples": len(rendered),
         "tokens": len(rendered.ids_L),
         "positions": len(rendered.start_R),
-        "mean_entropy": {d: round(float(entropy_N[domains == d].mean()), 4) for d in kinds},
-        "bits_per_byte": {d: round(float(bits_N[domains == d].mean()), 4) for d in kinds},
+        "mean_entropy": by_domain(entropies),
+        "bits_per_byte": by_domain(bits),
     }

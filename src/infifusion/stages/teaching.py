@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.byte_spans import token_table
-from infifusion.align.project import Projected
-from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
+from infifusion.align.project import Origins
+from infifusion.data.tokenizers import tokenizer_json, tokenizer_of
 from infifusion.recipe import Recipe
 from infifusion.types import Aligned, Example, Rendered, Target
 
@@ -54,13 +54,7 @@ class TeachingView:
         pivot: Rendered,
         gold_R: NDArray[np.int32],
     ) -> None:
-        pivot_model = recipe.pivot
-        tokenizer = load_tokenizer(
-            pivot_model.tokenizer or pivot_model.model,
-            revision=pivot_model.revision,
-            trust_remote_code=pivot_model.trust_remote_code,
-        )
-        self._bytes_V = token_table(tokenizer_json(tokenizer)).bytes_V
+        self._bytes_V = token_table(tokenizer_json(tokenizer_of(recipe.pivot))).bytes_V
         self._names, self._examples, self._pivot, self._gold_R = names, examples, pivot, gold_R
         self._domains = sorted({example.domain for example in examples})
         self._bins = min(BINS, len(examples))
@@ -72,12 +66,12 @@ class TeachingView:
         self._missed: list[Counter[int]] = [Counter() for _ in names]
 
     def part(
-        self, begin: int, end: int, beliefs: Aligned, projected: list[Projected], fused: Target
+        self, begin: int, end: int, aligned: Aligned, origins: Origins, fused: Target
     ) -> dict[str, Any]:
         """Sums over the rows of examples [begin, end), and the sample texts among them."""
         row_N1 = self._pivot.row_N1[begin : end + 1] - self._pivot.row_N1[begin]
         weight_NS = np.add.reduceat(fused.weight_ST, row_N1[:-1], axis=1).T
-        taught_N = np.add.reduceat(fused.weight_ST.sum(axis=0) > 0, row_N1[:-1])
+        taught_N = np.add.reduceat(fused.taught_T, row_N1[:-1])
         of = np.array([self._domains.index(e.domain) for e in self._examples[begin:end]])
         bins = np.arange(begin, end) * self._bins // len(self._examples)
 
@@ -94,9 +88,9 @@ class TeachingView:
             "taught": sums(taught_N, of, domains),
             "bin_weight": sums(weight_NS, bins, self._bins),
             "bin_positions": sums(length_N, bins, self._bins),
-            "unaligned": [_counted(gold_T[one.source_T < 0]) for one in projected],
+            "unaligned": [_counted(gold_T[source_T < 0]) for source_T in origins.source_ST],
             "samples": [
-                self._sample(n, slice(*row_N1[n - begin : n - begin + 2].tolist()), beliefs, fused)
+                self._sample(n, slice(*row_N1[n - begin : n - begin + 2].tolist()), aligned, fused)
                 for n in range(begin, end)
                 if n in self._shown
             ],
@@ -117,16 +111,18 @@ class TeachingView:
         def total(key: str) -> NDArray[np.float64]:
             return np.sum([np.asarray(part[key]) for part in parts], axis=0)
 
-        mean_DS = total("weight") / np.maximum(total("positions"), 1)[:, None]
-        taught_D = total("taught") / np.maximum(total("positions"), 1)
-        bin_BS = total("bin_weight") / np.maximum(total("bin_positions"), 1)[:, None]
+        weight_by_domain = total("weight") / np.maximum(total("positions"), 1)[:, None]
+        taught_by_domain = total("taught") / np.maximum(total("positions"), 1)
+        weight_by_bin = total("bin_weight") / np.maximum(total("bin_positions"), 1)[:, None]
         return {
             "sources": self._names,
-            "by_domain": dict(zip(self._domains, mean_DS.round(4).tolist(), strict=True)),
-            "taught_share": dict(zip(self._domains, taught_D.round(4).tolist(), strict=True)),
+            "by_domain": dict(zip(self._domains, weight_by_domain.round(4).tolist(), strict=True)),
+            "taught_share": dict(
+                zip(self._domains, taught_by_domain.round(4).tolist(), strict=True)
+            ),
             "over_examples": [
                 {"example": place * len(self._examples) // self._bins, "weights": weights}
-                for place, weights in enumerate(bin_BS.round(4).tolist())
+                for place, weights in enumerate(weight_by_bin.round(4).tolist())
             ],
             "worst_tokens": {
                 name: self._worst(missed, seen_V)
@@ -152,28 +148,28 @@ class TeachingView:
         order = sorted(np.flatnonzero(ids_K >= 0).tolist(), key=lambda k: -prob_K[k])
         return [(self._text(int(ids_K[k])), round(float(prob_K[k]), 4)) for k in order[:LIKELIEST]]
 
-    def _sample(self, number: int, rows: slice, beliefs: Aligned, fused: Target) -> dict[str, Any]:
+    def _sample(self, number: int, rows: slice, aligned: Aligned, fused: Target) -> dict[str, Any]:
         example = self._examples[number]
         first = int(self._pivot.row_N1[number])
         tokens = []
         for t in range(rows.start, min(rows.stop, rows.start + LONGEST_SAMPLE)):
             gold = int(self._gold_R[first + t - rows.start])
             given = fused.prob_TK[t][fused.ids_TK[t] == gold]
-            taught = fused.weight_ST[:, t].sum() > 0
+            taught = bool(fused.taught_T[t])
             tokens.append(
                 {
                     "text": self._text(gold),
                     "weights": fused.weight_ST[:, t].round(4).tolist(),
                     "entropy": [
-                        round(float(u), 4) if aligned else None
-                        for u, aligned in zip(
-                            beliefs.entropy_ST[:, t], beliefs.aligned_ST[:, t], strict=True
+                        round(float(u), 4) if there else None
+                        for u, there in zip(
+                            aligned.entropy_ST[:, t], aligned.aligned_ST[:, t], strict=True
                         )
                     ],
                     "gold": round(float(given.sum()), 4) if taught else None,
                     "top": [
-                        self._likeliest(beliefs.ids_STK[s, t], beliefs.prob_STK[s, t])
-                        if beliefs.aligned_ST[s, t]
+                        self._likeliest(aligned.ids_STK[s, t], aligned.prob_STK[s, t])
+                        if aligned.aligned_ST[s, t]
                         else None
                         for s in range(len(self._names))
                     ],

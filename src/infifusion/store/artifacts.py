@@ -1,26 +1,25 @@
-"""Run folders on disk: what a finished stage looks like, and when a stage may go on.
+"""Stage folders on disk: when a stage is finished, when it may go on, how it is signed.
 
-A stage folder is finished when, and only when, it holds `manifest.json`, which is written last.
-The manifest holds the fingerprint (everything that decides what the stage writes), the counts of
-what was done and ignored, the seconds it took, SHA-256 and size of every file it vouches for, and a
-signature of itself. While a stage is under way its fingerprint lies in `started.json`, signed too,
-so that another recipe cannot go on from it. Fingerprints are written redacted
-(infifusion.process.redact), with a hash of what they were: two are the same by either, so that
-another home folder, or another token in the environment, makes no other run. The rules of opening
-a folder:
+A stage folder is finished when, and only when, it holds `manifest.json`, which is written last: the
+fingerprint (everything that decides what the stage writes), counts of what was done and left out,
+seconds, SHA-256 and size of every file, and a checksum of itself. While a stage is under way, its
+fingerprint lies in `started.json`, with a checksum, too.
+
+Fingerprints are written redacted (infifusion.process.redact), with a hash of what they were; two
+are the same when either is, so another home folder, or another token in the environment, makes no
+other run. Opening a folder:
 
     same fingerprint, manifest        done: skip
     same fingerprint, no manifest     resume: the stage goes on from what is complete
-    other fingerprint                 ArtifactError that lists the fields that differ; or, where
-                                      asked, the folder is deleted and the stage made anew
-    done, but files are damaged       ArtifactError that names them; or, where asked, the stage is
-                                      opened again without them
+    other fingerprint                 ArtifactError that lists the fields that differ; with redo the
+                                      folder is deleted and the stage made anew
+    done, but files are damaged       ArtifactError that names them; with redo the stage is opened
+                                      again without them
 
-Damage: at every start a finished folder's files must be there and as long as they were; a stage
-that reads files of another compares their SHA-256 first (`verify_files`), once per process.
-
-What a manifest vouches for is on the disk before the manifest is: files and their folders are
-synced, so that neither a killed process nor a loss of power leaves a signature without its files.
+At every start the files of a finished folder must be there and have their sizes; before a stage
+reads files of another, their SHA-256 is compared (`verify_files`). What a manifest lists is synced
+to the disk before the manifest is written, so neither a killed process nor a loss of power leaves a
+manifest without its files.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ SIGNED = {"fingerprint", EXACT, "counts", "seconds", "files", "bytes"}
 REDO = "Run again with --redo, which makes anew what is damaged and what follows from it."
 LOOK_EVERY = 0.2  # seconds
 SCRATCH = ("checkpoints", "done", "parts")
-"""Folders of a stage that hold work under way; they go once the stage is signed, not before."""
+"""Folders that hold work under way; they are deleted once the stage has its manifest."""
 
 
 class State(StrEnum):
@@ -64,10 +63,10 @@ class State(StrEnum):
 def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
     """Make `folder` ready for a stage with this fingerprint, or say that it is done.
 
-    Raises ArtifactError when the folder belongs to another fingerprint, naming what differs, and
-    when a file of a finished stage is missing or has another size. With `redo` the first process
-    deletes the former, and the latter's damaged files (every file's hash is then compared); the
-    others wait until it has.
+    Raises ArtifactError when the folder has another fingerprint, naming what differs, and when a
+    file of a finished stage is missing or has another size. With `redo` the first process deletes
+    such a folder, or the damaged files of a finished one (the hash of every file is then compared);
+    the other processes wait until it has.
     """
     while redo and (reason := _unfit(folder, fingerprint)):
         if rank() != 0:
@@ -80,7 +79,9 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
                 folder.replace(gone / "stale")  # at once, so that no process sees half of it
         else:
             log.info("redo: %s", reason.text)
-            _open_again(folder, fingerprint, reason.damaged)
+            write_record(folder / STARTED, _named(fingerprint))
+            for name in (MANIFEST, *reason.damaged):
+                (folder / name).unlink(missing_ok=True)
     if differences := _differences(folder, fingerprint):
         listed = "\n".join(f"  {line}" for line in differences)
         raise ArtifactError(
@@ -89,7 +90,10 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
             "makes them anew."
         )
     if (folder / MANIFEST).exists():
-        _require_whole(folder, read_manifest(folder, made_by=folder.name))
+        manifest = read_manifest(folder, made_by=folder.name)
+        for name in manifest["files"]:
+            if problem := wrong_size(folder, manifest, name):
+                raise ArtifactError(f"{problem} {REDO}")
         if rank() == 0:
             _tidy(folder)
         return State.DONE
@@ -107,15 +111,16 @@ def is_done(folder: Path, fingerprint: Json) -> bool:
 
 @dataclass(frozen=True)
 class _Unfit:
-    """Why a folder cannot be gone on from; damaged: its damaged files, or None where it was made
-    with other settings."""
+    """Why a stage cannot go on from its folder. damaged: the damaged files, or None where it was
+    made with other settings."""
 
     text: str
     damaged: list[str] | None
 
 
 def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
-    """What --redo has to make anew in this folder. Reads every file of a finished one."""
+    """What --redo has to make anew in this folder, if anything. Reads every file of a finished
+    stage."""
     try:
         if differences := _differences(folder, fingerprint):
             return _Unfit(differences[0], None)
@@ -128,14 +133,6 @@ def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
     return _Unfit(f"{folder / bad[0]} is damaged", bad) if bad else None
 
 
-def _open_again(folder: Path, fingerprint: Json, damaged: list[str]) -> None:
-    """Make a finished stage an unfinished one that lacks some files."""
-    write_record(folder / STARTED, _named(fingerprint))
-    (folder / MANIFEST).unlink(missing_ok=True)
-    for name in damaged:
-        (folder / name).unlink(missing_ok=True)
-
-
 def share_stage(
     folder: Path,
     fingerprint: Json,
@@ -144,10 +141,12 @@ def share_stage(
     redo: bool = False,
     apart: Json | None = None,
 ) -> None:
-    """Make `folder` a link into `shared`, to the place of this fingerprint, so that runs that want
-    the same do it once, under whatever name. A folder that is there stays, but for a link elsewhere
-    with `redo`. Where the place is still to be made, this process claims it; BusyError where
-    another one has (infifusion.store.lock.claim). `apart`: what else keeps places apart.
+    """Make `folder` a link to the place of this fingerprint in the folder `shared`, so that runs
+    that want the same result make it once, under whatever name.
+
+    An existing folder stays; with `redo`, a link to another place is replaced. Unless the place is
+    finished, this process claims it (infifusion.store.lock.claim), which raises BusyError where
+    another one has. apart: values that, with the fingerprint, tell places apart.
     """
     if shared is None:
         # A run folder of a sweep by itself: where its link leads, others may work, too.
@@ -169,22 +168,18 @@ def share_stage(
         folder.symlink_to(os.path.relpath(place, folder.parent.resolve()))
 
 
-def same_fingerprint(record: Json, fingerprint: Json) -> bool:
-    """Whether the fingerprint in a manifest is this one."""
-    return not _differing(record, fingerprint)
-
-
-def _differing(record: Json, fingerprint: Json) -> list[str]:
+def differences_to(record: Json, fingerprint: Json) -> list[str]:
+    """Sentences for the fields in which the fingerprint in a manifest differs from this one."""
     if record.get(EXACT) == _named(fingerprint)[EXACT]:
         return []
-    return differing_fields(plain(record.get("fingerprint", {})), plain(fingerprint))
+    return _differing_fields(plain(record.get("fingerprint", {})), plain(fingerprint))
 
 
 def _differences(folder: Path, fingerprint: Json) -> list[str]:
     """What differs between the fingerprint and the one that lies in the folder, if one does."""
     for name in (MANIFEST, STARTED, MANIFEST):  # again: it may have been signed in between
         with contextlib.suppress(FileNotFoundError):
-            return _differing(read_record(folder / name), fingerprint)
+            return differences_to(read_record(folder / name), fingerprint)
     return []
 
 
@@ -197,10 +192,10 @@ def _named(fingerprint: Json) -> Json:
 def close_stage(
     folder: Path, fingerprint: Json, *, counts: Json, seconds: float, files: list[Path]
 ) -> None:
-    """Sign the folder: write the manifest, last, with hash and size of every file in `files`.
+    """Finish the stage: write the manifest, last, with hash and size of every file in `files`.
 
     Raises RunError where the folder is not the one that `open_stage` made ready: it was deleted, or
-    its disk is not mounted any more, and what lies there now is the half written since.
+    its disk is not mounted any more, and what lies there now was written since.
     """
     if not any((folder / name).exists() for name in (STARTED, MANIFEST)):
         raise RunError(
@@ -245,10 +240,9 @@ def read_manifest(folder: Path, *, made_by: str) -> Json:
 
 
 def verify_files(folder: Path, manifest: Json, *, only: Iterable[Path] | None = None) -> None:
-    """Compare files with their hashes in the manifest: all of them, or `only` these, which lie in
-    the folder. A file that has not changed since is not read twice by one process.
+    """Compare files with their hashes in the manifest: all of them, or `only` these paths.
 
-    Raises ArtifactError that names the first bad one.
+    Raises ArtifactError that names the first one that differs.
     """
     names = manifest["files"] if only is None else [str(p.relative_to(folder)) for p in only]
     for name in names:
@@ -259,24 +253,17 @@ def verify_files(folder: Path, manifest: Json, *, only: Iterable[Path] | None = 
 
 
 def verify_stage(folder: Path, *, made_by: str, only: Iterable[Path] | None = None) -> None:
-    """The same by the manifest of a finished stage; ArtifactError where it is not finished."""
+    """As `verify_files`, by the manifest in the folder; ArtifactError where there is none."""
     verify_files(folder, read_manifest(folder, made_by=made_by), only=only)
 
 
-def _require_whole(folder: Path, manifest: Json) -> None:
-    """ArtifactError unless every file is there and has its size."""
-    for name in manifest["files"]:
-        if problem := wrong_size(folder, manifest, name):
-            raise ArtifactError(f"{problem} {REDO}")
-
-
-def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
+def _differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
     """Sentences `a.b: the folder has 1, the recipe wants 2` for every field that differs."""
     differences = []
     for key in sorted(found.keys() | wanted.keys()):
         left, right = found.get(key, "(absent)"), wanted.get(key, "(absent)")
         if isinstance(left, dict) and isinstance(right, dict):
-            differences += differing_fields(left, right, f"{prefix}{key}.")
+            differences += _differing_fields(left, right, f"{prefix}{key}.")
         elif left != right:
             differences.append(
                 f"{prefix}{key}: the folder has {left!r}, the recipe wants {right!r}"
@@ -287,5 +274,9 @@ def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
 def cache_folder() -> Path:
     """Where what can be made again is kept: $INFIFUSION_CACHE, else the user's cache folder."""
     own = os.environ.get("INFIFUSION_CACHE")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return Path(own) if own else cache / "infifusion"
+    return Path(own) if own else user_cache()
+
+
+def user_cache() -> Path:
+    """The same where INFIFUSION_CACHE is not set: $XDG_CACHE_HOME/infifusion, or in ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "infifusion"

@@ -1,5 +1,4 @@
-"""What a full, write-protected, vanished or failing disk looks like, in the words of the
-libraries."""
+"""Errors of a full, write-protected or failing disk, as the system and the libraries raise them."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 """What the system says when nothing more can be written."""
 
 TORCH = re.compile(r"PytorchStreamWriter|inline_container")
-"""torch's writer of zip files names no number; it fails where the disk is full."""
+"""In errors of torch's writer of zip files, which have no error number; the disk is full."""
 
 
 def errno_of(error: BaseException) -> int | None:
@@ -27,9 +26,9 @@ def errno_of(error: BaseException) -> int | None:
 
 
 def unreadable(path: Path, error: OSError) -> RunError:
-    """The error for a file that cannot be read for a reason that says nothing of its content: too
-    many open files, a disk or network that fails just now, permissions. What may be whole is
-    neither made anew nor said to be damaged."""
+    """The error for a file that cannot be read for a reason other than its content: too many open
+    files, a disk or network that fails at the moment, permissions. Such a file may be whole, so it
+    is neither made anew nor called damaged."""
     return RunError(
         f"{error.filename or path} cannot be read: {error.strerror or error}. It may be whole, and "
         "nothing was changed. See to its disk, its permissions or the limit of open files "

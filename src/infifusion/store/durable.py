@@ -1,8 +1,8 @@
-"""Writes that are whole or not there, whatever kills the process or the machine.
+"""Atomic writes: a file or folder is there whole or not at all, whatever kills the process.
 
-A file or folder is made under a hidden name beside its place, synced to the disk, and renamed. The
-maker holds a lock on what it makes, which the kernel drops when it dies: what is hidden and not
-locked is a leftover, however old.
+It is written under a hidden name beside its place, synced to the disk, and renamed. The writer
+holds a lock on it, which the kernel releases when the writer dies: a hidden file without a lock is
+a leftover, however old.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ TEMPORARY = ".tmp"  # ends the name of what is not whole yet
 def atomic_write(path: Path) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it only if the block succeeds.
 
-    Both the file and its new name are synced. What a killed process leaves is not locked any more:
-    `remove_leftovers` finds it by that.
+    Both the file and its new name are synced. `remove_leftovers` deletes what a killed process
+    leaves: it is not locked any more.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary, descriptor = _held_file(path)

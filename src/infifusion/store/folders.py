@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.recipe import Recipe
+from infifusion.recipe import Model, Recipe
 
 PIVOT = "pivot"
 SPLITS = ("train", "validation", "held_out")
@@ -13,18 +13,23 @@ SPLITS = ("train", "validation", "held_out")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Paths inside runs/NAME. redo: stages made with other settings are deleted and made anew.
-    shared: where teacher passes, training runs and scores lie that several runs use."""
+    """Paths inside runs/NAME.
+
+    redo:   stages made with other settings, and what is damaged, are deleted and made anew.
+    shared: where teacher passes, training runs and scores lie that several runs use.
+    """
 
     root: Path
     redo: bool = False
     shared: Path | None = None
 
     def respond(self, source: str) -> Path:
+        """Answers of a source."""
         return self.root / "respond" / source
 
     @property
     def choose(self) -> Path:
+        """The answers that were kept."""
         return self.root / "choose"
 
     @property
@@ -34,6 +39,7 @@ class RunFolder:
 
     @property
     def prepare(self) -> Path:
+        """Examples, and every model's rendering of them."""
         return self.root / "prepare"
 
     def examples(self, split: str) -> Path:
@@ -45,31 +51,37 @@ class RunFolder:
         return self.prepare / "rendered" / f"{model}-{split}.safetensors"
 
     def teach(self, source: str) -> Path:
+        """A source's or the pivot's cache of beliefs."""
         return self.root / "teach" / source
 
     def fuse(self, target: str) -> Path:
+        """A fused target."""
         return self.root / "fuse" / target
 
     def distill(self, run: str) -> Path:
+        """A training run and its model."""
         return self.root / "distill" / run
 
     def merge(self, name: str) -> Path:
+        """A merged model."""
         return self.root / "merge" / name
 
     def evaluate(self, model: str) -> Path:
+        """A model's scores and answers."""
         return self.root / "evaluate" / model.replace(":", "__")
 
-    @property
-    def report(self) -> Path:
-        return self.root / "report"
+
+def model_called(recipe: Recipe, name: str) -> Model:
+    """The pivot, or the source of this name."""
+    return recipe.pivot if name == PIVOT else recipe.sources[name]
 
 
 def model_paths(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Every model of the run by name, and its folder or hub name."""
-    plan = recipe.resolve()
+    resolved = recipe.resolve()
     return {
         PIVOT: recipe.pivot.model,
         **{f"source:{name}": model.model for name, model in recipe.sources.items()},
-        **{run.name: str(folder.distill(run.name) / "model") for run in plan.runs},
-        **{merge.name: str(folder.merge(merge.name) / "model") for merge in plan.merges},
+        **{run.name: str(folder.distill(run.name) / "model") for run in resolved.runs},
+        **{merge.name: str(folder.merge(merge.name) / "model") for merge in resolved.merges},
     }

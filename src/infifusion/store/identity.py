@@ -1,4 +1,4 @@
-"""What a model or a data file is, in a few bytes: fields of the fingerprints."""
+"""Fields of the fingerprints: what identifies a model, a tokenizer or a finished stage."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from typing import Any
 
 from infifusion.errors import CheckpointError
 from infifusion.recipe import Model, as_json
-from infifusion.store.artifacts import MANIFEST
+from infifusion.store.artifacts import MANIFEST, read_manifest
 from infifusion.store.folders import RunFolder
-from infifusion.store.hashes import sha256_of
+from infifusion.store.hashes import sampled_sha256, sha256_of
 from infifusion.store.records import read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-BLOCKS, BLOCK_BYTES = 256, 4096
 
 
 def model_identity(model: Model) -> dict[str, Any]:
-    """A folder by the contents of its files, a hub model by name and revision. Not its temperature,
-    which changes what it teaches alone (stages.calibrate)."""
+    """A folder by the contents of its files, a hub model by name and revision. Its temperature is
+    left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
     return {**values, "files": _folder_identity(Path(model.model))}
 
 
-def tokenizer_of(model: Model) -> dict[str, Any]:
+def tokenizer_fields(model: Model) -> dict[str, Any]:
     """What decides how a model sees text: tokenizer files and chat template."""
     name = model.tokenizer or model.model
     folder = Path(name)
@@ -45,12 +44,16 @@ def stage_identity(folder: Path, ending: str = "") -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
+def prepared_hash(folder: RunFolder, path: Path) -> str:
+    """The SHA-256 that the stage `prepare` signed for one of its files."""
+    manifest = read_manifest(folder.prepare, made_by="prepare")
+    return manifest["files"][str(path.relative_to(folder.prepare))]
+
+
 def prepared_identity(folder: RunFolder, models: list[str]) -> dict[str, str]:
     """The training examples and how each of these models (pivot or source) sees them."""
-    files = read_json(folder.prepare / MANIFEST)["files"]
     paths = [folder.examples("train"), *(folder.rendered(name, "train") for name in models)]
-    names = [str(path.relative_to(folder.prepare)) for path in paths]
-    return {name: files[name] for name in names}
+    return {str(path.relative_to(folder.prepare)): prepared_hash(folder, path) for path in paths}
 
 
 def _folder_identity(folder: Path) -> dict[str, str]:
@@ -62,19 +65,4 @@ def _folder_identity(folder: Path) -> dict[str, str]:
             )
         return {}
     names = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
-    return {path.name: _sampled_sha256(path) for path in names if path.is_file()}
-
-
-def _sampled_sha256(path: Path) -> str:
-    """SHA-256 of the size and of BLOCKS evenly spaced blocks.
-
-    Weights of tens of gigabytes are read at every start of a run, so they are not read whole; any
-    training step changes every block.
-    """
-    size = path.stat().st_size
-    digest = hashlib.sha256(str(size).encode())
-    with path.open("rb") as file:
-        for block in range(BLOCKS):
-            file.seek(max(0, (size - BLOCK_BYTES) * block // (BLOCKS - 1)))
-            digest.update(file.read(BLOCK_BYTES))
-    return digest.hexdigest()
+    return {path.name: sampled_sha256(path) for path in names if path.is_file()}

@@ -1,8 +1,8 @@
-"""One run at a time in a folder; the locks die with their owners.
+"""File locks: one run at a time in a folder, and one process at a time that makes a shared result.
 
-Each process of a run holds a lock file of its own, `.lock` the first and `.lock-N` the others, so
-that any of them can see whether another has died: the kernel lets go of a lock when its owner ends,
-however it ends, so none is ever stale, and no clock is asked.
+Each process of a run holds a lock file of its own, `.lock` for the first and `.lock-N` for the
+others, so any of them can see whether another has died. The kernel releases a lock when its owner
+ends, however it ends: no lock is ever stale, and no clocks are compared.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _held: Path | None = None
 def hold(folder: Path) -> Iterator[None]:
     """Hold this process's lock in the folder while the block runs.
 
-    What killed owners left half written is removed first. Raises ArtifactError naming the owner and
-    its age where another run holds the lock, and RunError where the block failed because another
-    process of this run has died. On a file system without locks it says so and goes on.
+    Temporary files of killed processes are removed first. Raises ArtifactError, which names the
+    owner and its age, where another run holds the lock, and RunError where the block failed because
+    another process of this run has died. On a file system without locks it warns and goes on.
     """
     global _held
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def hold(folder: Path) -> Iterator[None]:
             if world_size() == 1:
                 path.unlink(missing_ok=True)
                 raise
-            # The file stays, and says why this process is gone.
+            # The file stays, and tells the others why this process has ended.
             stopped = not isinstance(error, Exception)
             died = None if isinstance(error, InfiFusionError) else dead_peer(but_stopped=stopped)
             reason = died or f"{type(error).__name__}: {error}"
@@ -74,9 +74,9 @@ _claims: list[IO[str]] = []
 
 
 def claim(place: Path) -> None:
-    """Keep other processes from making what lies at `place`, until `release_claims` or the end of
-    this process. BusyError where one has claimed it. On a file system without locks it keeps off
-    the processes of this machine alone."""
+    """Keep other processes from writing at `place`, until `release_claims` or the end of this
+    process. BusyError where one of them has claimed it. A second lock in the system's temporary
+    folder keeps off the processes of this machine where the file system of `place` has no locks."""
     place.parent.mkdir(parents=True, exist_ok=True)
     name = f"infifusion-{os.getuid()}-{sha256_of_text(str(place))[:16]}{LOCK}"
     for path in (place.with_name(f"{LOCK}-{place.name}"), Path(tempfile.gettempdir()) / name):
@@ -97,15 +97,16 @@ def claim(place: Path) -> None:
 
 
 def release_claims() -> None:
+    """Give up every claim of this process."""
     while _claims:
         with _claims.pop() as file, contextlib.suppress(OSError):
             fcntl.flock(file, fcntl.LOCK_UN)  # also where a fork of this process has it open
 
 
 def dead_peer(*, but_stopped: bool = False) -> str | None:
-    """What to say where another process of this run has died: nothing that it owes will come.
-    None where all live, have not begun, or are done. but_stopped: leave out those that a signal
-    has stopped as one has this process, such as torchrun's own to all."""
+    """The message for another process of this run having died, so that its parts will never come;
+    None where all live, have not begun, or are done. but_stopped: leave out processes that a signal
+    has stopped, which torchrun sends to all."""
     if _held is None or world_size() == 1:
         return None
     for number in range(world_size()):
@@ -128,7 +129,7 @@ def dead_peer(*, but_stopped: bool = False) -> str | None:
 
 
 def lost() -> str | None:
-    """What to say where it is vain to wait for files of this run: its folder vanished, or another
+    """The message for why files of this run will never come: its folder vanished, or another
     process of it has died. None where neither is so."""
     if _held is not None and not _lock_of(_held, rank()).exists():
         return vanished(_held)
@@ -136,7 +137,7 @@ def lost() -> str | None:
 
 
 def vanished(folder: Path) -> str:
-    """What to say where the folder of a run is not there any more."""
+    """The message for the folder of a run not being there any more."""
     return (
         f"The run folder {folder} vanished while the run was under way: deleted, moved, or its "
         "disk is not mounted any more. Bring it back and run the same command again: it goes on "
@@ -163,7 +164,7 @@ def _write(file: IO[str], owner: dict[str, Any]) -> None:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The open lock file. One that its last owner removed in between is not the lock any more."""
+    """The open lock file. Tried again where its last owner has removed the file in between."""
     tries = 0
     while True:
         file = path.open("a+", encoding="utf-8")

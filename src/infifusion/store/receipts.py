@@ -1,9 +1,9 @@
-"""What an unfinished stage has made so far, vouched for piece by piece.
+"""Receipts: signed records of the pieces that an unfinished stage has made so far.
 
-When a piece of work is done (a shard, a chunk, a checkpoint), a receipt is written beside it, last:
-a signed record with the hashes of what was made and the mark of the stage that made it. A stage
-that goes on builds on pieces that match their receipts; any other is made anew. So a file that was
-cut short, changed, or brought from another run or another place of this one is never built upon.
+When a piece of work is done (a shard, a chunk, a checkpoint), a receipt is written beside it, last.
+It holds the hashes of what was made and the mark of the stage that made it. A stage that goes on
+keeps the pieces that match their receipts and makes all others anew, so a file that was cut short,
+changed, or copied from another run or another place of this one is never built upon.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ Hashes = dict[str, str]
 
 
 def mark_of(stage: Path) -> str:
-    """What tells an unfinished stage from every other: the signature of its fingerprint. Empty
-    where the work belongs to no stage."""
+    """The mark of an unfinished stage: the signature of its fingerprint, which no stage with other
+    settings has. Empty where the work belongs to no stage."""
     try:
         return signature_of(stage / STARTED)
     except FileNotFoundError:
@@ -39,20 +39,23 @@ def receipt_of(stage: Path, piece: str) -> Path:
     return stage / RECEIPTS / f"{piece}.json"
 
 
-def hashes_of(files: Iterable[Path], folder: Path) -> Hashes:
-    """The quick hash of every file, by its path in the folder."""
-    return {str(path.relative_to(folder)): quick_hash(path) for path in files}
+def hashes_of(files: Iterable[Path], folder: Path, *, sealed: bool = False) -> Hashes:
+    """The quick hash of every file, by its path in the folder. sealed: see `quick_hash`."""
+    return {str(path.relative_to(folder)): quick_hash(path, sealed=sealed) for path in files}
 
 
 def sign(receipt: Path, hashes: Hashes, *, mark: str, more: Json | None = None) -> None:
-    """Write the receipt of a piece whose content has these hashes."""
+    """Write the receipt of a piece whose content has these hashes; `more` stands in it, too."""
     write_record(receipt, {"stage": mark, "piece": receipt.stem, "hashes": hashes, **(more or {})})
 
 
 def is_whole(receipt: Path, hashes: Callable[[], Hashes], *, mark: str) -> bool:
-    """Whether a piece is there as it was made. `hashes` makes those of what is there now, and may
-    fail where something is missing or cut short. RunError where that cannot be seen just now: hours
-    of work are not made anew, nor deleted, for a passing fault."""
+    """Whether a piece is there as it was made.
+
+    `hashes` computes those of what is there now, and may fail where something is missing or cut
+    short. Raises RunError where the piece cannot be read for the moment: hours of work are not made
+    anew, nor deleted, because of a fault that passes.
+    """
     if not receipt.exists():
         return False
     try:
@@ -68,11 +71,11 @@ def is_whole(receipt: Path, hashes: Callable[[], Hashes], *, mark: str) -> bool:
 def must_be_made(
     receipt: Path, hashes: Callable[[], Hashes], *, mark: str, stage: Path | None
 ) -> bool:
-    """Whether a piece that is this process's to make is not there as it should be. Where it was,
-    and has been damaged since, that is said and the receipt goes.
+    """Whether this process has to make a piece that falls to it.
 
-    Nothing must be made of a stage that is signed: of several processes that go on with a stage of
-    which every piece is there, the first may sign it, and its receipts go, before the others look.
+    A receipt whose piece has been damaged since is deleted, with a warning. A stage that is signed
+    needs no piece: of several processes that go on with a stage of which every piece is there, the
+    first may sign it and delete its receipts before the others look.
     """
     if is_whole(receipt, hashes, mark=mark) or (stage is not None and (stage / MANIFEST).exists()):
         return False
@@ -86,28 +89,37 @@ def must_be_made(
     return True
 
 
-class FilePieces:
-    """The pieces of a stage that are one file each."""
+class Pieces:
+    """The pieces of a stage, each named by the path of its receipt."""
 
-    def __init__(self, stage: Path) -> None:
-        self._stage, self._mark = stage, mark_of(stage)
+    def __init__(self, stage: Path, hashes: Callable[[Path], Hashes]) -> None:
+        """hashes: computes those of a piece as it is now. Call it when the stage is open."""
+        self._stage, self._mark, self._hashes = stage, mark_of(stage), hashes
 
-    def is_whole(self, path: Path) -> bool:
-        """Whether the file is there as it was made, by whichever process."""
-        return is_whole(self._receipt(path), lambda: self._hashes(path), mark=self._mark)
+    def is_whole(self, piece: Path) -> bool:
+        """Whether the piece is there as it was made, by whichever process."""
+        return is_whole(self._receipt(piece), lambda: self._hashes(piece), mark=self._mark)
 
-    def must_be_made(self, path: Path) -> bool:
-        """Whether this process has to make the file."""
+    def must_be_made(self, piece: Path) -> bool:
+        """Whether this process has to make the piece."""
         return must_be_made(
-            self._receipt(path), lambda: self._hashes(path), mark=self._mark, stage=self._stage
+            self._receipt(piece), lambda: self._hashes(piece), mark=self._mark, stage=self._stage
         )
 
-    def sign(self, path: Path) -> None:
-        """Vouch for the file that was made."""
-        sign(self._receipt(path), self._hashes(path), mark=self._mark)
+    def sign(self, piece: Path, more: Json | None = None) -> None:
+        """Write the receipt of a piece that was made."""
+        sign(self._receipt(piece), self._hashes(piece), mark=self._mark, more=more)
 
-    def _receipt(self, path: Path) -> Path:
-        return receipt_of(self._stage, path.name)
+    def _receipt(self, piece: Path) -> Path:
+        return piece
 
-    def _hashes(self, path: Path) -> Hashes:
-        return hashes_of([path], self._stage)
+
+class FilePieces(Pieces):
+    """The pieces of a stage that are one file each, named by the path of the file. The manifest
+    will hold the files, so their SHA-256 is computed along with the quick hash."""
+
+    def __init__(self, stage: Path) -> None:
+        super().__init__(stage, lambda path: hashes_of([path], stage, sealed=True))
+
+    def _receipt(self, piece: Path) -> Path:
+        return receipt_of(self._stage, piece.name)

@@ -1,8 +1,7 @@
-"""JSON files of a run: written whole or not at all, without secrets and home paths, and signed
-where a changed byte has to be noticed.
+"""JSON files of a run: written whole or not at all, without secrets and home paths.
 
-A record is a JSON object with a signature: SHA-256 of its text without it. A file is read only if
-it is, byte for byte, what writing its content would give.
+A record is a JSON object with a checksum under the key `signature`: SHA-256 of its text without
+that key. A record is accepted only if it is, byte for byte, what writing its content would give.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ def plain(value: Any) -> Any:
 
 
 def read_json(path: Path) -> Json:
-    """One JSON object; ArtifactError when the file is damaged. A signature is checked and left
+    """One JSON object; ArtifactError when the file is damaged. A checksum is verified and left
     out."""
     return _read(path)[0]
 
@@ -45,12 +44,12 @@ def read_record(path: Path) -> Json:
 
 
 def write_record(path: Path, value: Json) -> None:
-    """Write a JSON object with a signature: a hash over its text, byte for byte."""
+    """Write a JSON object with the checksum of its text."""
     _write(path, _signed(plain(value)))
 
 
 def signature_of(path: Path) -> str:
-    """The signature of a file that `write_record` wrote; the same for the same content."""
+    """The checksum of a file that `write_record` wrote; the same for the same content."""
     return _signed(read_record(path))[SIGNATURE]
 
 

@@ -1,10 +1,9 @@
-"""Work shared by the processes of torchrun or accelerate, which meet in the run folder alone.
+"""Work shared by the processes of torchrun or accelerate, through the run folder alone.
 
-Every process takes each n-th part of the work, by number, and writes its own files; the first one
-waits until all files are there and signs the stage; the others wait for the signature. Nothing is
-sent between processes, so nothing times out, and several machines need no more than a shared
-folder. Who does which part depends on the number of processes only: after a restart each goes on
-with what it lacks.
+Of n processes each takes every n-th part and writes its files. The first process waits until all
+files are there and finishes the stage; the others wait for its manifest. Nothing is sent between
+processes, so nothing times out, and several machines need only a shared folder. Who makes which
+part depends on the number of processes alone: after a restart each goes on with what it lacks.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ SAY_EVERY = 60.0
 
 
 def my_part(items: Sequence[Item]) -> list[Item]:
-    """What this process does: items rank, rank + n, rank + 2 n, ..."""
+    """The items that this process makes: numbers rank, rank + n, rank + 2 n, ..."""
     return list(items[rank() :: world_size()])
 
 
 def wait_for(
     paths: Iterable[Path], what: str, *, there: Callable[[Path], bool] = Path.exists
 ) -> None:
-    """Return when all files are `there`; says every minute what is waited for.
+    """Return when all files are `there`; every minute the log says what is waited for.
 
-    They are looked at one after the other, the next one when the one before is there: a folder may
-    lack thousands, and looking at all of them five times a second is hard on a network's disk.
-    Raises RunError, within a second, where another process of the run has died or its folder has
-    vanished.
+    A file is looked at when the one before is there: a folder may lack thousands, and looking at
+    all of them five times a second is too much for a network's disk. Raises RunError, within a
+    second, where another process of the run has died or the run's folder has vanished.
     """
     said = time.monotonic()
     left = list(paths)[::-1]

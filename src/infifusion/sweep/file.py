@@ -58,12 +58,13 @@ class Sweep(Strict):
 
 
 @dataclass(frozen=True)
-class World:
-    """One setting with one seed: a recipe that holds every arm, and what to compare in it."""
+class SweepRun:
+    """One run of a sweep, a setting with a seed: a recipe that holds every arm, and what to compare
+    in it."""
 
     folder: str
     setting: Tags
-    """The values of what varies."""
+    """Place of each value that varies -> the value."""
     seed: int
     recipe: Recipe
     arms: list[str]
@@ -75,7 +76,7 @@ class World:
         return ", ".join(f"{short}={value}" for short, value in shortened(self.setting).items())
 
 
-def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
+def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[SweepRun]]:
     """Read a sweep file and write out every recipe it stands for, seeds outermost.
 
     Raises RecipeError for whatever is wrong with the file or with any of its recipes.
@@ -91,9 +92,9 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
     if len(set(sweep.seeds)) < len(sweep.seeds):
         raise RecipeError(f"{path}: seeds names a seed twice: {sweep.seeds}. Remove one.")
     _require_placeholders(sweep, values, path)
-    worlds = []
+    runs = []
     options = _settings(sweep, values)
-    varied = {key for key, found in options.items() if len(found) > 1}
+    varied = {key for key, values_of in options.items() if len(values_of) > 1}
     for seed in sweep.seeds:
         for chosen in combinations(options.values(), str(path)):
             setting = dict(zip(options, chosen, strict=True))
@@ -106,16 +107,14 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[World]]:
                 update={"evaluate": recipe.evaluate.model_copy(update={"models": arms})}
             )
             named = {key: value for key, value in setting.items() if key in varied}
-            name = _folder_name(named, seed)
-            worlds.append(World(name, named, seed, recipe, arms, against))
-    return sweep, worlds
+            runs.append(SweepRun(_folder_name(named, seed), named, seed, recipe, arms, against))
+    return sweep, runs
 
 
 def _settings(sweep: Sweep, values: Mapping[str, Any]) -> dict[str, list[Any]]:
     """What varies by setting: `settings`, and the lists outside fuse, distill and merge."""
-    varied = dict(sweep.settings)
     outside = {key: value for key, value in values.items() if key not in ARMS}
-    varied |= dict(lists_in(outside, Recipe, ""))
+    varied = {**sweep.settings, **dict(lists_in(outside, Recipe, ""))}
     for key, options in varied.items():
         if not options:
             raise RecipeError(f"{key}: expected values to choose from, found an empty list.")
@@ -143,58 +142,50 @@ def _require_placeholders(sweep: Sweep, values: Mapping[str, Any], path: Path) -
             )
 
 
-def _arms(
-    sweep: Sweep,
-    recipe: Recipe,
-    variants: Variants,
-    path: Path,
-) -> list[str]:
-    plan = recipe.resolve()
-    all_runs = [run.name for run in plan.runs]
-    everything = [*all_runs, *recipe.merge]
-    known = ["pivot", *(f"source:{name}" for name in recipe.sources), *everything]
+def _arms(sweep: Sweep, recipe: Recipe, variants: Variants, path: Path) -> list[str]:
+    """The models to compare, each variant by its own name."""
+    written_out = recipe.resolve()
+    made = [*(run.name for run in written_out.runs), *recipe.merge]
+    known = ["pivot", *(f"source:{name}" for name in recipe.sources), *made]
     if sweep.arms is None:
-        single = [run.name for run in plan.runs if run.name == run.group]
+        single = [run.name for run in written_out.runs if run.name == run.group]
         return ["pivot", *single, *recipe.merge]
-    found = []
+    arms: list[str] = []
     for arm in sweep.arms:
-        names = [arm] if arm in known else _variants_of(arm, variants)
-        names = [name for name in names if name in known]
+        names = _named(arm, known, variants)
         if not names:
             hint = nearest(arm, [*known, *variants["distill"], *variants["merge"]])
-            known_here = ", ".join(known)
             raise RecipeError(
-                f"{path}: arms: there is no model '{arm}'.{hint} Models: {known_here}."
+                f"{path}: arms: there is no model '{arm}'.{hint} Models: {', '.join(known)}."
             )
-        found += [name for name in names if name not in found]
-    return found
-
-
-def _variants_of(name: str, variants: Variants) -> list[str]:
-    made = variants["distill"].get(name, []) + variants["merge"].get(name, [])
-    return [full for full, _ in made]
+        arms += [name for name in names if name not in arms]
+    return arms
 
 
 def _against(
-    sweep: Sweep,
-    recipe: Recipe,
-    variants: Variants,
-    arms: list[str],
-    path: Path,
+    sweep: Sweep, recipe: Recipe, variants: Variants, arms: list[str], path: Path
 ) -> list[str]:
+    """The arms that every other arm is compared with."""
     if not sweep.against:
         plain = [run.name for run in recipe.resolve().runs if run.target is None]
         return [name for name in plain if name in arms] or [n for n in ("pivot",) if n in arms]
-    found = []
+    bases: list[str] = []
     for wanted in sweep.against:
-        names = [wanted] if wanted in arms else _variants_of(wanted, variants)
-        if not (names := [name for name in names if name in arms]):
+        if not (names := _named(wanted, arms, variants)):
             raise RecipeError(
                 f"{path}: against: '{wanted}' is not among the arms ({', '.join(arms)}). Add it to "
                 "arms, or name one of them."
             )
-        found += names
-    return found
+        bases += names
+    return bases
+
+
+def _named(name: str, known: list[str], variants: Variants) -> list[str]:
+    """The known models that a name of the sweep file stands for: one, or the variants of one."""
+    if name in known:
+        return [name]
+    made = variants["distill"].get(name, []) + variants["merge"].get(name, [])
+    return [full for full, _ in made if full in known]
 
 
 def _folder_name(setting: Tags, seed: int) -> str:

@@ -1,4 +1,4 @@
-"""What a sweep found: every outcome, means over seeds, paired comparisons, costs, as plain JSON."""
+"""Results of a sweep as plain JSON: outcomes, means over seeds, paired comparisons, costs."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from infifusion.stages.run import Step, steps_of
 from infifusion.store.artifacts import MANIFEST
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import Json, read_json, write_json
-from infifusion.sweep.file import Sweep, World
+from infifusion.sweep.file import Sweep, SweepRun
 
 
-def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
+def collect(sweep: Sweep, runs: list[SweepRun], out: Path) -> Json:
     """Write OUT/results.json and return what it holds.
 
     cells: one per setting, seed and arm that was scored. items: per setting, seed and task the ids
@@ -35,47 +35,39 @@ def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
     sides of a comparison are there. missing: what was not scored.
     """
     cells, items, missing = [], [], []
-    for world in worlds:
-        folder = RunFolder(out / world.folder)
-        costs = _costs(world, folder)
-        tasks = world.recipe.evaluate.tasks
+    tasks = runs[0].recipe.evaluate.tasks
+    for run in runs:
+        folder = RunFolder(out / run.folder)
+        costs = _costs(run, folder)
         outcomes: dict[str, dict[str, str]] = {task: {} for task in tasks}
         ids: dict[str, list[str]] = {}
-        for arm in world.arms:
+        for arm in run.arms:
             place = folder.evaluate(arm)
-            where = {"setting": world.words, "seed": world.seed, "arm": arm}
+            where = {"setting": run.words, "seed": run.seed, "arm": arm}
             if not (place / MANIFEST).exists():
                 missing.append(where)
                 continue
             scores = read_json(place / "scores.json")
             for task in tasks:
-                found = {
-                    str(item["id"]): item["correct"] for item in read_items(place / f"{task}.jsonl")
-                }
-                ids.setdefault(task, list(found))
-                outcomes[task][arm] = "".join("01"[bool(found[name])] for name in ids[task])
+                answers = read_items(place / f"{task}.jsonl")
+                correct = {str(item["id"]): item["correct"] for item in answers}
+                ids.setdefault(task, list(correct))
+                outcomes[task][arm] = "".join("01"[bool(correct[name])] for name in ids[task])
             accuracy = {task: 100 * scores["scores"][task]["accuracy"] for task in tasks}
             cells.append({**where, "accuracy": accuracy, "bits": scores[BITS], **costs[arm]})
-        items += [
-            {
-                "setting": world.words,
-                "seed": world.seed,
-                "task": task,
-                "ids": ids.get(task, []),
-                "correct": outcomes[task],
-            }
-            for task in tasks
-        ]
-    settings = list(dict.fromkeys(world.words for world in worlds))
+        for task in tasks:
+            where = {"setting": run.words, "seed": run.seed, "task": task}
+            items.append({**where, "ids": ids.get(task, []), "correct": outcomes[task]})
+    settings = {run.words: shortened(run.setting) for run in runs}
     results: Json = {
         "name": sweep.name,
         "seeds": list(sweep.seeds),
-        "settings": {world.words: shortened(world.setting) for world in worlds},
-        "arms": worlds[0].arms,
-        "against": worlds[0].against,
-        "tasks": worlds[0].recipe.evaluate.tasks,
+        "settings": settings,
+        "arms": runs[0].arms,
+        "against": runs[0].against,
+        "tasks": tasks,
         "cells": cells,
-        "rows": _rows(settings, worlds[0], cells, items),
+        "rows": _rows(list(settings), runs[0], cells, items),
         "missing": missing,
         "items": items,
     }
@@ -83,30 +75,32 @@ def collect(sweep: Sweep, worlds: list[World], out: Path) -> Json:
     return results
 
 
-def _rows(settings: list[str], first: World, cells: list[Json], items: list[Json]) -> list[Json]:
+def _rows(settings: list[str], first: SweepRun, cells: list[Json], items: list[Json]) -> list[Json]:
     """Means and comparisons; p-values are corrected over all rows of the sweep."""
     correct = {(i["setting"], i["seed"], i["task"]): i["correct"] for i in items}
+    tasks = first.recipe.evaluate.tasks
     rows = []
     for setting in settings:
-        here = {arm: [c for c in cells if (c["setting"], c["arm"]) == (setting, arm)]
-                for arm in first.arms}  # fmt: skip
-        for arm, found in here.items():
-            if not found:
+        of: dict[str, dict[int, Json]] = {arm: {} for arm in first.arms}
+        for cell in cells:
+            if cell["setting"] == setting:
+                of[cell["arm"]][cell["seed"]] = cell
+        for arm, by_seed in of.items():
+            if not by_seed:
                 continue
-            row = {"setting": setting, "arm": arm, "seeds": [c["seed"] for c in found]}
-            row |= _means(found)
+            row = {"setting": setting, "arm": arm, "seeds": list(by_seed)}
+            row |= _means(list(by_seed.values()))
             row["against"] = {}
             for base in first.against:
-                both = [c["seed"] for c in found if c["seed"] in [b["seed"] for b in here[base]]]
+                both = [seed for seed in by_seed if seed in of[base]]
                 if arm != base and both:
                     row["against"][base] = _comparison(
-                        [_of_seed(found, seed) for seed in both],
-                        [_of_seed(here[base], seed) for seed in both],
-                        {task: [correct[setting, seed, task] for seed in both]
-                         for task in found[0]["accuracy"]},
-                    )  # fmt: skip
+                        [by_seed[seed] for seed in both],
+                        [of[base][seed] for seed in both],
+                        {task: [correct[setting, seed, task] for seed in both] for task in tasks},
+                    )
             rows.append(row)
-    for key in ("p_value", *(f"p_value:{task}" for task in first.recipe.evaluate.tasks)):
+    for key in ("p_value", *(f"p_value:{task}" for task in tasks)):
         _correct(rows, key)
     return rows
 
@@ -121,22 +115,17 @@ def _correct(rows: list[Json], key: str) -> None:
         test["p_holm"] = corrected
 
 
-def _of_seed(cells: list[Json], seed: int) -> Json:
-    return next(cell for cell in cells if cell["seed"] == seed)
-
-
-def _means(found: list[Json]) -> Json:
+def _means(cells: list[Json]) -> Json:
     """Mean and standard error over seeds of every figure."""
-
-    def over(key: str) -> Json:
-        return {name: mean_and_error([c[key][name] for c in found]) for name in found[0][key]}
-
-    means: Json = {"accuracy": over("accuracy"), "bits": over("bits")}
-    for name, key in (("mean_accuracy", "accuracy"), ("mean_bits", "bits")):
-        if found[0][key]:
-            means[name] = mean_and_error([float(np.mean(list(c[key].values()))) for c in found])
+    means: Json = {}
+    for key in ("accuracy", "bits"):
+        means[key] = {name: mean_and_error([c[key][name] for c in cells]) for name in cells[0][key]}
+    for key in ("accuracy", "bits"):
+        if cells[0][key]:
+            over_all = [float(np.mean(list(cell[key].values()))) for cell in cells]
+            means[f"mean_{key}"] = mean_and_error(over_all)
     for name in ("seconds", "training_seconds", "flops"):
-        known = [cell[name] for cell in found if cell[name] is not None]
+        known = [cell[name] for cell in cells if cell[name] is not None]
         means[name] = float(np.mean(known)) if known else None
     return means
 
@@ -146,29 +135,28 @@ def _comparison(
 ) -> Json:
     """Arm against base, paired by seed and item; accuracies in points, bits in bits per byte."""
     a, b = base[0]["arm"], arm[0]["arm"]
-    found: Json = {"tasks": {}, "p_value": None}
+    compared: Json = {"tasks": {}, "p_value": None}
     if base[0]["bits"]:
-        bits = [
-            float(np.mean([one["bits"][d] - other["bits"][d] for d in one["bits"]]))
+        differences = [
+            {domain: one["bits"][domain] - other["bits"][domain] for domain in one["bits"]}
             for one, other in zip(arm, base, strict=True)
         ]
-        found["bits"] = mean_and_error(bits)
-        found["bits_by_domain"] = {
-            d: mean_and_error(
-                [one["bits"][d] - other["bits"][d] for one, other in zip(arm, base, strict=True)]
-            )
-            for d in base[0]["bits"]
+        means = [float(np.mean(list(of_seed.values()))) for of_seed in differences]
+        compared["bits"] = mean_and_error(means)
+        compared["bits_by_domain"] = {
+            domain: mean_and_error([of_seed[domain] for of_seed in differences])
+            for domain in base[0]["bits"]
         }
     if not correct:
-        return found
+        return compared
     counts = {
         task: [_counts(outcomes[a], outcomes[b]) for outcomes in seeds]
         for task, seeds in correct.items()
     }
     for task, seeds in counts.items():
-        found["tasks"][task] = _test([[one] for one in seeds])
+        compared["tasks"][task] = _test([[one] for one in seeds])
     by_seed = [list(one) for one in zip(*counts.values(), strict=True)]
-    return {**found, **_test(by_seed)}
+    return {**compared, **_test(by_seed)}
 
 
 def _counts(a: str, b: str) -> Counts:
@@ -193,45 +181,43 @@ def _test(seeds: list[list[Counts]]) -> Json:
     }
 
 
-def _costs(world: World, folder: RunFolder) -> dict[str, Json]:
+def _costs(run: SweepRun, folder: RunFolder) -> dict[str, Json]:
     """Per arm: seconds and FLOPs of all that it is made of, and seconds of its training runs.
 
     Seconds are those that the stages took, other work beside them or not; FLOPs are the planner's
     count. None where a step is not done or cannot be planned.
     """
-    steps = {step.key: step for step in steps_of(world.recipe, folder)}
+    steps = {step.key: step for step in steps_of(run.recipe, folder)}
     try:
         planned = plan_recipe(
-            world.recipe,
+            run.recipe,
             run_dir=folder.root, device="cpu", count=1, nodes=1, given=None, shapes=[],
         )  # fmt: skip
     except InfiFusionError:
         planned = {"rows": []}
     flops = {f"{row['stage']}/{row['name']}": row["flops"] for row in planned["rows"]}
-    found = {}
-    for arm in world.arms:
+    costs = {}
+    for arm in run.arms:
         made_of = _made_of(steps, f"evaluate/{arm}")
-        seconds = [_seconds(step) for step in made_of]
-        training = [_seconds(step) for step in made_of if step.stage == "distill"]
-        counted = [flops.get(step.key) for step in made_of if step.stage in ("teach", "distill")]
-        found[arm] = {
-            "seconds": _sum(seconds),
-            "training_seconds": _sum(training),
-            "flops": _sum(counted),
+        taught = [step for step in made_of if step.stage in ("teach", "distill")]
+        trained = [step for step in made_of if step.stage == "distill"]
+        costs[arm] = {
+            "seconds": _sum([_seconds(step) for step in made_of]),
+            "training_seconds": _sum([_seconds(step) for step in trained]),
+            "flops": _sum([flops.get(step.key) for step in taught]),
         }
-    return found
+    return costs
 
 
 def _made_of(steps: dict[str, Step], key: str) -> list[Step]:
     """Every step that this one needs, itself and the shared preparation left out."""
-    wanted, found = [key], {}
+    wanted, needed = [key], {}
     while wanted:
         step = steps[wanted.pop()]
-        if step.key not in found:
-            found[step.key] = step
+        if step.key not in needed:
+            needed[step.key] = step
             wanted += step.needs
-    left_out = ("prepare", "evaluate")
-    return [step for step in found.values() if step.stage not in left_out]
+    return [step for step in needed.values() if step.stage not in ("prepare", "evaluate")]
 
 
 def _seconds(step: Step) -> float | None:

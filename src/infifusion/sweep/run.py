@@ -9,13 +9,12 @@ the sources are.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import multiprocessing
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -28,7 +27,7 @@ from infifusion.process.bar import progress_bar
 from infifusion.process.runtime import RedactedFormatter, log, quiet_libraries, set_up_logging
 from infifusion.progress.follow import follow
 from infifusion.progress.state import LOG
-from infifusion.recipe import Recipe
+from infifusion.recipe import Recipe, as_written
 from infifusion.report.pages.sweep import write_sweep_report
 from infifusion.stages.check import check_recipe
 from infifusion.stages.run import Step, steps_of, write_settings
@@ -36,7 +35,8 @@ from infifusion.store.artifacts import MANIFEST
 from infifusion.store.durable import atomic_write
 from infifusion.store.folders import RunFolder
 from infifusion.store.lock import hold, release_claims
-from infifusion.sweep.file import Sweep, World
+from infifusion.store.records import Json
+from infifusion.sweep.file import Sweep, SweepRun
 from infifusion.sweep.results import collect
 
 SHARED = "shared"
@@ -47,20 +47,21 @@ SWEEP = "sweep"
 
 @dataclass(frozen=True)
 class Task:
-    """One step of one world, as a worker gets it."""
+    """One step of one run, as a worker gets it."""
 
-    world: int
+    run: int
     step: Step
 
     @property
     def key(self) -> tuple[int, str]:
-        return self.world, self.step.key
+        """Its name among the tasks of the sweep."""
+        return self.run, self.step.key
 
 
 @dataclass
 class Board:
-    """What is waiting, under way, done and failed. postponed: waits until something is done, for
-    another process makes the same just now."""
+    """The tasks that wait, run, are done or failed. postponed: another process makes the same; they
+    are tried again when a task is done or after LOOK_EVERY."""
 
     waiting: list[Task]
     running: dict[Future[float], Task] = field(default_factory=dict)
@@ -71,7 +72,7 @@ class Board:
     def next_task(self) -> Task | None:
         """The first waiting task that may start; those that need a failed one fail with it."""
         for task in list(self.waiting):
-            needs = [(task.world, need) for need in task.step.needs]
+            needs = [(task.run, need) for need in task.step.needs]
             if lost := next((need for need in needs if need in self.failed), None):
                 self.waiting.remove(task)
                 self.failed[task.key] = f"needs {lost[1]}, which failed"
@@ -83,7 +84,7 @@ class Board:
 
 def run_sweep(
     sweep: Sweep,
-    worlds: list[World],
+    runs: list[SweepRun],
     out: Path,
     *,
     command: str,
@@ -98,19 +99,19 @@ def run_sweep(
     """
     set_up_logging()
     quiet_libraries()
-    for world in worlds:
+    for run in runs:
         try:
-            check_recipe(world.recipe, ask_hub=False)
+            check_recipe(run.recipe, ask_hub=False)
         except InfiFusionError as error:
-            raise type(error)(f"{world.folder}: {error}") from None
+            raise type(error)(f"{run.folder}: {error}") from None
     out = out.resolve()
     with hold(out):
-        return _run(sweep, worlds, out, command, jobs=jobs, shared=shared, redo=redo)
+        return _run(sweep, runs, out, command, jobs=jobs, shared=shared, redo=redo)
 
 
 def _run(
     sweep: Sweep,
-    worlds: list[World],
+    runs: list[SweepRun],
     out: Path,
     command: str,
     *,
@@ -118,31 +119,32 @@ def _run(
     shared: Path | None,
     redo: bool,
 ) -> Path:
+    """Write the recipes and settings, do every step, collect the results."""
     store = (shared or out / SHARED).resolve()
     tasks = []
-    for number, world in enumerate(worlds):
-        folder = RunFolder(out / world.folder, redo, store)
+    for number, run in enumerate(runs):
+        folder = RunFolder(out / run.folder, redo, store)
         recipe_file = folder.root / "recipe.yaml"
+        text = yaml.safe_dump(as_written(run.recipe), sort_keys=False, allow_unicode=True)
         with atomic_write(recipe_file) as temporary:
-            temporary.write_text(_as_yaml(world.recipe), encoding="utf-8")
-        write_settings(world.recipe, folder, recipe_file, command)
-        tasks += [Task(number, step) for step in steps_of(world.recipe, folder)]
+            temporary.write_text(text, encoding="utf-8")
+        write_settings(run.recipe, folder, recipe_file, command)
+        tasks += [Task(number, step) for step in steps_of(run.recipe, folder)]
     jobs = jobs or os.cpu_count() or 1
     made = sum((task.step.place / MANIFEST).exists() for task in tasks)
     log.info(
         "sweep %s: %d runs (settings x seeds), %d arms each, %d steps, %d of them made before; "
         "%d at a time",
-        *(sweep.name, len(worlds), len(worlds[0].arms), len(tasks), made, jobs),
+        *(sweep.name, len(runs), len(runs[0].arms), len(tasks), made, jobs),
     )
     with follow(out, name=sweep.name, steps=[SWEEP], command=command) as followed:
         with followed.step(SWEEP, made=False):
-            failed = _run_tasks(tasks, worlds, out, store, jobs=jobs, redo=redo)
-        results = collect(sweep, worlds, out)
-        page = write_sweep_report(results, out)
+            failed = _run_tasks(tasks, runs, out, store, jobs=jobs, redo=redo)
+        page = write_sweep_report(collect(sweep, runs, out), out)
         log.info("Results: %s (and results.md, results.csv, results.json beside it)", page)
         if failed:
             listed = "\n".join(
-                f"  {worlds[number].folder}: {key}: {why}" for (number, key), why in failed.items()
+                f"  {runs[number].folder}: {key}: {why}" for (number, key), why in failed.items()
             )
             raise RunError(
                 f"{len(failed)} of {len(tasks)} steps failed:\n{listed}\nThe rest is done. Mend "
@@ -152,13 +154,13 @@ def _run(
 
 
 def _run_tasks(
-    tasks: list[Task], worlds: list[World], out: Path, store: Path, *, jobs: int, redo: bool
+    tasks: list[Task], runs: list[SweepRun], out: Path, store: Path, *, jobs: int, redo: bool
 ) -> dict[tuple[int, str], str]:
-    """Do every task; returns why some failed."""
+    """Do every task; returns failed task -> why."""
     board = Board(list(tasks))
     threads = max(1, (os.cpu_count() or 1) // jobs)
     context = multiprocessing.get_context("spawn")
-    recipes = [_as_json(world.recipe) for world in worlds]
+    recipes = [as_written(run.recipe) for run in runs]
     started = time.monotonic()
     with (
         progress_bar(SWEEP, len(tasks), "steps") as meter,
@@ -169,9 +171,9 @@ def _run_tasks(
     ):
         while board.waiting or board.running:
             while len(board.running) < jobs and (task := board.next_task()) is not None:
-                root, step = out / worlds[task.world].folder, task.step
+                root, step = out / runs[task.run].folder, task.step
                 future = pool.submit(
-                    do_step, recipes[task.world], root, store, step.stage, step.name, redo
+                    do_step, recipes[task.run], root, store, step.stage, step.name, redo
                 )
                 board.running[future] = task
             if not board.running:
@@ -194,7 +196,7 @@ def _run_tasks(
                     log.info(
                         "[%d/%d, %.0f s] %s: %s%s",
                         *(count, len(tasks), time.monotonic() - started),
-                        *(worlds[task.world].folder, task.step.key),
+                        *(runs[task.run].folder, task.step.key),
                         f" FAILED: {board.failed[task.key]}" if task.key in board.failed else "",
                     )
                 meter.reach(count)
@@ -203,8 +205,8 @@ def _run_tasks(
 
 @contextlib.contextmanager
 def _workers_ended(out: Path, jobs: int) -> Iterator[None]:
-    """Do not wait for steps under way when the sweep itself is stopped: they are gone on from.
-    RunError where a worker was killed."""
+    """End the workers when the sweep is stopped; their steps resume in the next run. RunError where
+    a worker was killed."""
     try:
         yield
     except BaseException as error:
@@ -248,34 +250,22 @@ def _start_worker(threads: int, out: str) -> None:
 
 
 def _end_with_parent() -> None:
-    """A sweep that was killed outright leaves no worker behind, which would hold its claims."""
+    """End this worker when the sweep dies: a worker that goes on would hold its claims."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
         os._exit(1)
 
 
-def do_step(recipe_json: str, root: Path, store: Path, stage: str, name: str, redo: bool) -> float:
+def do_step(values: Json, root: Path, store: Path, stage: str, name: str, redo: bool) -> float:
     """In a worker: one step of one run; returns the seconds it took."""
     started = time.monotonic()
-    recipe = Recipe.model_validate(json.loads(recipe_json))
-    step = _step(steps_of(recipe, RunFolder(root, redo, store)), stage, name)
+    recipe = Recipe.model_validate(values)
+    steps = steps_of(recipe, RunFolder(root, redo, store))
+    step = next(step for step in steps if (step.stage, step.name) == (stage, name))
     log.info("%s: %s", root, step.key)
     try:
         step.work()
     finally:
         release_claims()
     return time.monotonic() - started
-
-
-def _as_json(recipe: Recipe) -> str:
-    """What was not given stays so: some checks ask what the recipe says."""
-    return recipe.model_dump_json(by_alias=True, exclude_unset=True)
-
-
-def _as_yaml(recipe: Recipe) -> str:
-    return yaml.safe_dump(json.loads(_as_json(recipe)), sort_keys=False, allow_unicode=True)
-
-
-def _step(steps: Iterable[Step], stage: str, name: str) -> Step:
-    return next(step for step in steps if (step.stage, step.name) == (stage, name))

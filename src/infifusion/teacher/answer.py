@@ -1,6 +1,6 @@
-"""One source answers prompts: batched generation, in which nothing is cut without being said.
+"""One source answers prompts: batched generation.
 
-Axes: B prompts of a batch, L tokens with padding, R rows (samples of a prompt stand together).
+Axes: B prompts of a batch, L tokens with padding, A answers (those to one prompt stand together).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from infifusion.errors import NumericsError
+from infifusion.teacher.window import window_of
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,15 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Answer:
-    """Generated tokens, the end of the turn apart; finished when the model ended the turn."""
+    """Generated tokens without the end of the turn; finished: whether the model ended its turn, and
+    was not cut off at the limit."""
 
     ids: list[int]
     finished: bool
 
 
 class RefuseNaN(LogitsProcessor):
-    """NaN logits have an argmax, and so would give an answer."""
+    """NumericsError where a logit is NaN or +Inf: it has an argmax, and so would give an answer."""
 
     def __init__(self, names: Sequence[str], model: str) -> None:
         """What the rows of the batch are called, and the model, for the error."""
@@ -68,11 +70,6 @@ def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[
     return sorted({*listed, *([own] if isinstance(own, int) else [])})
 
 
-def window_of(model: PreTrainedModel) -> int | None:
-    """Most tokens that the model can hold; None where its configuration names no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
-
-
 def answer(
     model: PreTrainedModel,
     prompts: Sequence[list[int]],
@@ -92,7 +89,7 @@ def answer(
     """
     name = str(model.config.name_or_path)
     groups: dict[int, list[int]] = defaultdict(list)
-    window = window_of(model)
+    window = window_of(model.config.get_text_config())
     for number, ids in enumerate(prompts):
         room = sampling.max_new_tokens
         if window is not None:
@@ -144,13 +141,13 @@ def _generate(
     # transformers fills what is not given here from the model's own settings.
     model.generation_config = config
     with torch.inference_mode():
-        ids_RL = model.generate(  # pyright: ignore
+        ids_AL = model.generate(  # pyright: ignore
             ids_BL.to(model.device),
             attention_mask=mask_BL.to(model.device),
             generation_config=config,
             logits_processor=LogitsProcessorList([refuse]),
         )
-    answers = [_up_to_end(row, ends) for row in ids_RL[:, width:].tolist()]
+    answers = [_up_to_end(row, ends) for row in ids_AL[:, width:].tolist()]
     size = sampling.samples
     return [answers[start : start + size] for start in range(0, len(answers), size)]
 

@@ -25,7 +25,7 @@ def bits_per_byte_by_domain(
 ) -> dict[str, float]:
     """Minus the sum of log2 p over all response tokens of a domain, over their bytes.
 
-    The end of the turn is apart. rendered must be the model's own rendering; domains and names
+    The end of the turn is left out. rendered must be the model's own rendering; domains and names
     (for errors) are per example.
     """
     if not len(rendered):

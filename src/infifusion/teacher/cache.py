@@ -36,8 +36,8 @@ def shard_path(folder: Path, shard: int) -> Path:
 
 def write_shard(folder: Path, shard: int, beliefs: Beliefs, *, vocabulary: int) -> None:
     """Write one shard whole or not at all; every id is below `vocabulary`."""
-    low_UK, high_UH = pack_ids(beliefs.ids_UK, vocabulary)
-    arrays = {LOW: low_UK, HIGH: high_UH, **{name: getattr(beliefs, name) for name in PLAIN}}
+    low_UK, high_UX = pack_ids(beliefs.ids_UK, vocabulary)
+    arrays = {LOW: low_UK, HIGH: high_UX, **{name: getattr(beliefs, name) for name in PLAIN}}
     with atomic_write(shard_path(folder, shard)) as temporary:
         save_file(arrays, temporary)
 
@@ -98,7 +98,7 @@ class _Shard:
 def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     try:
         arrays = arrays_of(path)
-        found = len(arrays["gold_U"])
+        held = len(arrays["gold_U"])
     except (CheckpointError, FileNotFoundError, KeyError) as error:
         raise ArtifactError(
             f"{path} cannot be read ({error}): it is missing or cut short. Delete the folder "
@@ -107,13 +107,9 @@ def _open(path: Path, first: int, rows: int, bits: int) -> _Shard:
     except OSError as error:
         raise unreadable(path, error) from error
     wide = -(-arrays[LOW].shape[1] * bits // 8)
-    if (
-        found != rows
-        or {len(a) for a in arrays.values()} != {rows}
-        or arrays[HIGH].shape[1] != wide
-    ):
+    if held != rows or {len(a) for a in arrays.values()} != {rows} or arrays[HIGH].shape[1] != wide:
         raise ArtifactError(
-            f"{path} holds {found} positions, expected {rows}: it belongs to other data. Delete "
+            f"{path} holds {held} positions, expected {rows}: it belongs to other data. Delete "
             f"the folder {path.parent} and run again."
         )
     return _Shard(first, arrays)

@@ -9,9 +9,9 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import DataError
 from infifusion.process.runtime import log, rank
 from infifusion.recipe import Model
-from infifusion.store.artifacts import MANIFEST
 from infifusion.store.folders import RunFolder
-from infifusion.store.records import read_json, read_record, write_record
+from infifusion.store.identity import prepared_hash
+from infifusion.store.records import read_record, write_record
 from infifusion.store.spread import wait_for
 from infifusion.teacher.forward import Teacher
 from infifusion.teacher.temperature import fit_temperature
@@ -45,9 +45,8 @@ def temperature_identity(model: Model, folder: RunFolder, name: str) -> dict[str
     """What decides the temperature, for fingerprints: the number, or the examples of the fit."""
     if model.temperature != "fit":
         return {"temperature": model.temperature}
-    path = folder.rendered(name, "validation")
-    files = read_json(folder.prepare / MANIFEST)["files"]
-    return {"temperature": "fit", "validation": files[str(path.relative_to(folder.prepare))]}
+    validation = prepared_hash(folder, folder.rendered(name, "validation"))
+    return {"temperature": "fit", "validation": validation}
 
 
 def _fit(teacher: Teacher, folder: RunFolder, name: str, kept: Path) -> None:

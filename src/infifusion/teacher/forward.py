@@ -2,13 +2,13 @@
 
 Hidden states go through the head in chunks, so a full [B, T, V] float32 tensor never exists.
 Axes: B batch, L tokens (padding included), U response positions, C positions of a chunk,
-K kept entries, V vocabulary.
+K kept entries, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import cast
 
 import numpy as np
@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 
 from infifusion.errors import CheckpointError, NumericsError
 from infifusion.teacher.lm_head import LanguageModelHead, check_head, split_head
-from infifusion.teacher.statistics import Statistics, statistics
+from infifusion.teacher.statistics import statistics
 from infifusion.types import Beliefs, Rendered
 
 # Float32 logits that exist at once: enough rows that the cost of a call does not count.
@@ -89,7 +89,9 @@ def believe(
     for batch in batches(rendered, begin, end, teacher.batch_tokens):
         for logits_CV, gold_C, row_C in response_logits(teacher, rendered, batch):
             place_C = row_C - first_row
-            _fill(out, place_C, statistics(logits_CV, gold_C, teacher.top_k))
+            chunk = statistics(logits_CV, gold_C, teacher.top_k)
+            for field in fields(Beliefs):
+                getattr(out, field.name)[place_C] = getattr(chunk, field.name)
             del logits_CV  # before the next chunk's are made
             require_finite(_sum_of(out, place_C), row_C, rendered, names, teacher)
         advance(int((rendered.offset_N1[batch + 1] - rendered.offset_N1[batch]).sum()))
@@ -104,10 +106,10 @@ def response_logits(
 
     To be used under torch.inference_mode.
     """
-    hidden_UH, gold_U, row_U = _forward(teacher, rendered, batch)
+    hidden_UD, gold_U, row_U = _forward(teacher, rendered, batch)
     for start in range(0, len(row_U), teacher.head_rows):
         chunk = slice(start, start + teacher.head_rows)
-        logits_CV = teacher.head.logits(hidden_UH[chunk])
+        logits_CV = teacher.head.logits(hidden_UD[chunk])
         if teacher.temperature != 1.0:  # after the model's own scale and soft cap
             logits_CV.div_(teacher.temperature)
         yield logits_CV, gold_U[chunk], row_U[chunk]
@@ -162,7 +164,7 @@ def _forward(
     )
     device = teacher.model.device
     ids = torch.from_numpy(ids_BL).to(device)
-    hidden_BLH = teacher.head.hidden(ids, torch.from_numpy(mask_BL).long().to(device))
+    hidden_BLD = teacher.head.hidden(ids, torch.from_numpy(mask_BL).long().to(device))
     first_B = rendered.first_N[batch].astype(np.int64)[:, None]
     place_BL = np.arange(ids_BL.shape[1])[None]
     # The last token of an example is predicted, and predicts nothing.
@@ -170,7 +172,7 @@ def _forward(
     gold_BL = (place_BL >= first_B) & mask_BL
     rows = [np.arange(int(rendered.row_N1[n]), int(rendered.row_N1[n + 1])) for n in batch]
     return (
-        hidden_BLH[torch.from_numpy(predicts_BL).to(device)],
+        hidden_BLD[torch.from_numpy(predicts_BL).to(device)],
         ids[torch.from_numpy(gold_BL).to(device)],
         np.concatenate(rows),
     )
@@ -181,26 +183,7 @@ def _sum_of(out: Beliefs, row_C: NDArray[np.int64]) -> NDArray[np.float32]:
     return out.lse_U[row_C] + out.mean_U[row_C] + out.std_U[row_C]
 
 
-def _fill(out: Beliefs, row_C: NDArray[np.int64], found: Statistics) -> None:
-    out.ids_UK[row_C] = found.ids_CK
-    out.logprob_UK[row_C] = found.logprob_CK
-    out.gold_U[row_C] = found.gold_C
-    out.entropy_U[row_C] = found.entropy_C
-    out.lse_U[row_C] = found.lse_C
-    out.mean_U[row_C] = found.mean_C
-    out.std_U[row_C] = found.std_C
-
-
 def _empty(rows: int, top_k: int) -> Beliefs:
-    def scalar() -> NDArray[np.float32]:
-        return np.zeros(rows, dtype=np.float32)
-
-    return Beliefs(
-        ids_UK=np.zeros((rows, top_k), dtype=np.int32),
-        logprob_UK=np.zeros((rows, top_k), dtype=np.float16),
-        gold_U=scalar(),
-        entropy_U=scalar(),
-        lse_U=scalar(),
-        mean_U=scalar(),
-        std_U=scalar(),
-    )
+    scalars = {field.name: np.zeros(rows, np.float32) for field in fields(Beliefs)[2:]}
+    ids_UK = np.zeros((rows, top_k), np.int32)
+    return Beliefs(ids_UK, np.zeros((rows, top_k), np.float16), **scalars)

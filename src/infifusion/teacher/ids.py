@@ -1,6 +1,6 @@
-"""Token ids in as few bytes as their vocabulary needs: 16 bits, and the bits beyond packed.
+"""Token ids on disk: the lower 16 bits of each, and the bits beyond those, packed.
 
-Axes: U positions, K entries, H bytes of a row's high bits.
+Axes: U positions, K entries, X bytes of a row's high bits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def high_bits(vocabulary: int) -> int:
 def pack_ids(
     ids_UK: NDArray[np.int32], vocabulary: int
 ) -> tuple[NDArray[np.uint16], NDArray[np.uint8]]:
-    """The lower 16 bits of each id, [U, K], and the others, row by row end to end, [U, H].
+    """The lower 16 bits of each id, [U, K], and the others, row by row end to end, [U, X].
 
     Raises ValueError for an id outside the vocabulary.
     """
@@ -30,38 +30,40 @@ def pack_ids(
             f"ids from {ids_UK.min()} to {ids_UK.max()} do not fit a vocabulary of {vocabulary}"
         )
     bits, (rows, entries) = high_bits(vocabulary), ids_UK.shape
-    high_UH = np.zeros((rows, -(-entries * bits // 8)), np.uint8)
-    _pack(ids_UK, bits, high_UH)
-    return (ids_UK & 0xFFFF).astype(np.uint16), high_UH
+    high_UX = np.zeros((rows, -(-entries * bits // 8)), np.uint8)
+    _pack(ids_UK, bits, high_UX)
+    return (ids_UK & 0xFFFF).astype(np.uint16), high_UX
 
 
 def unpack_ids(
-    low_UK: NDArray[np.uint16], high_UH: NDArray[np.uint8], bits: int
+    low_UK: NDArray[np.uint16], high_UX: NDArray[np.uint8], bits: int
 ) -> NDArray[np.int32]:
     """What `pack_ids` packed: [U, K]; bits as `high_bits` gives them."""
     ids_UK = np.empty(low_UK.shape, np.int32)
-    _unpack(low_UK, high_UH, bits, ids_UK)
+    _unpack(low_UK, high_UX, bits, ids_UK)
     return ids_UK
 
 
 @compiled
-def _pack(ids_UK, bits, high_UH):
+def _pack(ids_UK, bits, high_UX):
     for u in range(ids_UK.shape[0]):
         place = 0
         for k in range(ids_UK.shape[1]):
             for bit in range(bits):
                 one = (ids_UK[u, k] >> (LOW_BITS + bit)) & 1
-                high_UH[u, place >> 3] |= np.uint8(one << (place & 7))
+                high_UX[u, place >> 3] |= np.uint8(one << (place & 7))
                 place += 1
 
 
 @compiled
-def _unpack(low_UK, high_UH, bits, ids_UK):
+def _unpack(low_UK, high_UX, bits, ids_UK):
     for u in range(ids_UK.shape[0]):
-        place = 0
+        waiting, held, place = 0, 0, 0  # bits of the bytes before `place` that are not yet used
         for k in range(ids_UK.shape[1]):
-            high = 0
-            for bit in range(bits):
-                high |= ((high_UH[u, place >> 3] >> (place & 7)) & 1) << bit
+            while held < bits:
+                waiting |= np.int64(high_UX[u, place]) << held
+                held += 8
                 place += 1
-            ids_UK[u, k] = low_UK[u, k] | (high << LOW_BITS)
+            ids_UK[u, k] = low_UK[u, k] | ((waiting & ((1 << bits) - 1)) << LOW_BITS)
+            waiting >>= bits
+            held -= bits

@@ -2,9 +2,9 @@
 
 Logits of a whole batch are the largest tensor of the teacher pass and of the loss; with the halves
 apart the head runs over a few positions at a time. `check_head` compares the halves with the
-model's own logits, so an architecture that does something else is refused, not silently wrong.
+model's own logits, so that an architecture which does something else there is refused.
 
-Axes: B batch, L tokens, H hidden, R positions, V vocabulary.
+Axes: B batch, L tokens, D hidden size, R positions, V vocabulary.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ class LanguageModelHead:
     def hidden(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None, **inputs: object
     ) -> torch.Tensor:
-        """Last hidden states, final norm included: [B, L] ids to [B, L, H]."""
+        """Last hidden states, final norm included: [B, L] ids to [B, L, D]."""
         out = self.body(
             input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **inputs
         )
         return out.last_hidden_state
 
-    def logits(self, hidden_RH: torch.Tensor) -> torch.Tensor:
-        """float32 logits as the model itself would give them: [R, H] to [R, V]."""
-        return self.finish(self.head(hidden_RH))
+    def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
+        """float32 logits as the model itself would give them: [R, D] to [R, V]."""
+        return self.finish(self.head(hidden_RD))
 
     def finish(self, raw_RV: torch.Tensor) -> torch.Tensor:
         """What the model does to the output of its head: float32, scaled, capped."""
@@ -85,12 +85,12 @@ def check_head(
     Raises CheckpointError naming the architecture when they differ by more than rounding.
     """
     expected = model(input_ids=input_ids, attention_mask=attention_mask).logits.float()
-    found = head.logits(head.hidden(input_ids, attention_mask).flatten(0, 1)).view_as(expected)
+    halves = head.logits(head.hidden(input_ids, attention_mask).flatten(0, 1)).view_as(expected)
     # Half precision carries 8 to 11 bits; the same operations in another order stay far inside.
     tolerance = 1e-3 if expected.dtype == next(model.parameters()).dtype else 5e-2
     spread = expected[torch.isfinite(expected)].abs().max().clamp_min(1)
-    if not torch.allclose(found, expected, rtol=0, atol=float(tolerance * spread), equal_nan=True):
-        difference = float((found - expected).abs().max())
+    if not torch.allclose(halves, expected, rtol=0, atol=float(tolerance * spread), equal_nan=True):
+        difference = float((halves - expected).abs().max())
         raise CheckpointError(
             f"{type(model).__name__} does something between its head and its logits that is not "
             f"known here: they differ by {difference:.3g}. Please report this architecture."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from infifusion.errors import CheckpointError, RunError
 from infifusion.merge.checkpoints.reader import require_inside
@@ -18,6 +18,7 @@ from infifusion.process.runtime import (
     quantization_config,
 )
 from infifusion.recipe import Model
+from infifusion.teacher.window import window_of
 
 
 def load_model(model: Model) -> PreTrainedModel:
@@ -100,14 +101,16 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
 
 def vocabulary_size(model: Model) -> int:
     """Width of the model's head: at least the tokenizer's size, often padded beyond it."""
-    config = AutoConfig.from_pretrained(
-        model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
-    )
-    return int(config.get_text_config().vocab_size)
+    return int(_text_config(model).vocab_size)
 
 
 def window_in_config(model: Model) -> int | None:
-    """Most tokens that the model can hold; None where its configuration names no limit."""
+    """Most tokens that a model can hold (window.window_of); its weights are not loaded."""
+    return window_of(_text_config(model))
+
+
+def _text_config(model: Model) -> PreTrainedConfig:
+    """The configuration of the language model. CheckpointError where there is none to read."""
     try:
         config = AutoConfig.from_pretrained(
             model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
@@ -118,8 +121,7 @@ def window_in_config(model: Model) -> int | None:
             f"No config.json could be read from {model.model!r}: {reason}. Expected a model folder "
             "or the name of a model on the hub."
         ) from error
-    found = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return found if isinstance(found, int) and found > 0 else None
+    return config.get_text_config()
 
 
 def _too_large(model: str) -> RunError:

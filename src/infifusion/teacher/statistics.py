@@ -6,13 +6,13 @@ Axes: C positions of a chunk, V vocabulary, K kept entries.
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from infifusion.rows import compiled
+from infifusion.types import Beliefs
 
 # Running sums and maxima per row. Entry v belongs to lane v % LANES: vector units work on many
 # lanes at once, and the order of every sum is fixed.
@@ -36,32 +36,19 @@ HALF, ONE, ZERO = np.float32(0.5), np.float32(1), np.float32(0)
 BIAS, FRACTION_BITS = np.int32(127), np.int32(23)  # of a float32's exponent; below it
 
 
-@dataclass(frozen=True)
-class Statistics:
-    """Per position: ids_CK and logprob_CK of the K largest logits, descending, equal ones by id on
-    a CPU; log-probability of the gold token, entropy (nats), log-sum-exp, mean and population
-    standard deviation of the logits. All float32 but the ids."""
+def statistics(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Beliefs:
+    """The beliefs (float32) of C positions, by their float32 logits and the tokens that are there.
 
-    ids_CK: NDArray[np.int32]
-    logprob_CK: NDArray[np.float32]
-    gold_C: NDArray[np.float32]
-    entropy_C: NDArray[np.float32]
-    lse_C: NDArray[np.float32]
-    mean_C: NDArray[np.float32]
-    std_C: NDArray[np.float32]
-
-
-def statistics(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Statistics:
-    """Of float32 logits. Where one is NaN or +Inf the row's log-sum-exp is not finite.
-
-    On a CPU two passes of compiled loops over each row, which lies in the cache the second time.
+    Entries with equal logits are in the order of their ids on a CPU. Where a logit is NaN or +Inf
+    the row's log-sum-exp is not finite. On a CPU two passes of compiled loops over each row, which
+    lies in the cache the second time.
     """
     if logits_CV.device.type == "cpu" and top_k <= LANES:
         return _compiled(logits_CV.contiguous().numpy(), gold_C.numpy(), top_k)
     return _by_torch(logits_CV, gold_C, top_k)
 
 
-def _by_torch(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Statistics:
+def _by_torch(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Beliefs:
     lse_C = logits_CV.logsumexp(dim=1)
     top_CK, ids_CK = logits_CV.topk(top_k, dim=1)
     gold_logit_C = logits_CV.gather(1, gold_C[:, None])[:, 0]
@@ -69,7 +56,7 @@ def _by_torch(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Stat
     # -inf logits (masked entries) have probability 0 and add nothing to the entropy.
     prob_CV = (logits_CV - lse_C[:, None]).exp_()
     entropy_C = lse_C - prob_CV.mul_(logits_CV).nan_to_num_(0.0).sum(dim=1)
-    return Statistics(
+    return Beliefs(
         ids_CK.int().cpu().numpy(),
         (top_CK - lse_C[:, None]).cpu().numpy(),
         (gold_logit_C - lse_C).cpu().numpy(),
@@ -80,7 +67,7 @@ def _by_torch(logits_CV: torch.Tensor, gold_C: torch.Tensor, top_k: int) -> Stat
     )
 
 
-def _compiled(logits_CV: NDArray[np.float32], gold_C: NDArray[np.int64], top_k: int) -> Statistics:
+def _compiled(logits_CV: NDArray[np.float32], gold_C: NDArray[np.int64], top_k: int) -> Beliefs:
     rows = len(logits_CV)
     ids_CK = np.empty((rows, top_k), np.int32)
     top_CK = np.empty((rows, top_k), np.float32)
@@ -98,7 +85,7 @@ def _compiled(logits_CV: NDArray[np.float32], gold_C: NDArray[np.int64], top_k: 
         with ThreadPoolExecutor(threads) as pool:
             list(pool.map(some, range(threads)))
     gold, entropy, lse, mean, std = np.ascontiguousarray(scalar_C5.T)
-    return Statistics(ids_CK, top_CK - lse[:, None], gold, entropy, lse, mean, std)
+    return Beliefs(ids_CK, top_CK - lse[:, None], gold, entropy, lse, mean, std)
 
 
 @compiled

@@ -25,8 +25,11 @@ GRID = 2.0 ** (np.arange(-12, 19) / 6)
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted temperature, the nats per response token there and without it (at 1), and how many
-    tokens it was fitted on. at_the_end: the grid's end was the best, so the minimum lies outside.
+    """A fitted temperature.
+
+    nats, nats_at_1: nats per response token at it, and at temperature 1. positions: response tokens
+    it was fitted on. at_the_end: the first or last temperature of the grid was the best, so the
+    minimum lies outside it.
     """
 
     temperature: float

@@ -16,7 +16,7 @@ from infifusion.registry import nearest
 from infifusion.train.callbacks import check_loggers
 from infifusion.train.parallel import environment_restored, parallel_settings
 
-# Ours, because the stage decides them.
+# Fields that a recipe may not set, because the stage decides them; and why.
 OWN = {
     "output_dir": "the stage writes to its own folder of the run",
     "remove_unused_columns": "the loss needs every column",

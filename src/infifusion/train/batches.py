@@ -1,6 +1,7 @@
 """Examples and their targets, as batches for the trainer.
 
-Axes: B rows, L tokens (padding included), R response positions of the batch, K kept entries.
+Axes: B rows, L tokens (padding included), R response positions of the batch, K kept entries,
+N examples.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch.utils.data import Dataset
 
 from infifusion.types import Rendered, Target
 
-# Makes the target rows of some examples, given by number, when a batch asks for them.
-MakesRows = Callable[[NDArray[np.int64]], Target]
+Teaching = Target | Callable[[NDArray[np.int64]], Target]
+"""What the sources say: a finished target with one row per response position of the data, or a
+function that makes the rows of some examples, given by number, when a batch asks for them."""
 
 
 class Item(TypedDict):
@@ -48,16 +50,17 @@ class Conversations(Dataset[Item]):
 class Collator:
     """The tokens of some examples, and the target rows of their response positions."""
 
-    def __init__(self, rendered: Rendered, target: Target | MakesRows | None) -> None:
-        """target holds one row per row of rendered.start_R, or makes those of some examples; None
-        for plain fine-tuning."""
-        self._rendered, self._target = rendered, target
+    def __init__(self, rendered: Rendered, target: Teaching | None) -> None:
+        """target: None for plain fine-tuning, where no row keeps an entry and none is taught."""
+        self._rendered = rendered
+        self._target = _nobody(len(rendered.start_R)) if target is None else target
+        if isinstance(self._target, Target):
+            _ = self._target.taught_T  # made once, before the data loader's workers are forked
 
     def __call__(self, items: list[Item]) -> dict[str, torch.Tensor]:
         """A batch of one padded row per example: input_ids, attention_mask, predicts_BL (the
-        positions whose next token is a response token), gold_R, taught_R (whether any source
-        teaches there), example_B, and with a target ids_RK, prob_RK, zscore_RK. Rows of R are in
-        the order of the examples."""
+        positions whose next token is a response token), example_B, and the fields of
+        types.SparseTarget. Rows of R are in the order of the examples."""
         length = max(len(item["input_ids"]) for item in items)
         ids_BL = np.zeros((len(items), length), dtype=np.int64)
         mask_BL, predicts_BL = np.zeros_like(ids_BL), np.zeros(ids_BL.shape, dtype=bool)
@@ -65,7 +68,7 @@ class Collator:
             self._write(item, ids_BL[b], predicts_BL[b], 0)
             mask_BL[b, : len(item["input_ids"])] = 1
         layout = {"input_ids": ids_BL, "attention_mask": mask_BL, "predicts_BL": predicts_BL}
-        return _tensors({**layout, **self._positions(items)})
+        return _tensors({**layout, **self._rows(items)})
 
     def packed(self, packs: list[list[Item]]) -> dict[str, torch.Tensor]:
         """The same with all examples end to end in one row (B = 1), and in place of the attention
@@ -83,7 +86,7 @@ class Collator:
             "position_ids": np.concatenate([np.arange(n) for n in lengths])[None],
             "predicts_BL": predicts_L[None],
         }
-        return _tensors({**layout, **self._positions(items)})
+        return _tensors({**layout, **self._rows(items)})
 
     def _write(self, item: Item, ids_L: NDArray, predicts_L: NDArray, begin: int) -> None:
         """One example's tokens, and which of them predict response tokens, from `begin` on."""
@@ -92,36 +95,34 @@ class Collator:
         ids_L[begin:end] = item["input_ids"]
         predicts_L[first - 1 : end - 1] = True
 
-    def _positions(self, items: list[Item]) -> dict[str, NDArray]:
+    def _rows(self, items: list[Item]) -> dict[str, NDArray]:
         """What the response positions are trained on."""
-        rendered, rows, gold = self._rendered, [], []
-        for item in items:
-            n = item["example"]
-            gold.append(item["input_ids"][int(rendered.first_N[n]) :])
-            rows.append(np.arange(int(rendered.row_N1[n]), int(rendered.row_N1[n + 1])))
-        row_R = np.concatenate(rows)
-        found: dict[str, NDArray] = {
-            "gold_R": np.concatenate(gold).astype(np.int64),
-            "taught_R": np.zeros(len(row_R), dtype=bool),
-            "example_B": np.asarray([item["example"] for item in items]),
-        }
-        if self._target is not None:
-            target = self._rows(found["example_B"], row_R)
-            found["taught_R"] = target.weight_ST.sum(axis=0) > 0
-            found["ids_RK"] = target.ids_TK.astype(np.int64)
-            found["prob_RK"] = target.prob_TK
-            found["zscore_RK"] = target.zscore_TK
-        return found
-
-    def _rows(self, numbers: NDArray[np.int64], row_R: NDArray[np.int64]) -> Target:
+        rendered, numbers = self._rendered, [item["example"] for item in items]
+        gold = [item["input_ids"][int(rendered.first_N[item["example"]]) :] for item in items]
         target = self._target
-        assert target is not None
-        if not isinstance(target, Target):
-            return target(numbers)
-        weight_SR = target.weight_ST[:, row_R]
-        return Target(
-            target.ids_TK[row_R], target.prob_TK[row_R], weight_SR, target.zscore_TK[row_R]
-        )
+        if isinstance(target, Target):
+            begin, end = rendered.row_N1[numbers], rendered.row_N1[np.add(numbers, 1)]
+            row_R = np.concatenate([np.arange(*some) for some in zip(begin, end, strict=True)])
+        else:
+            target = target(np.asarray(numbers))
+            row_R = np.arange(len(target.ids_TK))
+        rows = {
+            "example_B": np.asarray(numbers),
+            "gold_R": np.concatenate(gold).astype(np.int64),
+            "taught_R": target.taught_T[row_R],
+            "ids_RK": target.ids_TK[row_R].astype(np.int64),
+            "prob_RK": target.prob_TK[row_R],
+        }
+        if target.zscore_TK is not None:
+            rows["zscore_RK"] = target.zscore_TK[row_R]
+        return rows
+
+
+def _nobody(rows: int) -> Target:
+    """A target of no sources and no entries."""
+    nothing_TK = np.zeros((rows, 0), np.float32)
+    weight_ST = np.zeros((0, rows), np.float32)
+    return Target(nothing_TK.astype(np.int32), nothing_TK, weight_ST, None)
 
 
 def _tensors(batch: dict[str, NDArray]) -> dict[str, torch.Tensor]:

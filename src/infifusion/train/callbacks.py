@@ -1,4 +1,4 @@
-"""What watches a training run: the user's own callbacks, and the loggers of `report_to`."""
+"""The user's own callbacks of a training run, and the loggers of `report_to`."""
 
 from __future__ import annotations
 
@@ -16,41 +16,19 @@ from transformers.integrations.integration_utils import (
 )
 
 from infifusion.errors import RecipeError
-from infifusion.registry import look_up, nearest
+from infifusion.registry import nearest
 
 TENSORBOARD_DIR = "TENSORBOARD_LOGGING_DIR"  # where transformers' callback writes
+CallbackMaker = tuple[str, Callable[[], Any]]
+"""What the recipe calls a callback, and the class or function that it stands for."""
 PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "kubeflow": "kubeflow-trainer"}
 """Packages that are not called as transformers calls the logger."""
 
 
-def find_callbacks(names: Sequence[str]) -> list[Callable[[], Any]]:
-    """The class or function that each module:name stands for, imported and not yet called.
-
-    RecipeError where one cannot be imported or is neither.
-    """
-    found = []
-    for name in names:
-        if ":" not in name:
-            raise RecipeError(
-                f"callbacks: expected module:name, found {name!r}. Name a transformers."
-                "TrainerCallback class, or a function that returns one, such as "
-                "my_callbacks:StopEarly; put the folder of my_callbacks.py on PYTHONPATH."
-            )
-        made = look_up({}, name, kind="callback", where="callbacks")
-        if not callable(made) or (isinstance(made, type) and not issubclass(made, TrainerCallback)):
-            raise RecipeError(
-                f"callbacks: {name} is a {type(made).__name__}; expected a "
-                "transformers.TrainerCallback class, or a function without arguments that returns "
-                "a callback."
-            )
-        found.append(made)
-    return found
-
-
-def make_callbacks(names: Sequence[str]) -> list[TrainerCallback]:
-    """One new callback for each name; RecipeError where one cannot be made."""
+def make_callbacks(makers: Sequence[CallbackMaker]) -> list[TrainerCallback]:
+    """One new callback of each; RecipeError where one cannot be made."""
     made = []
-    for name, make in zip(names, find_callbacks(names), strict=True):
+    for name, make in makers:
         try:
             callback = make()
         except TypeError as error:

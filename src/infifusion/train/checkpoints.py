@@ -1,7 +1,8 @@
-"""Checkpoints of a training run under way: signed when whole, gone on from if they still are.
+"""Checkpoints of a training run that is under way.
 
-transformers writes them; here every one gets a receipt (infifusion.store.receipts) with the hash of
-each of its files, and old ones are deleted only then, so that there is always one to go on from.
+transformers writes them. Here every one gets a receipt (infifusion.store.receipts) with the hash of
+each of its files, so that a run resumes only from one that is as it was written. Old ones are
+deleted after the newer one has its receipt: there is always one to resume from.
 """
 
 from __future__ import annotations
@@ -41,13 +42,13 @@ class Checkpoints(TrainerCallback):
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
         sync(path)
         if self._keep:
-            for old in self._found()[: -self._keep]:
+            for old in self._all()[: -self._keep]:
                 shutil.rmtree(old, ignore_errors=True)
 
     def last_whole(self, *, clean: bool = False) -> str | None:
-        """The newest checkpoint that is as it was written. With `clean` newer ones that are not are
-        deleted, and that is said."""
-        for path in reversed(self._found()):
+        """The newest checkpoint that is as it was written; None where there is none. With `clean`
+        newer ones that are damaged are deleted, with a line in the log."""
+        for path in reversed(self._all()):
             if is_whole(path / WHOLE, lambda p=path: self._hashes(p), mark=self._mark):
                 return str(path)
             if clean:
@@ -58,17 +59,17 @@ class Checkpoints(TrainerCallback):
         return None
 
     def to_go_on_from(self) -> str | None:
-        """The same for all processes, which call it together: the first one looks and deletes, so
-        that all go on from one checkpoint and it is read once."""
-        found = [self.last_whole(clean=True) if rank() == 0 else None]
+        """`last_whole` for all processes, which call this together: the first one reads and
+        deletes, so that all resume from the same checkpoint and it is read once."""
+        newest = [self.last_whole(clean=True) if rank() == 0 else None]
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast_object_list(found, src=0)
-        return found[0]
+            dist.broadcast_object_list(newest, src=0)
+        return newest[0]
 
-    def _found(self) -> list[Path]:
+    def _all(self) -> list[Path]:
         """Checkpoints by their step."""
-        found = self._folder.glob("checkpoint-*")
-        return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+        paths = self._folder.glob("checkpoint-*")
+        return sorted(paths, key=lambda path: int(path.name.split("-")[1]))
 
     def _hashes(self, path: Path) -> Hashes:
         return hashes_of((p for p in files_in(path) if p.name != WHOLE), self._folder)

@@ -3,7 +3,7 @@
 Only response positions go through the head (train/head_loss.py). The loss is computed inside the
 model's own forward so that DDP, FSDP and peft see every use of a parameter.
 
-Axes: B batch, L tokens, R response positions, K kept entries, H hidden.
+Axes: B batch, L tokens, R response positions, K kept entries, D hidden size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 from infifusion.teacher.lm_head import split_head
-from infifusion.train.head_loss import HeadLoss, PositionLoss, Rows
+from infifusion.train.head_loss import HeadLoss, PositionLoss
+from infifusion.types import SparseTarget
 
 __all__ = ["PositionLoss", "with_position_loss"]
 
@@ -42,21 +43,18 @@ def with_position_loss(
         predicts_BL: torch.Tensor,
         gold_R: torch.Tensor,
         taught_R: torch.Tensor,
+        ids_RK: torch.Tensor,
+        prob_RK: torch.Tensor,
+        zscore_RK: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
-        ids_RK: torch.Tensor | None = None,
-        prob_RK: torch.Tensor | None = None,
-        zscore_RK: torch.Tensor | None = None,
         **_: object,
     ) -> dict[str, torch.Tensor]:
         head = split_head(model)  # now: peft may have put an adapter around it since
         packed = {} if position_ids is None else {"position_ids": position_ids}
-        hidden_RH = head.hidden(input_ids, attention_mask, **packed)[predicts_BL]
-        target = None
-        if loss is not None and ids_RK is not None:
-            assert prob_RK is not None and zscore_RK is not None
-            target = (ids_RK, prob_RK, zscore_RK)
-        sums = head_loss.sums(head, hidden_RH, Rows(gold_R, taught_R, target))
+        hidden_RD = head.hidden(input_ids, attention_mask, **packed)[predicts_BL]
+        target = SparseTarget(ids_RK, prob_RK, zscore_RK, gold_R, taught_R, normalised=True)
+        sums = head_loss.sums(head, hidden_RD, target)
         return {
             "loss": sums[0].clone(),  # FSDP2 hooks on it, and warns of views
             "cross_entropy": sums[1].detach(),

@@ -1,4 +1,4 @@
-"""What to do when a training run fails: said in the error."""
+"""Errors of a training run, with the checkpoint that is left and the settings to change."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from infifusion.train.job import Job
 def explained(
     job: Job, arguments: TrainingArguments, last_checkpoint: Callable[[], str | None]
 ) -> Iterator[None]:
-    """Adds to a failure what it was about: the run, the checkpoint that is kept, and where memory
-    ran out the settings that take less."""
+    """Within it, an error is raised again with the run's title and the checkpoint that is kept; one
+    of memory that ran out becomes a RunError that lists the settings that take less."""
     try:
         yield
     except (NumericsError, RunError) as error:
@@ -59,6 +59,6 @@ def _what_takes_less(job: Job, arguments: TrainingArguments) -> list[str]:
         advice.append("a smaller data.max_length")
     if job.lora is None:
         advice.append("lora: {r: 16}")
-    elif job.quantization is None:
+    elif job.model.quantization is None:
         advice.append("pivot.quantization: 4bit")
     return advice

@@ -1,4 +1,4 @@
-"""Is training well? NaN and Inf in weights and gradients; a loss that goes away."""
+"""Checks while a model trains: NaN and Inf in weights and gradients, and a loss that diverges."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def bad_gradient(model: nn.Module) -> str | None:
 
 
 class Watch(TrainerCallback):
-    """Stops a run whose loss goes away, and saves no checkpoint while it may.
+    """Stops a run whose loss diverges, and saves no checkpoint while it does.
 
     The mean loss of WINDOW steps may rise to `rise` times the lowest such mean so far, and by
     LEAST_RISE at any rate. A checkpoint that falls due in a step with a higher loss waits until one
@@ -84,7 +84,7 @@ class Watch(TrainerCallback):
     def _hold_back(
         self, state: TrainerState, control: TrainerControl, model: nn.Module, loss: float
     ) -> None:
-        """Of a checkpoint that is due, one that would not be good."""
+        """Put a checkpoint that is due off while the loss of the step is too high to keep it."""
         due = control.should_save or self._due
         self._due = due and loss > self._bound()
         control.should_save = due and not self._due
@@ -92,7 +92,7 @@ class Watch(TrainerCallback):
             require_finite(model.named_parameters(), f"after step {state.global_step}")
 
     def _bound(self) -> float:
-        """The highest loss that is no reason to worry."""
+        """The highest loss at which a run goes on."""
         if self._rise is None:
             return float("inf")
         return max(self._rise * self._lowest, self._lowest + LEAST_RISE)

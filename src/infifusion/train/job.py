@@ -10,46 +10,43 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
-from infifusion.recipe import Lora
-from infifusion.train.batches import MakesRows
+from infifusion.recipe import Lora, Model
+from infifusion.train.batches import Teaching
+from infifusion.train.callbacks import CallbackMaker
 from infifusion.train.chunked import PositionLoss
-from infifusion.train.start import Start
-from infifusion.types import Rendered, Target
+from infifusion.types import Rendered
 
 
 @dataclass(frozen=True)
 class Job:
     """Everything one run needs.
 
-    model: folder or hub name to start from. rendered: its examples. target: what the sources say,
-    one row per response position, or what makes them, or None. loss: called where a source teaches,
-    or None.
-    pack_tokens: tokens of a pack, or None to pad. stop_at_rise: as in the recipe. chosen: numbers
-    of the examples that are trained on, or None for all. callbacks: module:name of the user's own.
+    model:        what the training starts from.
+    rendered:     its examples.
+    target:       what the sources say at every response position, or None.
+    loss:         called where a source teaches; None without a target.
+    gold_weight:  weight of the gold token's cross-entropy where a source teaches.
+    loss_rows:    response positions whose logits exist at once.
+    training:     the recipe's TrainingArguments.
+    pack_tokens:  tokens of a pack, or None to pad.
+    stop_at_rise: how many times its lowest mean the loss may become; None: any number of times.
+    chosen:       numbers of the examples that are trained on, or None for all.
+    callbacks:    the user's own.
     """
 
     title: str
-    model: str
+    model: Model
     tokenizer: PreTrainedTokenizerBase
     rendered: Rendered
-    target: Target | MakesRows | None
+    target: Teaching | None
     loss: PositionLoss | None
     gold_weight: float
     loss_rows: int
     training: dict[str, Any]
     lora: Lora | None
     seed: int
-    revision: str | None = None
-    trust_remote_code: bool = False
-    attn_implementation: str | None = None
     parallel: str = "ddp"
     pack_tokens: int | None = None
-    quantization: str | None = None
     stop_at_rise: float | None = 2.0
     chosen: NDArray[np.int64] | None = None
-    callbacks: Sequence[str] = ()
-
-    @property
-    def start(self) -> Start:
-        """Where the weights come from."""
-        return Start(self.model, self.revision, self.trust_remote_code, self.attn_implementation)
+    callbacks: Sequence[CallbackMaker] = ()

@@ -1,4 +1,4 @@
-"""Sequence packing: several examples in one row, without padding, each blind to the others.
+"""Sequence packing: several examples in one row, without padding, none of which sees another.
 
 transformers recognises examples in a row by position_ids that start again at 0, when there is no
 attention mask: it then makes a block mask (sdpa, eager, flex_attention), or variable-length calls

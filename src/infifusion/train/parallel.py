@@ -115,7 +115,7 @@ def shard(accelerator: Accelerator, plugin_arguments: dict[str, Any]) -> None:
 
 @contextmanager
 def environment_restored() -> Iterator[None]:
-    """Take back what would make the next run of this process shard too.
+    """On leaving, restore what would make the next run of this process shard its model too.
 
     accelerate remembers FSDP and DeepSpeed in variables, transformers ZeRO-3 in a module.
     """

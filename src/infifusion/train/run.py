@@ -64,7 +64,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
     """
     started = time.monotonic()
     seed_everything(job.seed)
-    dtype = checkpoint_dtype(job.start)
+    dtype = checkpoint_dtype(job.model)
     with environment_restored():
         arguments = make_arguments(
             job.training,
@@ -76,8 +76,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         join(job.parallel, arguments.device)
         if arguments.device.type == "cpu":
             keep_freed_memory()
-        model = load_start(job.start, quantization=job.quantization, device=arguments.device)
-        require_finite_weights(model, job.model)
+        model = load_start(job.model, device=arguments.device)
+        require_finite_weights(model, job.model.model)
         _check_ids(job, model)
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
@@ -132,9 +132,9 @@ def _check_ids(job: Job, model: PreTrainedModel) -> None:
         largest = max(largest, int(job.target.ids_TK.max(initial=-1)))
     if largest >= width:
         raise CheckpointError(
-            f"{job.title}: the data holds the token id {largest}, but the model at {job.model} has "
-            f"{width} entries in its head: tokenizer and model do not belong together. Remove "
-            "`tokenizer:` from the model, or give the one it was trained with."
+            f"{job.title}: the data holds the token id {largest}, but the model at "
+            f"{job.model.model} has {width} entries in its head: tokenizer and model do not belong "
+            "together. Remove `tokenizer:` from the model, or give the one it was trained with."
         )
 
 
@@ -156,7 +156,7 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
         adapted = trainer.accelerator.unwrap_model(trainer.model)
         if rank() == 0:
             _save_adapter(adapted, out.parent / ADAPTER)
-        model = merged(adapted, job.start, quantization=job.quantization)
+        model = merged(adapted, job.model)
         state: dict[str, torch.Tensor] = model.state_dict()
     else:
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -194,13 +194,13 @@ def _in_dtype(
     which save_pretrained writes once; gathered from FSDP or converted, each name had its own."""
     weights = dict(model.named_parameters(remove_duplicate=False))
     made: dict[int, torch.Tensor] = {}
-    found = {}
+    stored = {}
     for name, value in state.items():
         same = id(weights.get(name, value))
         if same not in made:
             made[same] = value.to(dtype) if value.is_floating_point() else value
-        found[name] = made[same]
-    return found
+        stored[name] = made[same]
+    return stored
 
 
 def _positions(job: Job) -> dict[str, int | None]:
@@ -215,5 +215,5 @@ def _positions(job: Job) -> dict[str, int | None]:
     if job.target is None:
         taught = 0
     elif isinstance(job.target, Target):
-        taught = int((job.target.weight_ST.sum(axis=0) > 0)[drawn_T].sum())
+        taught = int(job.target.taught_T[drawn_T].sum())
     return {"positions": int(drawn_T.sum()), "taught_positions": taught}

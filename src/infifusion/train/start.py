@@ -1,9 +1,8 @@
-"""The model that a training run starts from, with or without adapters."""
+"""Loading the model that a training run starts from, with or without adapters (LoRA)."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,52 +11,39 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from infifusion.errors import RecipeError
 from infifusion.process.runtime import quantization_config
-from infifusion.recipe import Lora
+from infifusion.recipe import Lora, Model
 from infifusion.teacher.load import load_whole
 
 
-@dataclass(frozen=True)
-class Start:
-    """What from_pretrained needs."""
-
-    model: str
-    revision: str | None
-    trust_remote_code: bool
-    attn_implementation: str | None
-
-    def options(self) -> dict[str, Any]:
-        """Keyword arguments of every from_pretrained."""
-        return {"revision": self.revision, "trust_remote_code": self.trust_remote_code}
-
-
-def checkpoint_dtype(start: Start) -> torch.dtype:
+def checkpoint_dtype(start: Model) -> torch.dtype:
     """The dtype that the checkpoint's config.json names; float32 where it names none."""
-    config = AutoConfig.from_pretrained(start.model, **start.options())
-    return config.dtype if isinstance(config.dtype, torch.dtype) else torch.float32
+    dtype = AutoConfig.from_pretrained(start.model, **_options(start)).dtype
+    return dtype if isinstance(dtype, torch.dtype) else torch.float32
 
 
-def load_start(start: Start, *, quantization: str | None, device: torch.device) -> PreTrainedModel:
+def load_start(start: Model, *, device: torch.device) -> PreTrainedModel:
     """The model in float32; or quantised, on the device that trains it, ready for adapters.
 
     Raises CheckpointError where it cannot be loaded whole, RecipeError without bitsandbytes.
     """
     settings: dict[str, Any] = {"dtype": torch.float32}
-    if quantization is not None:
+    if start.quantization is not None:
         settings = {
             "dtype": torch.float32 if device.type == "cpu" else torch.bfloat16,
-            "quantization_config": quantization_config(quantization),
+            "quantization_config": quantization_config(start.quantization),
             "device_map": {"": device},
         }
-    model = load_whole(
-        start.model,
-        attn_implementation=start.attn_implementation,
-        **settings,
-        **start.options(),
-    )
-    if quantization is None:
+    attention = start.attn_implementation
+    model = load_whole(start.model, attn_implementation=attention, **settings, **_options(start))
+    if start.quantization is None:
         return model
     # Norms and embeddings in float32; activation checkpoints are the recipe's choice.
     return prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+
+
+def _options(start: Model) -> dict[str, Any]:
+    """Keyword arguments of every from_pretrained."""
+    return {"revision": start.revision, "trust_remote_code": start.trust_remote_code}
 
 
 def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
@@ -78,15 +64,15 @@ def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         ) from error
 
 
-def merged(adapted: PeftModel, start: Start, *, quantization: str | None) -> PreTrainedModel:
+def merged(adapted: PeftModel, start: Model) -> PreTrainedModel:
     """The whole model with the adapters added to its weights.
 
     Trained on quantised weights, the adapters are added to the checkpoint's own: what is saved is a
     plain model again, and no weight is rounded twice.
     """
-    if quantization is not None:
+    if start.quantization is not None:
         base = AutoModelForCausalLM.from_pretrained(
-            start.model, dtype=torch.float32, use_safetensors=True, **start.options()
+            start.model, dtype=torch.float32, use_safetensors=True, **_options(start)
         )
         with tempfile.TemporaryDirectory() as folder:
             adapted.save_pretrained(folder)

@@ -11,7 +11,7 @@ from infifusion.estimate.costs.rates import Rates
 from infifusion.estimate.costs.schedule import Schedule, schedule_of
 from infifusion.estimate.costs.shapes import Shape
 from infifusion.estimate.costs.work import Work
-from infifusion.recipe import Plan, Recipe, TrainingRun
+from infifusion.recipe import Recipe, Resolved, TrainingRun
 
 PIVOT = "pivot"  # stages.folders.PIVOT
 SPREAD = frozenset({"teach", "fuse", "distill", "evaluate"})
@@ -69,6 +69,7 @@ class Hardware:
 
     @property
     def on_cpu(self) -> bool:
+        """Whether there is no accelerator."""
         return self.name == "cpu"
 
 
@@ -102,7 +103,7 @@ class Case:
     domain_shares: Mapping[str, float] = field(default_factory=dict)
 
     @property
-    def plan(self) -> Plan:
+    def resolved(self) -> Resolved:
         """The recipe with every `each` written out."""
         return self.recipe.resolve()
 

@@ -9,12 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-# One row of the teacher's cache (teacher/cache.py): K ids of 16 bits and the bits beyond packed, K
-# log-probabilities of two bytes, and five scalars.
-CACHE_LOGPROB = ("logprob_UK", "F16", 2)
-CACHE_SCALARS = ("gold_U", "entropy_U", "lse_U", "mean_U", "std_U")
-SCALAR = ("F32", 4)
 LOW_BITS = 16
+"""Bits of a token id that the teacher's cache keeps apart from those beyond (teacher/cache.py)."""
 
 NPY_HEADER = 128
 # model.save_pretrained leaves config.json and generation_config.json; tokenizers come on top.
@@ -38,13 +34,12 @@ def cache_arrays(
 ) -> dict[str, tuple[str, int, tuple[int, ...]]]:
     """The arrays of a shard: name -> (dtype, bytes of an element, shape)."""
     beyond = max(0, (vocabulary - 1).bit_length() - LOW_BITS)
-    name, dtype, size = CACHE_LOGPROB
-    scalars = {scalar: (*SCALAR, (rows,)) for scalar in CACHE_SCALARS}
+    scalars = ("gold_U", "entropy_U", "lse_U", "mean_U", "std_U")
     return {
         "low_UK": ("U16", 2, (rows, top_k)),
         "high_UH": ("U8", 1, (rows, -(-top_k * beyond // 8))),
-        name: (dtype, size, (rows, top_k)),
-        **scalars,
+        "logprob_UK": ("F16", 2, (rows, top_k)),
+        **{name: ("F32", 4, (rows,)) for name in scalars},
     }
 
 
@@ -70,7 +65,8 @@ def header_bytes(arrays: Arrays) -> int:
             f'"data_offsets":[{offset},{offset + count}]}}'
         )
         offset += count
-    return 8 + _padded(len("{" + ",".join(entries) + "}"))
+    length = len("{" + ",".join(entries) + "}")
+    return 8 + length + (-length) % 8
 
 
 def target_bytes(positions: float, *, sources: int, keep: int, top_k: int) -> float:
@@ -105,7 +101,3 @@ def training_state_bytes(parameters: float, trainable: float, *, adapters: bool)
     """A checkpoint in mid-training: float32 weights (of the adapters alone, where there are some)
     and the two moments of Adam."""
     return (4 * trainable if adapters else 4 * parameters) + 8 * trainable
-
-
-def _padded(length: int) -> int:
-    return length + (-length) % 8

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from infifusion.estimate.costs.disk import cache_row
 from infifusion.estimate.costs.lengths import Lengths
 from infifusion.estimate.costs.schedule import Schedule
 from infifusion.estimate.costs.shapes import Shape
@@ -22,7 +23,7 @@ from infifusion.estimate.costs.shapes import Shape
 TEACH_COPIES = (3, 2)
 GOLD_COPIES = (3, 9)
 LOSS_COPIES = (5, 8)
-# Gradients of a [V, H] matrix on the way to its sum: of one chunk, or of a tied embedding.
+# Gradients of a [V, D] matrix on the way to its sum: of one chunk, or of a tied embedding.
 HEAD_GRADIENTS = 1
 # A Python integer in a list: eight bytes of pointer, 28 of object, padded to 32.
 LISTED = 40
@@ -32,6 +33,7 @@ FORWARD_ALIVE_HIDDEN, FORWARD_ALIVE_INNER = 6, 3
 # Examples that are fused at once (stages/fuse.py), and bytes alive per position, source and kept
 # entry: ids, probabilities and standardised logits, and the sorted copies and keys of two of them.
 FUSE_CHUNK, FUSE_ENTRY = 128, 100
+LOGIT_BYTES = 128 << 20  # teacher/forward.py
 # A thread of a merge of three or four models (merge/engine/memory.py).
 MERGE_THREAD = 15e6
 # What a CUDA context and the libraries' workspaces take on an accelerator.
@@ -54,21 +56,24 @@ def forward_memory(
     shape: Shape,
     lengths: Lengths,
     *,
-    weight_bytes: float,
+    parameters: float,
     batch_tokens: int,
-    head_rows: int,
-    result_row: float,
+    top_k: int,
     shard_examples: int,
+    head_rows: int | None = None,
 ) -> float:
-    """A pass without gradient; result_row is the bytes of what is kept per position of a shard."""
+    """A pass without gradient that keeps a cache row per position of a shard. head_rows: positions
+    that go through the head at once; None is what teacher/forward.py takes."""
     tokens = max(batch_tokens, lengths.longest)
     alive = FORWARD_ALIVE_HIDDEN * shape.hidden + FORWARD_ALIVE_INNER * shape.inner
-    rows = min(head_rows, tokens)
+    rows = min(head_rows or max(1, LOGIT_BYTES // (4 * shape.vocabulary)), tokens)
     logits = TEACH_COPIES[place.on_cpu] * 4 * rows * shape.vocabulary
+    weights = place.width * parameters
     shard = min(shard_examples, lengths.examples) / max(lengths.examples, 1)
-    kept = result_row * lengths.positions * shard if place.on_cpu else 0
+    row = cache_row(top_k, shape.vocabulary)
+    kept = row * lengths.positions * shard if place.on_cpu else 0
     data = 4 * (lengths.tokens + lengths.positions) if place.on_cpu else 0
-    return place.base + weight_bytes + place.width * tokens * alive + logits + kept + data
+    return place.base + weights + place.width * tokens * alive + logits + kept + data
 
 
 def train_memory(
@@ -112,19 +117,14 @@ def train_memory(
 
 
 def decode_memory(
-    place: Place,
-    shape: Shape,
-    *,
-    weight_bytes: float,
-    batch: int,
-    context: float,
-    prompt: float,
+    place: Place, shape: Shape, *, parameters: float, batch: int, prompt: float, new: float
 ) -> float:
     """Weights, the key-value cache of a batch, its prompts on their way through a layer."""
     alive = FORWARD_ALIVE_HIDDEN * shape.hidden + FORWARD_ALIVE_INNER * shape.inner
-    cache = place.width * batch * context * shape.cache_per_token
+    cache = place.width * batch * (prompt + new) * shape.cache_per_token
     last = TEACH_COPIES[place.on_cpu] * 4 * batch * shape.vocabulary
-    return place.base + weight_bytes + cache + place.width * batch * prompt * alive + last
+    weights = place.width * parameters
+    return place.base + weights + cache + place.width * batch * prompt * alive + last
 
 
 def prepare_memory(place: Place, lengths: list[Lengths]) -> float:

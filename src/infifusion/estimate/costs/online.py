@@ -37,8 +37,8 @@ def teaching(case: Case, rows: Sequence[Row]) -> Teaching | None:
     The online estimate is that of a teacher beside the pivot: its forward pass over the batches
     that the pivot trains on, padded as those are, and the mixing of its beliefs as in fuse.
     """
-    targets = {target.name: target for target in case.plan.targets}
-    runs = [run for run in case.plan.runs if run.target is not None]
+    targets = {target.name: target for target in case.resolved.targets}
+    runs = [run for run in case.resolved.runs if run.target is not None]
     if not runs:
         return None
     online = Work()

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from infifusion.estimate.costs.devices import STREAM_SHARE, UTILISATION, Device
-from infifusion.estimate.costs.work import Work
+from infifusion.estimate.costs.work import UNITS, Work
 
 # Seconds per unit (work.UNITS) and FLOP/s by width of one core of this project's test machine (a
 # 2.5 GHz AMD EPYC, torch 2.13) by `infifusion plan --calibrate`. 0.05 and 0.2 stand where it found
-# nothing; merge_number is that of commands/merge_models.py, decode_logit two passes over memory.
+# nothing; merge_number is that of merge/methods/method.py, decode_logit two passes over memory.
 # Used, with a note, where no calibration was done.
 CPU_MATMUL = (
     (32, 9e10),
@@ -24,72 +24,8 @@ CPU_MATMUL = (
     (1024, 9.5e10),
     (2048, 9.5e10),
 )
-CPU_UNITS = {
-    "start": 5.2,
-    "run": 0.075,
-    "prepare": 0.0099,
-    "prepare_token": 1.3e-06,
-    "tokenizer_entry": 6.6e-06,
-    "teach_first": 0.05,
-    "teach": 0.094,
-    "forward_call": 0.0011,
-    "forward_layer": 0.00049,
-    "forward_element": 1.1e-09,
-    "teach_logit": 9.7e-09,
-    "fuse": 0.015,
-    "fuse_position": 2.4e-06,
-    "map_entry": 1.4e-06,
-    "distill_first": 0.05,
-    "distill": 0.45,
-    "train_call": 0.002,
-    "train_layer": 0.0014,
-    "train_element": 3.4e-09,
-    "gold_logit": 2.5e-09,
-    "loss_logit": 3.5e-09,
-    "parameter_step": 1.1e-09,
-    "merge": 0.2,
-    "merge_number": 4e-09,
-    "evaluate": 0.023,
-    "tasks_first": 0.17,
-    "tasks": 0.16,
-    "task_item": 0.0048,
-    "decode_call": 0.004,
-    "decode_layer": 0.00039,
-    "decode_logit": 2e-09,
-    "decode_byte": 3e-11,
-    "load_byte": 1.0e-9,
-    "write_byte": 1.0e-9,
-    "hash_byte": 5.2e-10,
-}
+CPU_UNITS = {unit: seconds for unit, (seconds, _) in UNITS.items()}
 CPU_BASE_MEMORY = 465e6
-
-# What the processor beside an accelerator does, at the rates of a CPU.
-HOST_UNITS = frozenset(
-    {
-        "start",
-        "run",
-        "prepare",
-        "prepare_token",
-        "tokenizer_entry",
-        "fuse",
-        "fuse_position",
-        "map_entry",
-    }
-) | {
-    "teach_first",
-    "teach",
-    "distill_first",
-    "distill",
-    "merge",
-    "merge_number",
-    "evaluate",
-    "tasks_first",
-    "tasks",
-    "task_item",
-    "write_byte",
-    "hash_byte",
-    "load_byte",
-}
 
 # Passes over a float32 logit in device memory, each a read or a write. teach: two for the head's
 # product, then log-sum-exp, top K, moments, probabilities and entropy. gold: cross-entropy forward
@@ -143,8 +79,8 @@ def of_cpu(values: Mapping[str, Any] | None) -> Rates:
 def of_device(device: Device, host: Rates) -> Rates:
     """An accelerator by its data sheet; what its host does, at the host's rates."""
     byte = 1 / (device.bandwidth * STREAM_SHARE)
-    units = {unit: seconds for unit, seconds in host.units.items() if unit in HOST_UNITS}
-    units |= {
+    units = {
+        **host.units,
         # Matrix products and the elementwise operations between them are in the utilisation.
         **dict.fromkeys(("forward_call", "train_call"), 5e-3),
         **dict.fromkeys(("forward_layer", "forward_element"), 0.0),

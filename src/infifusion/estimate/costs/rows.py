@@ -10,12 +10,11 @@ from infifusion.estimate.costs.lengths import Lengths
 from infifusion.estimate.costs.online import beside, running
 from infifusion.estimate.costs.schedule import Schedule, lora_parameters
 from infifusion.estimate.costs.work import Work, decode_work, forward_work, teach_work, train_work
-from infifusion.recipe import MergeRun, TrainingRun
+from infifusion.recipe import FuseTarget, TrainingRun
 
 SPLITS = ("train", "validation", "held_out")
 TAU0_CANDIDATES = 8  # stages.merge.TAU0_CANDIDATES
 BITS_TOKENS = 8192  # teacher/bits.py
-LOGIT_BYTES = 128 << 20  # teacher/forward.py
 BITS_SHARD = 1_000_000_000  # bits per byte takes all examples as one shard
 
 
@@ -44,11 +43,6 @@ def _prepare(case: Case) -> Iterator[Row]:
     yield case.row("prepare", "", work, tokens=tokens, bytes=size, memory=peak)
 
 
-def head_rows(vocabulary: int) -> int:
-    """Positions that go through a head at once where the recipe does not say."""
-    return max(1, LOGIT_BYTES // (4 * vocabulary))
-
-
 def teach_job(case: Case, name: str) -> tuple[Work, float]:
     """The work of one teacher pass, and the bytes of its cache."""
     facts, lengths, teach = case.models[name], case.train(name), case.recipe.teach
@@ -71,28 +65,28 @@ def teach_job(case: Case, name: str) -> tuple[Work, float]:
 
 
 def _teach(case: Case) -> Iterator[Row]:
-    for number, name in enumerate(case.plan.taught):
+    teach, place = case.recipe.teach, case.place("teach")
+    for number, name in enumerate(case.resolved.taught):
+        facts, lengths = case.models[name], case.train(name)
         work, size = teach_job(case, name)
         if number == 0:
             work += Work({}, {"teach_first": 1})
-        teach, place = case.recipe.teach, case.place("teach")
-        facts, lengths = case.models[name], case.train(name)
         peak = memory.forward_memory(
             place,
             facts.shape,
             lengths,
-            weight_bytes=place.width * facts.parameters,
+            parameters=facts.parameters,
             batch_tokens=teach.batch_tokens,
-            head_rows=teach.head_rows or head_rows(facts.shape.vocabulary),
-            result_row=disk.cache_row(teach.top_k, facts.shape.vocabulary),
+            top_k=teach.top_k,
             shard_examples=teach.shard_examples,
+            head_rows=teach.head_rows,
         )
         yield case.row("teach", name, work, tokens=lengths.tokens, bytes=size, memory=peak)
 
 
 def _fuse(case: Case) -> Iterator[Row]:
     pivot, own = case.models[PIVOT], case.train(PIVOT)
-    for target in case.plan.targets:
+    for target in case.resolved.targets:
         if target.teacher == "online":
             continue
         names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
@@ -125,11 +119,13 @@ def _fuse(case: Case) -> Iterator[Row]:
 
 
 def _distill(case: Case) -> Iterator[Row]:
-    for number, run in enumerate(case.plan.runs):
-        yield _training(case, run, first=number == 0)
+    online = {t.name: t for t in case.resolved.targets if t.teacher == "online"}
+    for number, run in enumerate(case.resolved.runs):
+        yield _training(case, run, online.get(run.target or ""), first=number == 0)
 
 
-def _training(case: Case, run: TrainingRun, *, first: bool) -> Row:
+def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first: bool) -> Row:
+    """One training run; online: its target, where the sources run beside the pivot."""
     pivot, place = case.models[PIVOT], case.place("distill")
     lengths = case.trained(PIVOT, run)
     steps = schedule(case, run)
@@ -148,12 +144,7 @@ def _training(case: Case, run: TrainingRun, *, first: bool) -> Row:
         model_bytes=size,
         state_bytes=state,
     )
-    if first:
-        work += Work({}, {"distill_first": 1})
-    work += Work({}, {"tokenizer_entry": pivot.entries})
-    online = next(
-        (t for t in case.plan.targets if t.name == run.target and t.teacher == "online"), None
-    )
+    work += Work({}, {"distill_first": int(first), "tokenizer_entry": pivot.entries})
     if online is not None:
         work += beside(case, run, online)
     seconds = case.hardware.rates.seconds(work)
@@ -201,31 +192,25 @@ def saved_bytes(pivot: Facts) -> float:
 
 
 def _merge(case: Case) -> Iterator[Row]:
-    for run in case.plan.merges:
-        yield _merging(case, run)
-
-
-def _merging(case: Case, run: MergeRun) -> Row:
-    pivot = case.models[PIVOT]
-    width = {None: pivot.stored, "float32": 4.0}.get(run.dtype, 2.0)
-    size = pivot.parameters * width + (saved_bytes(pivot) - pivot.parameters * pivot.stored)
-    size += disk.MERGE_DETAIL * pivot.tensors
-    one = Work({}, {"merge_number": pivot.parameters * len(run.models), "write_byte": size})
-    work = one + Work({}, {"merge": 1, "hash_byte": size})
-    peak = memory.merge_memory(case.place("merge"), case.hardware.threads)
-    tokens = 0.0
-    validation = case.lengths.get((PIVOT, "validation"))
-    if run.params.get("tau0") == "validate" and validation:
-        again = one + bits_work(pivot, validation)
-        work += again.times(TAU0_CANDIDATES)
-        tokens = validation.tokens * TAU0_CANDIDATES
-        peak = max(peak, _bits_memory(case, pivot, validation))
-    elif not case.hardware.on_cpu:
-        peak = 0
-    scratch = size if tokens else 0
-    return case.row(
-        "merge", run.name, work, tokens=tokens, bytes=size, scratch=scratch, memory=peak
-    )
+    pivot, validation = case.models[PIVOT], case.lengths.get((PIVOT, "validation"))
+    for run in case.resolved.merges:
+        width = {None: pivot.stored, "float32": 4.0}.get(run.dtype, 2.0)
+        size = pivot.parameters * width + (saved_bytes(pivot) - pivot.parameters * pivot.stored)
+        size += disk.MERGE_DETAIL * pivot.tensors
+        one = Work({}, {"merge_number": pivot.parameters * len(run.models), "write_byte": size})
+        work = one + Work({}, {"merge": 1, "hash_byte": size})
+        tokens, scratch = 0.0, 0
+        peak = memory.merge_memory(case.place("merge"), case.hardware.threads)
+        if run.params.get("tau0") == "validate" and validation:
+            work += (one + bits_work(pivot, validation)).times(TAU0_CANDIDATES)
+            tokens = validation.tokens * TAU0_CANDIDATES
+            scratch = size if tokens else 0
+            peak = max(peak, _bits_memory(case, pivot, validation))
+        elif not case.hardware.on_cpu:
+            peak = 0
+        yield case.row(
+            "merge", run.name, work, tokens=tokens, bytes=size, scratch=scratch, memory=peak
+        )
 
 
 def bits_work(facts: Facts, lengths: Lengths) -> Work:
@@ -236,59 +221,49 @@ def bits_work(facts: Facts, lengths: Lengths) -> Work:
 
 
 def _bits_memory(case: Case, facts: Facts, lengths: Lengths) -> float:
-    place = case.place("evaluate")
     return memory.forward_memory(
-        place,
+        case.place("evaluate"),
         facts.shape,
         lengths,
-        weight_bytes=place.width * facts.parameters,
+        parameters=facts.parameters,
         batch_tokens=BITS_TOKENS,
-        head_rows=head_rows(facts.shape.vocabulary),
-        result_row=disk.cache_row(1, facts.shape.vocabulary),
+        top_k=1,
         shard_examples=BITS_SHARD,
     )
 
 
 def _evaluate(case: Case) -> Iterator[Row]:
-    plan, settings = case.plan, case.recipe.evaluate
-    members = [run.name for run in plan.runs if run.name not in plan.scored]
-    first = True
-    for name in [*plan.scored, *members]:
+    resolved, place = case.resolved, case.place("evaluate")
+    members = [run.name for run in resolved.runs if run.name not in resolved.scored]
+    for number, name in enumerate([*resolved.scored, *members]):
         rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
         facts = case.models[rendering]
-        place = case.place("evaluate")
-        weights = place.width * facts.parameters
         work, tokens, peak, size = Work(), 0.0, place.base, 0.0
         held_out = case.lengths.get((rendering, "held_out"))
         if held_out and held_out.examples:
             work += bits_work(facts, held_out)
             tokens += held_out.tokens
             peak = _bits_memory(case, facts, held_out)
-        for task in case.tasks if name in plan.scored else ():
+        tasks = case.tasks if name in resolved.scored else ()
+        for task in tasks:
+            batch, asked = case.recipe.evaluate.batch_size, {"prompt": task.prompt, "new": task.new}
             work += decode_work(
                 facts.shape,
                 items=task.items,
-                prompt=task.prompt,
-                new=task.new,
-                batch=settings.batch_size,
-                weight_bytes=weights,
+                batch=batch,
+                weight_bytes=place.width * facts.parameters,
+                **asked,
             )
             tokens += task.items * (task.prompt + task.new)
             size += task.items * disk.ITEM
-            batch = min(settings.batch_size, task.items)
+            batch = min(batch, task.items)
             used = memory.decode_memory(
-                place,
-                facts.shape,
-                weight_bytes=weights,
-                batch=batch,
-                context=task.prompt + task.new,
-                prompt=task.prompt,
+                place, facts.shape, parameters=facts.parameters, batch=batch, **asked
             )
             peak = max(peak, used)
-        if case.tasks and name in plan.scored:
-            load = {"load_byte": facts.parameters * facts.stored}
-            work += Work({}, {**load, "tokenizer_entry": facts.entries, "tasks_first": int(first)})
-            first = False
+        if tasks:
+            load = {"load_byte": facts.parameters * facts.stored, "tasks_first": int(number == 0)}
+            work += Work({}, {**load, "tokenizer_entry": facts.entries})
         yield case.row("evaluate", name, work, tokens=tokens, bytes=size, memory=peak)
 
 

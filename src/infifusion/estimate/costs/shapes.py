@@ -1,6 +1,6 @@
 """Parameter counts and FLOPs of a decoder from its config.json: no weights needed.
 
-Letters: V vocabulary, H hidden, I inner width of the feed-forward part, L context in tokens.
+Letters: V vocabulary, D hidden, I inner width of the feed-forward part, L context in tokens.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ class Shape:
         """Numbers that one layer keeps for the backward pass, per token.
 
         Counted in transformers' Llama with sdpa: two RMS norms (each its input, the float32 copy's
-        square and its normalised product: 3 H), the input of the q, k and v projections, q and k
-        before and after rotation, attention output and its copy, two residual sums: 16 H and 4
+        square and its normalised product: 3 D), the input of the q, k and v projections, q and k
+        before and after rotation, attention output and its copy, two residual sums: 16 D and 4
         times the k and v width; gate, up, the activation and the product: 4 I. GPT-2's activation
         is written out in eight elementwise steps.
         """
@@ -81,7 +81,7 @@ class Shape:
         return 2 * self.layers * self.matrices * tokens + attention
 
     def head_flops(self, positions: float) -> float:
-        """Forward FLOPs of the language-model head: 2 V H per position."""
+        """Forward FLOPs of the language-model head: 2 V D per position."""
         return 2 * self.embedding * positions
 
 
@@ -194,7 +194,7 @@ def _known(family: str, *numbers: int, tied: bool = False) -> dict[str, Any]:
     }
 
 
-# Public configurations, for `--shape`: V, H, I, layers, heads, kv heads of their config.json.
+# Public configurations, for `--shape`: V, D, I, layers, heads, kv heads of their config.json.
 KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
     "8b-llama": _known("llama", 128256, 4096, 14336, 32, 32, 8),  # Llama-3.1-8B
     "3b-llama": _known("llama", 128256, 3072, 8192, 28, 24, 8, tied=True),  # Llama-3.2-3B

@@ -6,8 +6,7 @@ import re
 from pathlib import Path
 
 from infifusion.evals.tasks.task import Doc, Judgement, Judges, Task
-
-FENCE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
+from infifusion.types import FENCED_CODE
 
 
 def score(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
@@ -31,7 +30,7 @@ def program_of(prompt: str, output: str, entry_point: str) -> str:
     and helper functions it may use; anything else continues the prompt. A block that is a bare
     body at column 0 is not repaired.
     """
-    blocks = FENCE.findall(output)
+    blocks = FENCED_CODE.findall(output)
     defines = re.compile(rf"^(?:async\s+)?def\s+{re.escape(entry_point)}\b", re.MULTILINE)
     defining = [block for block in blocks if defines.search(block)]
     code = defining[-1] if defining else blocks[0] if blocks else output

@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.merge.blocks.arrays import HOST, Add, Array, Arrays
+from infifusion.merge.blocks.stored import decode
 
+# Positions: 512 KiB of float32 per model. Smaller blocks fit the cache better, but then threads
+# wait for the interpreter more often than they calculate (32k: half as fast on two threads).
+BLOCK = 131_072
 SPAN = 8  # blocks per task
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
@@ -39,8 +42,11 @@ class Raw:
 
 @dataclass(frozen=True)
 class Blocks:
-    """A tensor that a merge method works on. size P; models S; shape as in the checkpoint; arrays:
-    where it is worked on."""
+    """A tensor that a merge method works on.
+
+    shape: as in the checkpoint. parallel: calls a function with many arguments, as `map`. length:
+    positions of a block, about. unit: positions that no block may part (a row, or 1).
+    """
 
     base: Raw | None
     models: list[Raw]
@@ -48,12 +54,8 @@ class Blocks:
     seed: int = 0
     parallel: Parallel = map
     allow_not_finite: bool = False
-    arrays: Arrays = HOST
-
-    @property
-    def kernels(self) -> Any:
-        """The loops over the arrays of a block."""
-        return self.arrays.kernels
+    length: int = BLOCK
+    unit: int = 1
 
     @property
     def size(self) -> int:
@@ -62,34 +64,45 @@ class Blocks:
 
     @property
     def row(self) -> int:
-        """Length of the last dimension; P for vectors and scalars."""
-        return self.shape[-1] if len(self.shape) > 1 else self.size
+        """Length of the last dimension; P for vectors and scalars; at least 1."""
+        return max(self.shape[-1] if len(self.shape) > 1 else self.size, 1)
+
+    @property
+    def step(self) -> int:
+        """Positions of a block: whole units."""
+        return self.unit * max(1, self.length // self.unit)
 
     @property
     def count(self) -> int:
         """Number of blocks."""
-        return -(-self.size // self.arrays.step)
+        return -(-self.size // self.step)
 
     def by_rows(self, length: int | None = None) -> Blocks:
         """The same tensor in blocks of whole rows of `length` positions (default: `row`)."""
-        return replace(self, arrays=self.arrays.in_units(max(length or self.row, 1)))
+        return replace(self, unit=length or self.row)
 
     def block(self, index: int) -> Block:
         """Block number `index`."""
-        start = index * self.arrays.step
-        return Block(self, index, start, min(start + self.arrays.step, self.size))
+        start = index * self.step
+        return Block(self, index, start, min(start + self.step, self.size))
 
     def spans(self) -> list[range]:
         """Block numbers, SPAN at a time: what one thread does at once."""
         return [range(n, min(n + SPAN, self.count)) for n in range(0, self.count, SPAN)]
 
-    def total(self, add: Add, zeros: np.ndarray) -> np.ndarray:
+    def total(self, add: Callable[[Block, np.ndarray], None], zeros: np.ndarray) -> np.ndarray:
         """`add(block, sums)` over all blocks; `zeros` gives shape and dtype of the sums."""
 
         def one(span: range) -> np.ndarray:
-            return self.arrays.sum_blocks(map(self.block, span), add, zeros)
+            sums = np.zeros_like(zeros)
+            for index in span:
+                add(self.block(index), sums)
+            return sums
 
-        return self.arrays.sum_spans(self.parallel(one, self.spans()), zeros)
+        total = np.zeros_like(zeros)
+        for sums in self.parallel(one, self.spans()):
+            total += sums
+        return total
 
     def collect(self, function: Callable[[Block], Any]) -> list[Any]:
         """`function(block)` of every block, in order."""
@@ -100,7 +113,7 @@ class Blocks:
 @dataclass
 class Block:
     """Positions start to stop of a tensor. Its arrays are decoded when first asked for and belong
-    to whoever asks: a method may change them."""
+    to whoever asks: a method may change them. All are float32."""
 
     blocks: Blocks
     index: int
@@ -113,48 +126,44 @@ class Block:
         return self.stop - self.start
 
     @cached_property
-    def base_P(self) -> Array:
-        """The base: float32."""
+    def base_P(self) -> np.ndarray:
+        """The base."""
         assert self.blocks.base is not None
-        base_1P = self.empty(1)
-        self._decode([self.blocks.base], base_1P, first=0)
-        return base_1P[0]
+        return self._decoded([self.blocks.base], first=0)[0]
 
     @cached_property
-    def model_SP(self) -> Array:
-        """The models: float32."""
-        model_SP = self.empty(len(self.blocks.models))
-        self._decode(self.blocks.models, model_SP, first=1)
-        return model_SP
+    def model_SP(self) -> np.ndarray:
+        """The models."""
+        return self._decoded(self.blocks.models, first=1)
 
     @cached_property
-    def end_SP(self) -> Array:
-        """The base and the models, the base first: float32."""
+    def end_SP(self) -> np.ndarray:
+        """The base and the models, the base first."""
         assert self.blocks.base is not None
-        end_SP = self.empty(1 + len(self.blocks.models))
-        self._decode([self.blocks.base, *self.blocks.models], end_SP, first=0)
-        return end_SP
+        return self._decoded([self.blocks.base, *self.blocks.models], first=0)
 
     @cached_property
-    def delta_SP(self) -> Array:
-        """The models minus the base: float32."""
-        delta_SP = self.empty(len(self.blocks.models))
-        self._decode(self.blocks.models, delta_SP, first=1, base_P=self.base_P)
-        return delta_SP
+    def delta_SP(self) -> np.ndarray:
+        """The models minus the base."""
+        return self._decoded(self.blocks.models, first=1, base_P=self.base_P)
 
-    def empty(self, *rows: int) -> Array:
-        """Room for one value per position, in so many rows: float32."""
-        return self.blocks.arrays.empty(*rows, self.size)
+    @cached_property
+    def vector_SP(self) -> np.ndarray:
+        """The deltas, or the models where there is no base."""
+        return self.model_SP if self.blocks.base is None else self.delta_SP
 
-    def zeros(self) -> Array:
-        """0 for every position: float32."""
-        return self.blocks.arrays.zeros(self.size)
+    def empty(self) -> np.ndarray:
+        """Room for one value per position."""
+        return np.empty(self.size, np.float32)
 
-    def _decode(
-        self, raws: list[Raw], out_SP: Array, *, first: int, base_P: Array | None = None
-    ) -> None:
-        """Stored values to float32, minus the base where it is given. Raises NotFinite."""
+    def _decoded(
+        self, raws: list[Raw], *, first: int, base_P: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Stored values, minus the base where it is given. Raises NotFinite; `first` is the source
+        number of raws[0]."""
+        out_SP = np.empty((len(raws), self.size), np.float32)
         parts = [raw.array_P[self.start : self.stop] for raw in raws]
-        bad = self.blocks.arrays.decode(parts, [raw.dtype for raw in raws], out_SP, base_P)
+        bad = decode(parts, [raw.dtype for raw in raws], out_SP, base_P)
         if bad >= 0 and not self.blocks.allow_not_finite:
             raise NotFinite(first + bad)
+        return out_SP

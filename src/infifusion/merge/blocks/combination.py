@@ -1,27 +1,30 @@
 """Merges that are one linear combination of whole tensors, and the inner products they need.
 
-Axes: S models (after the base, where there is one, in `vectors`).
+Axes: S models (or base and models, where products of both ends are asked for), P positions,
+M rows of C positions.
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.blocks.sums import add_scaled, gram, sum_of_products
 
 
 def combination(
     blocks: Blocks, coefficient_S: np.ndarray, *, base: float = 0.0, **details: float
 ) -> Merged:
     """base * theta_base + sum_s c_s theta_s."""
-    factor_S = [np.float32(c) for c in coefficient_S]
+    factor_S = coefficient_S.astype(np.float32)
 
-    def apply(block: Block) -> Array:
-        out_P = block.base_P * float(base) if base else block.zeros()
+    def apply(block: Block) -> np.ndarray:
+        out_P = block.base_P * float(base) if base else np.zeros(block.size, np.float32)
         for factor, row_P in zip(factor_S, block.model_SP, strict=True):
-            blocks.kernels.add_scaled(out_P, row_P, factor)
+            add_scaled(out_P, row_P, factor)
         return out_P
 
     return Merged(blocks, apply, dict(details))
@@ -31,25 +34,35 @@ def of_deltas(blocks: Blocks, coefficient_S: np.ndarray, **details: float) -> Me
     """base + sum_s c_s (theta_s - base); without a base, sum_s c_s theta_s."""
     if blocks.base is None:
         return combination(blocks, coefficient_S, **details)
-    factor_S = [np.float32(c) for c in coefficient_S]
+    factor_S = coefficient_S.astype(np.float32)
 
-    def apply(block: Block) -> Array:
+    def apply(block: Block) -> np.ndarray:
         delta_SP, out_P = block.delta_SP, block.base_P
         for factor, row_P in zip(factor_S, delta_SP, strict=True):
-            blocks.kernels.add_scaled(out_P, row_P, factor)
+            add_scaled(out_P, row_P, factor)
         return out_P
 
     return Merged(blocks, apply, dict(details))
 
 
-def inner_products(blocks: Blocks, *, of: str) -> np.ndarray:
-    """Inner products of the tensors, float64: [S, S]; `of`: models, deltas or ends (base first)."""
+def inner_products(
+    blocks: Blocks, *, of: Literal["vectors", "models", "ends"] = "vectors"
+) -> np.ndarray:
+    """Inner products of the tensors, float64: [S, S].
 
-    def rows(block: Block) -> Array:
-        if of == "deltas":
-            return block.delta_SP
-        return block.end_SP if of == "ends" else block.model_SP
-
+    of: vectors (the deltas, or the models where there is no base), models, or ends (the base and
+    the models).
+    """
+    rows = {
+        "vectors": lambda block: block.vector_SP,
+        "models": lambda block: block.model_SP,
+        "ends": lambda block: block.end_SP,
+    }[of]
     size = len(blocks.models) + (of == "ends")
-    gram = blocks.kernels.gram
     return blocks.total(lambda block, sums: gram(rows(block), sums), np.zeros((size, size)))
+
+
+def row_products(a_MC: np.ndarray, b_MC: np.ndarray) -> np.ndarray:
+    """Inner product of each pair of rows, float64: [M]."""
+    pairs = zip(a_MC, b_MC, strict=True)
+    return np.array([sum_of_products(a_C, b_C) for a_C, b_C in pairs], np.float64)

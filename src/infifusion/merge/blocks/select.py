@@ -1,6 +1,6 @@
 """Which positions of a tensor are kept: exactly the largest, however large the tensor is.
 
-Axes: R rows of scores (one, or one per model), M counts per row, P positions.
+Axes: S rows of scores (one per model, or one for all), P positions.
 """
 
 from __future__ import annotations
@@ -10,18 +10,26 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
-from infifusion.merge.blocks.kernels import FIRST_COUNT, SECOND_COUNT
+from infifusion.merge.blocks.counts import (
+    FIRST_COUNT,
+    LEADING,
+    SECOND_COUNT,
+    TRAILING,
+    TURNS,
+    between,
+    count_equal,
+    count_leading_twice,
+    count_trailing,
+)
+from infifusion.merge.blocks.masks import clear, clear_below, clear_outside, keep_from, keep_some
 
-LEADING = 1 << 16
-TRAILING = 1 << 15
 # Share of a tensor that is worth sorting to find the border; beyond it a second histogram is
 # cheaper.
 GATHERED = 1 / 64
 KEEP_NONE = 1 << 32
 ALL = -1
-Score = Callable[[Block], Array]  # [R, P of the block], not negative
+Score = Callable[[Block], np.ndarray]  # [S, P of the block], float32; compared by magnitude
 
 
 @dataclass(frozen=True)
@@ -39,38 +47,36 @@ class Border:
             return float("inf")
         return float(_as_float(self.bits))
 
-    def mask(self, block: Block, score_P: Array) -> Array:
+    def mask(self, block: Block, score_P: np.ndarray) -> np.ndarray:
         """Which positions of the block are kept: bool."""
-        arrays, kernels = block.blocks.arrays, block.blocks.kernels
-        mask_P = arrays.mask(block.size)
+        mask_P = np.zeros(block.size, np.bool_)
         if self.bits >= KEEP_NONE:
             return mask_P
-        bits_P = arrays.bits(score_P)
+        bits_P = score_P.view(np.uint32)
         ties = ALL if self.ties is None else int(self.ties[block.index])
         if ties == ALL:
-            kernels.keep_from(bits_P, np.uint32(self.bits), mask_P)
+            keep_from(bits_P, np.uint32(self.bits), mask_P)
         elif ties == 0:
-            kernels.keep_from(bits_P, np.uint32(self.bits + 1), mask_P)
+            keep_from(bits_P, np.uint32(self.bits + 1), mask_P)
         else:
-            kernels.keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
+            keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
         return mask_P
 
-    def trim(self, block: Block, row_P: Array) -> None:
+    def trim(self, block: Block, row_P: np.ndarray) -> None:
         """Set what is not kept to 0, in place."""
-        kernels, smallest = block.blocks.kernels, self._smallest(block)
+        smallest = self._smallest(block)
         if smallest is None:
-            kernels.clear(row_P, self.mask(block, row_P))
+            clear(row_P, self.mask(block, row_P))
         else:
-            kernels.clear_below(row_P, smallest)
+            clear_below(row_P, smallest)
 
-    def trim_but(self, inner: Border, block: Block, row_P: Array) -> None:
+    def trim_but(self, inner: Border, block: Block, row_P: np.ndarray) -> None:
         """Set what is not kept, and what `inner` keeps, to 0, in place."""
-        kernels = block.blocks.kernels
         smallest, above = self._smallest(block), inner._smallest(block)
         if smallest is None or above is None:
-            kernels.clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
+            clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
         else:
-            kernels.clear_outside(row_P, smallest, above)
+            clear_outside(row_P, smallest, above)
 
     def _smallest(self, block: Block) -> np.float32 | None:
         """Smallest magnitude that is kept in the block, Inf where none is; None where only some of
@@ -86,7 +92,7 @@ def _as_float(bits: int) -> np.float32:
 
 
 def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[Border]]:
-    """Borders of the counts[r][m] largest scores of row r: [R][M].
+    """Borders of the counts[s][m] largest scores of row s, in the same order.
 
     Of equal scores at the border the earlier positions are kept, so that exactly the count is. One
     pass counts the leading 16 bits of the scores, a second one sorts what shares them with the
@@ -99,13 +105,13 @@ def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[
 
 def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
     """How often each leading part of a score occurs, and how often with trailing bits that are not
-    all 0: [2, R, LEADING]."""
+    all 0: [2, S, LEADING]."""
 
     def add(block: Block, found: np.ndarray) -> None:
         for row_P, counts in zip(score(block), found, strict=True):
-            blocks.kernels.count_leading_twice(blocks.arrays.bits(row_P), counts)
+            count_leading_twice(row_P.view(np.uint32), counts)
 
-    zeros = np.zeros((rows, blocks.kernels.TURNS, LEADING), np.int64)
+    zeros = np.zeros((rows, TURNS, LEADING), np.int64)
     both = blocks.total(add, zeros)
     parts = [both & FIRST_COUNT, both >> SECOND_COUNT]
     return np.stack([part.sum(axis=1) for part in parts])
@@ -184,11 +190,11 @@ def _borders(
     single = {key: window for key, window in rest.items() if window.low == window.high}
     wide = {key: window for key, window in rest.items() if key not in single}
     if single:
-        ties = blocks.collect(lambda block: _equal(block, score(block), list(single.values())))
+        ties = blocks.collect(lambda block: _equal(score(block), list(single.values())))
         for n, (key, window) in enumerate(single.items()):
             done[key] = _border(window.low, window.rank, np.array([t[n] for t in ties]))
     if wide:
-        parts = blocks.collect(lambda block: _gather(block, score(block), list(wide.values())))
+        parts = blocks.collect(lambda block: _gather(score(block), list(wide.values())))
         for n, (key, window) in enumerate(wide.items()):
             values = np.concatenate([part[n] for part in parts])
             place = len(values) - window.rank
@@ -214,12 +220,11 @@ def _narrowed(
     places = sorted({(window.row, window.low >> 15) for window in windows.values()})
 
     def add(block: Block, found: np.ndarray) -> None:
-        score_RP = score(block)
+        score_SP = score(block)
         for (row, bin_), counts in zip(places, found, strict=True):
-            bits_P = blocks.arrays.bits(score_RP[row])
-            blocks.kernels.count_trailing(bits_P, np.uint32(bin_), counts)
+            count_trailing(score_SP[row].view(np.uint32), np.uint32(bin_), counts)
 
-    zeros = np.zeros((len(places), blocks.kernels.TURNS, TRAILING + 256), np.int64)
+    zeros = np.zeros((len(places), TURNS, TRAILING + 256), np.int64)
     trailing = blocks.total(add, zeros).sum(axis=1)[:, :TRAILING]
     narrowed = {}
     for key, window in windows.items():
@@ -234,11 +239,9 @@ def _narrowed(
     return narrowed
 
 
-def _equal(block: Block, score_RP: Array, windows: list[Window]) -> list[int]:
-    bits, count_equal = block.blocks.arrays.bits, block.blocks.kernels.count_equal
-    return [int(count_equal(bits(score_RP[w.row]), np.uint32(w.low))) for w in windows]
+def _equal(score_SP: np.ndarray, windows: list[Window]) -> list[int]:
+    return [int(count_equal(score_SP[w.row].view(np.uint32), np.uint32(w.low))) for w in windows]
 
 
-def _gather(block: Block, score_RP: Array, windows: list[Window]) -> list[np.ndarray]:
-    between = block.blocks.arrays.between
-    return [between(score_RP[w.row], w.low, w.high) for w in windows]
+def _gather(score_SP: np.ndarray, windows: list[Window]) -> list[np.ndarray]:
+    return [between(score_SP[w.row], w.low, w.high) for w in windows]

@@ -66,7 +66,7 @@ class Adapter:
         return target
 
     def factors(self, tensor: str) -> tuple[np.ndarray, np.ndarray]:
-        """B scale [N, r] and A [r, M], float32, whose product is added to the tensor [N, M]."""
+        """B scale [M, rank] and A [rank, C], float32; B A scale is added to the tensor [M, C]."""
         name = self.changed[tensor]
         a = self._float(name)
         b = self._float(name.replace(".lora_A.", ".lora_B.")) * np.float32(self._scale)

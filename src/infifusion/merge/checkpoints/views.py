@@ -1,7 +1,7 @@
 """Tensors that are made as they are read: with other rows, or with a low-rank change.
 
 Both are sliced flat, like the arrays they stand for, and give float32: view[start:stop].
-Axes: S models, N rows of the result.
+Axes: S models, V rows (tokens) of the result; M rows and C columns of a matrix.
 """
 
 from __future__ import annotations
@@ -25,53 +25,53 @@ def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
 class WithRows:
     """A matrix whose rows are taken from those of S others.
 
-    arrays: flat, rows of `width` values. from_N: the model a row comes from, or MEAN (of all that
-    have it), ZERO, PADDING (the row `padding`). row_SN: the row in each model, or -1.
+    arrays: flat, rows of `width` values. from_V: the model a row comes from, or MEAN (of all that
+    have it), ZERO, PADDING (the row `padding`). row_SV: the row in each model, or -1.
     """
 
     arrays: Sequence[np.ndarray | WithLowRank]
     dtypes: Sequence[str]
     width: int
-    from_N: np.ndarray
-    row_SN: np.ndarray
+    from_V: np.ndarray
+    row_SV: np.ndarray
     padding: np.ndarray
 
     def __getitem__(self, part: slice) -> np.ndarray:
         first, last = part.start // self.width, -(-part.stop // self.width)
-        from_N, row_SN = self.from_N[first:last], self.row_SN[:, first:last]
-        out = np.zeros((len(from_N), self.width), np.float32)
-        mean_N = from_N == MEAN
+        from_V, row_SV = self.from_V[first:last], self.row_SV[:, first:last]
+        out = np.zeros((len(from_V), self.width), np.float32)
+        mean_V = from_V == MEAN
         for s in range(len(self.arrays)):
-            taken_N = (from_N == s) | (mean_N & (row_SN[s] >= 0))
-            if taken_N.any():
-                out[taken_N] += self._rows(s, row_SN[s, taken_N])
-        if mean_N.any():
-            out[mean_N] /= (row_SN[:, mean_N] >= 0).sum(axis=0)[:, None].astype(np.float32)
-        out[from_N == PADDING] = self.padding
+            taken_V = (from_V == s) | (mean_V & (row_SV[s] >= 0))
+            if taken_V.any():
+                out[taken_V] += self._rows(s, row_SV[s, taken_V])
+        if mean_V.any():
+            out[mean_V] /= (row_SV[:, mean_V] >= 0).sum(axis=0)[:, None].astype(np.float32)
+        out[from_V == PADDING] = self.padding
         return out.reshape(-1)[part.start - first * self.width : part.stop - first * self.width]
 
-    def _rows(self, model: int, row_N: np.ndarray) -> np.ndarray:
+    def _rows(self, model: int, row_V: np.ndarray) -> np.ndarray:
         array = self.arrays[model]
         if isinstance(array, WithLowRank):
-            return array.rows(row_N)
-        found = array.reshape(-1, self.width)[row_N]
+            return array.rows(row_V)
+        found = array.reshape(-1, self.width)[row_V]
         return as_float32(found.reshape(-1), self.dtypes[model]).reshape(-1, self.width)
 
 
 @dataclass(frozen=True)
 class WithLowRank:
-    """A matrix plus left @ right; array is flat, [N, M] in all."""
+    """A matrix plus left @ right; array is flat, [M, C] in all."""
 
     array: np.ndarray
     dtype: str
     left: np.ndarray
     right: np.ndarray
 
-    def rows(self, row_N: np.ndarray) -> np.ndarray:
-        """These rows: [N, M]."""
+    def rows(self, row_M: np.ndarray) -> np.ndarray:
+        """These rows: [M, C]."""
         width = self.right.shape[1]
-        rows = as_float32(self.array.reshape(-1, width)[row_N].reshape(-1), self.dtype)
-        return rows.reshape(-1, width) + self.left[row_N] @ self.right
+        rows = as_float32(self.array.reshape(-1, width)[row_M].reshape(-1), self.dtype)
+        return rows.reshape(-1, width) + self.left[row_M] @ self.right
 
     def __getitem__(self, part: slice) -> np.ndarray:
         width = self.right.shape[1]

@@ -1,6 +1,6 @@
 """Writing a sharded safetensors checkpoint at known offsets.
 
-All shapes are known before the first byte is written, so shards, offsets and headers are planned
+All shapes are known before the first byte is written, so shards, offsets and headers are made
 first; then any thread may write any part of any tensor, and memory holds only what is at work.
 """
 
@@ -34,7 +34,7 @@ class Spec:
         return math.prod(self.shape) * bytes_of(self.dtype)
 
 
-def plan_shards(specs: Mapping[str, Spec], *, shard_bytes: int) -> dict[str, list[str]]:
+def divide_into_shards(specs: Mapping[str, Spec], *, shard_bytes: int) -> dict[str, list[str]]:
     """File name -> tensor names, in the order given; a tensor is never split."""
     shards: list[list[str]] = [[]]
     size = 0

@@ -1,6 +1,6 @@
-"""`infifusion diff`: how models differ from a base, tensor by tensor.
+"""How models differ from a base, tensor by tensor: for `infifusion diff` and for the report.
 
-Axes: S models.
+Axes: S models, P positions of a block.
 """
 
 from __future__ import annotations
@@ -8,25 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import combinations
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
-from infifusion.errors import CheckpointError, RecipeError
-from infifusion.merge.blocks import kernels
+from infifusion.errors import CheckpointError
 from infifusion.merge.blocks.blocks import Block, Blocks, NotFinite, Raw
+from infifusion.merge.blocks.sums import gram, sum_of_products
 from infifusion.merge.checkpoints.dtypes import FLOATS
-from infifusion.merge.engine.models import Model, open_model
+from infifusion.merge.engine.models import Model
 from infifusion.merge.engine.walker import usable_threads
 from infifusion.merge.methods.rsaf import raw_powers, skewness
 from infifusion.merge.methods.sce import survey
 from infifusion.process.bar import progress_bar
-from infifusion.store.durable import atomic_write
 
-WORST = 20
 MEASURES = {
     "changed": "share of the weights that differ from the base",
     "rms": "RMS of the change relative to the RMS of the base",
@@ -36,37 +31,34 @@ MEASURES = {
 }
 
 
-def diff_command(names: list[str], *, html: Path | None) -> tuple[str, dict[str, Any]]:
-    """The table to print, and all of it as values; a page with heat maps where asked for."""
-    if len(names) < 2:
-        raise RecipeError("diff compares a base with one model or more: infifusion diff BASE A B.")
-    base, *models = [open_model(name, Path()) for name in names]
-    values = {
-        "base": names[0],
-        "models": names[1:],
-        "measures": MEASURES,
-        "tensors": measure_tensors(base, models, compare, title="diff (tensors)"),
-    }
-    if html is not None:
-        from infifusion.report.pages.diff_page import diff_page
+def differences(base: Model, models: list[Model]) -> list[dict[str, Any]]:
+    """Per tensor: name, numel, and the MEASURES; `changed` and `rms` have one value per model. None
+    where a measure has no meaning: one model, or nothing changed.
 
-        with atomic_write(html) as temporary:
-            temporary.write_text(diff_page(values), encoding="utf-8")
-    return _as_text(values, html), values
+    Raises CheckpointError where a model lacks a tensor of the base, has it in another shape, or
+    holds NaN or Inf in it.
+    """
+    return _measured(base, models, _compare, title="diff (tensors)")
 
 
-def measure_tensors(
+def deltas(base: Model, models: list[Model]) -> list[dict[str, Any]]:
+    """Per tensor: name, numel, `base_norm`, `norm` of every model's change, and `cosine` between
+    the changes of every pair (a, b), a before b; None where one of them did not change.
+
+    Norms are Euclidean, over the whole tensor, so that their squares add up over tensors. Raises
+    CheckpointError as `differences` does.
+    """
+    return _measured(base, models, _distances, title="deltas (tensors)")
+
+
+def _measured(
     base: Model,
     models: list[Model],
     measure: Callable[[Blocks], dict[str, Any]],
     *,
     title: str,
 ) -> list[dict[str, Any]]:
-    """`measure` of every floating-point tensor of the base, with its name and elements.
-
-    Raises CheckpointError where a model lacks a tensor, has it in another shape, or holds NaN or
-    Inf in it.
-    """
+    """`measure` of every floating-point tensor of the base, with its name and elements."""
     names = [name for name in base.checkpoint.names if base.checkpoint.dtype(name) in FLOATS]
     for model in models:
         for name in names:
@@ -89,13 +81,8 @@ def measure_tensors(
     ):
         for name in names:
             blocks = Blocks(
-                Raw(base.checkpoint.array(name), base.checkpoint.dtype(name)),
-                [
-                    Raw(
-                        m.checkpoint.array(m.source_of(name)), m.checkpoint.dtype(m.source_of(name))
-                    )
-                    for m in models
-                ],
+                Raw(*base.read(name)),
+                [Raw(*model.read(model.source_of(name))) for model in models],
                 base.checkpoint.shape(name),
                 parallel=pool.map,
             )
@@ -111,9 +98,7 @@ def measure_tensors(
     return found
 
 
-def compare(blocks: Blocks) -> dict[str, Any]:
-    """The measures of one tensor; `changed` and `rms` have one value per model. None where a
-    measure has no meaning: one model, or nothing changed."""
+def _compare(blocks: Blocks) -> dict[str, Any]:
     models = len(blocks.models)
 
     def add(block: Block, sums: np.ndarray) -> None:
@@ -124,8 +109,8 @@ def compare(blocks: Blocks) -> dict[str, Any]:
         agree_P = np.abs(signs_SP.sum(axis=0)) == np.abs(signs_SP).sum(axis=0)
         sums[models] += np.count_nonzero(several_P)
         sums[models + 1] += np.count_nonzero(several_P & agree_P)
-        sums[models + 2] += kernels.sum_of_products(block.base_P, block.base_P)
-        kernels.gram(delta_SP, sums[models + 3 :].reshape(models, models))
+        sums[models + 2] += sum_of_products(block.base_P, block.base_P)
+        gram(delta_SP, sums[models + 3 :].reshape(models, models))
 
     sums = blocks.total(add, np.zeros(models + 3 + models**2))
     products = sums[models + 3 :].reshape(models, models)
@@ -147,45 +132,21 @@ def compare(blocks: Blocks) -> dict[str, Any]:
     }
 
 
-def _as_text(values: dict[str, Any], html: Path | None) -> str:
-    """The tensors that changed most, and the mean over all."""
-    tensors = values["tensors"]
-    table = Table(title=f"{', '.join(values['models'])} against {values['base']}")
-    table.add_column("tensor")
-    for key in MEASURES:
-        table.add_column(key.replace("_", " "), justify="right")
+def _distances(blocks: Blocks) -> dict[str, Any]:
+    models = len(blocks.models)
 
-    def most(tensor: dict[str, Any]) -> float:
-        return -max((value or 0.0 for value in tensor["rms"]), default=0.0)
+    def add(block: Block, sums: np.ndarray) -> None:
+        sums[0] += sum_of_products(block.base_P, block.base_P)
+        gram(block.delta_SP, sums[1:].reshape(models, models))
 
-    for tensor in sorted(tensors, key=most)[:WORST]:
-        table.add_row(tensor["name"], *(_cell(tensor[key]) for key in MEASURES))
-    table.add_section()
-    table.add_row(f"all {len(tensors)}, by weights", *(_cell(_mean(tensors, k)) for k in MEASURES))
-    console = Console(width=140)
-    with console.capture() as capture:
-        console.print(table)
-        for key, meaning in MEASURES.items():
-            console.print(f"{key.replace('_', ' ')}: {meaning}")
-        if html is None:
-            console.print("Heat maps: add --html diff.html; every tensor: --json.")
-        else:
-            console.print(f"Heat maps: {html}")
-    return capture.get().rstrip()
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, list):
-        return " ".join(_cell(one) for one in value)
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _mean(tensors: list[dict[str, Any]], key: str) -> Any:
-    """Mean over the tensors, each counting as much as it has weights."""
-    values = [t[key] for t in tensors]
-    if values and isinstance(values[0], list):
-        columns = range(len(values[0]))
-        return [_mean([{**t, key: t[key][n]} for t in tensors], key) for n in columns]
-    known = [(v, t["numel"]) for v, t in zip(values, tensors, strict=True) if v is not None]
-    total = sum(weight for _, weight in known)
-    return sum(v * weight for v, weight in known) / total if total else None
+    sums = blocks.total(add, np.zeros(1 + models**2))
+    norm_S = np.sqrt(np.diag(sums[1:].reshape(models, models)))
+    product_SS = sums[1:].reshape(models, models)
+    return {
+        "base_norm": float(np.sqrt(sums[0])),
+        "norm": norm_S.tolist(),
+        "cosine": [
+            float(product_SS[a, b] / (norm_S[a] * norm_S[b])) if norm_S[a] and norm_S[b] else None
+            for a, b in combinations(range(models), 2)
+        ],
+    }

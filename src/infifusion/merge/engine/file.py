@@ -7,19 +7,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from infifusion.errors import RecipeError
-from infifusion.registry import nearest
 from infifusion.strict import Strict, read_yaml, require_kind
 
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
-# Accepted for mergekit's sake and without effect, by method or for all.
-NOT_NEEDED = {
-    "": {"int8_mask": "masks take one bit here"},
-    "task_arithmetic": {"density": "every entry is kept", "rescale": "every entry is kept"},
-}
-
-
 Gradient = Annotated[list[Scalar], Field(min_length=1)]
 
 
@@ -183,97 +174,3 @@ def merge_file_of(values: dict[str, Any], *, where: str, base_override: str | No
     if base_override is not None:
         values = {**values, "base_model": base_override}
     return MergeFile.from_mapping(values, where=where)
-
-
-def check_parameters(file: MergeFile, params: type[Strict], *, where: str) -> list[str]:
-    """RecipeError for a parameter that the method does not have; returns notes for the user."""
-    known = {field.alias or name: per_model(field) for name, field in params.model_fields.items()}
-    idle = NOT_NEEDED[""] | NOT_NEEDED.get(file.merge_method, {})
-    own = [m.parameters for m in file.whole_models() or []]
-    own += [source.parameters for one in file.layer_slices() for source in one.sources]
-    shared = [*file.scopes(), *(one.parameters for one in file.layer_slices())]
-    notes = []
-    for scope, is_own in [*((s, True) for s in own), *((s, False) for s in shared)]:
-        for key in scope:
-            if key in idle:
-                notes.append(f"{key} is not needed: {idle[key]}.")
-            elif key not in known:
-                hint = nearest(key, known)
-                raise RecipeError(
-                    f"{where}: {file.merge_method} has no parameter '{key}'.{hint} It has: "
-                    f"{', '.join(sorted(known)) or 'none'}."
-                )
-            elif is_own and not known[key]:
-                raise RecipeError(
-                    f"{where}: '{key}' is one value for all models; put it under the file's own "
-                    "parameters, not under a model."
-                )
-    return sorted(set(notes))
-
-
-def per_model(field: Any) -> bool:
-    """Whether a method's parameter may differ between the models."""
-    return "list[float]" in str(field.annotation)
-
-
-def resolve(
-    key: str, scopes: list[dict[str, Setting]], tensor: str, t: float, *, loose: bool
-) -> Scalar | None:
-    """The nearest scope's value for a tensor at depth t in [0, 1]; None where none says."""
-    for scope in scopes:
-        if key in scope:
-            value = evaluate(scope[key], tensor, t, loose=loose)
-            if value is not None:
-                return value
-    return None
-
-
-def evaluate(setting: Setting, tensor: str, t: float, *, loose: bool) -> Scalar | None:
-    """One value of a setting: conditions in their order, lists interpolated over the layers.
-
-    A list of n numbers stands at depths 0, 1 / (n - 1), ..., 1 with straight lines in between; of
-    other values the one before t is taken.
-    """
-    if isinstance(setting, Condition):
-        setting = [setting]
-    if not isinstance(setting, list):
-        return setting
-    if setting and isinstance(setting[0], Condition):
-        for condition in setting:
-            assert isinstance(condition, Condition)
-            if matches(condition.filter, tensor, loose=loose):
-                return evaluate(condition.value, tensor, t, loose=loose)
-        return None
-    if not setting:
-        return None
-    values = [_number(value) for value in setting]  # type: ignore[arg-type]
-    place = t * (len(values) - 1)
-    low = int(place)
-    high = min(low + 1, len(values) - 1)
-    if any(isinstance(value, bool | str) for value in values):
-        return values[low]
-    return (1 - (place - low)) * values[low] + (place - low) * values[high]  # type: ignore[operator]
-
-
-def _number(value: Scalar) -> Scalar:
-    """YAML reads 1e-3 as text."""
-    try:
-        return float(value) if isinstance(value, str) else value
-    except ValueError:
-        return value
-
-
-def matches(filter_: str | None, tensor: str, *, loose: bool) -> bool:
-    """Whether the filter stands in the tensor's name, no number cut in two: `layers.1` is not in
-    `layers.10`, as it is where `loose`, for mergekit."""
-    if filter_ is None or filter_ == "*":
-        return True
-    start = tensor.find(filter_)
-    while start >= 0:
-        stop = start + len(filter_)
-        cut_left = start > 0 and tensor[start - 1].isdigit() and filter_[:1].isdigit()
-        cut_right = stop < len(tensor) and tensor[stop].isdigit() and filter_[-1:].isdigit()
-        if loose or not (cut_left or cut_right):
-            return True
-        start = tensor.find(filter_, start + 1)
-    return False

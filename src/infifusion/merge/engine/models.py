@@ -11,6 +11,7 @@ from typing import Any
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.lora import Adapter
 from infifusion.merge.checkpoints.reader import PICKLES, Checkpoint, read_config, text_config
+from infifusion.merge.checkpoints.views import WithLowRank
 
 WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 # The first number between dots in a tensor's name is its layer: model.layers.3.mlp.up_proj.weight.
@@ -59,6 +60,22 @@ class Model:
                 if name.endswith(("embed_tokens.weight", "wte.weight")):
                     return name
         return tensor
+
+    def read(self, tensor: str) -> tuple[Any, str]:
+        """A stored tensor with the adapter's change: flat array or view, and the dtype of what it
+        gives. Raises CheckpointError where the adapter does not fit."""
+        array, dtype = self.checkpoint.array(tensor), self.checkpoint.dtype(tensor)
+        if self.adapter is None or tensor not in self.adapter.changed:
+            return array, dtype
+        left, right = self.adapter.factors(tensor)
+        if (left.shape[0], right.shape[1]) != self.checkpoint.shape(tensor):
+            raise CheckpointError(
+                f"{self.adapter.folder} changes {tensor} by [{left.shape[0]}, {right.shape[1]}], "
+                f"but {self.folder} has it as {list(self.checkpoint.shape(tensor))}. Give the "
+                "model that the adapter was trained on (base_model_name_or_path in its "
+                "adapter_config.json)."
+            )
+        return WithLowRank(array, dtype, left, right), "F32"
 
     def layer_of(self, tensor: str) -> tuple[int, str] | None:
         """The layer a tensor belongs to, and what stands after its number; None outside."""

@@ -14,22 +14,13 @@ from typing import Any
 
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge.checkpoints.dtypes import BY_NAME
-from infifusion.merge.engine.file import (
-    MergeFile,
-    MergeModel,
-    Slice,
-    SliceSource,
-    check_parameters,
-    per_model,
-    resolve,
-)
+from infifusion.merge.engine.file import MergeFile, MergeModel, Slice, SliceSource
+from infifusion.merge.engine.methods import find_method, method_and_params
 from infifusion.merge.engine.models import Model, open_model
+from infifusion.merge.engine.settings import Settings, check_parameters
 from infifusion.merge.engine.tensors import Part, Planned, by_layer, common_names, plan_tensor
 from infifusion.merge.engine.vocabulary import Vocabulary, build_vocabulary
-from infifusion.merge.methods import BASE_UNUSED, METHODS, NEEDS_BASE, PARAMS
-from infifusion.named import function_and_params, params_class_of
-from infifusion.registry import look_up
-from infifusion.strict import Strict
+from infifusion.merge.methods import Method
 
 # Tensors before the layers; all others outside them come after.
 BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
@@ -38,25 +29,24 @@ AFTER = re.compile(r"embed_out|output_embed|lm_head")
 
 @dataclass(frozen=True)
 class MergePlan:
-    """A whole merge. donor: the model whose config and tokenizer the result has."""
+    """A whole merge. name: that of the method; donor: the model whose config and tokenizer the
+    result has."""
 
-    method: str
+    name: str
+    method: Method
     donor: Model
     base: Model | None
     models: list[Model]
     tensors: dict[str, Planned]
     layers: list[tuple[Model, int]]
     """Where layers are stacked: the model and layer whose config entries each layer has."""
-    dtype: str | None
     seed: int
     vocabulary: Vocabulary | None = None
     chat_template: str | None = None
     notes: list[str] = field(default_factory=list)
 
 
-def plan_file(
-    file: MergeFile, path: Path, *, needs_base: frozenset[str] = NEEDS_BASE, pickle: bool = False
-) -> MergePlan:
+def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan:
     """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit."""
 
     @cache
@@ -64,12 +54,11 @@ def plan_file(
         return open_model(name, path.parent, allow_pickle=pickle)
 
     where = str(path)
-    method = look_up(METHODS, file.merge_method, kind="merge method", where=where)
-    params = params_class_of(method, PARAMS, file.merge_method, where=where)
-    notes = check_parameters(file, params, where=where)
-    slices = file.layer_slices() or [_as_slice(file, model)]
+    method = find_method(file.merge_method, where=where)
+    notes = check_parameters(file, method, where=where)
+    slices = file.layer_slices() or [_as_slice(file, method, model)]
     base = model(file.base_model) if file.base_model else None
-    if file.merge_method in needs_base and base is None and not all(s.base_model for s in slices):
+    if method.base == "needed" and base is None and not all(s.base_model for s in slices):
         raise RecipeError(
             f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
         )
@@ -80,7 +69,7 @@ def plan_file(
         names = [source.model for one in slices for source in one.sources]
         everyone = list({model(name).key: model(name) for name in [*names, donor.name]}.values())
         vocabulary = build_vocabulary(wanted, everyone, donor, base, where=where)
-    planner = _Planner(file, params, model, donor, vocabulary, where)
+    planner = _Planner(Settings(file, method, where), model, donor, vocabulary)
     stacked = bool(file.layer_slices())
     tensors = dict(planner.stacked(slices) if stacked else planner.whole(slices[0]))
     used = [m for planned in tensors.values() for m, _ in planned.models]
@@ -88,13 +77,13 @@ def plan_file(
     if not used:
         raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
     return MergePlan(
-        method=file.merge_method,
+        name=file.merge_method,
+        method=method,
         donor=donor,
-        base=None if file.merge_method in BASE_UNUSED else base,
+        base=None if method.base == "unused" else base,
         models=used,
         tensors=tensors,
         layers=planner.layers(slices) if stacked else [],
-        dtype=_dtype(file),
         seed=file.seed,
         vocabulary=vocabulary,
         chat_template=file.chat_template,
@@ -112,10 +101,8 @@ def plan_models(
     seed: int,
 ) -> MergePlan:
     """Plan the merge of whole models with parameters that hold for every tensor."""
-    _, checked = function_and_params(
-        METHODS, PARAMS, method, params, kind="merge method", where="merge"
-    )
-    unused = method in BASE_UNUSED
+    record, checked = method_and_params(method, params, where="merge")
+    unused = record.base == "unused"
     listed = list(models.values())
     if not listed:
         raise RecipeError(
@@ -129,7 +116,16 @@ def plan_models(
         # What no method of several models needs: the base gives shape and dtype all the same.
         planned = plan_tensor(origin, parts, stored, checked, None)
         tensors[name] = replace(planned, base=None) if unused else planned
-    return MergePlan(method, base, None if unused else base, listed, tensors, [], stored, seed)
+    return MergePlan(
+        name=method,
+        method=record,
+        donor=base,
+        base=None if unused else base,
+        models=listed,
+        tensors=tensors,
+        layers=[],
+        seed=seed,
+    )
 
 
 def _dtype(file: MergeFile) -> str | None:
@@ -137,12 +133,12 @@ def _dtype(file: MergeFile) -> str | None:
     return BY_NAME[name] if name else None
 
 
-def _as_slice(file: MergeFile, model: Callable[[str], Model]) -> Slice:
-    """Whole models as one slice. The base joins in where it is not listed, as in mergekit; for
-    `linear` only if a weight stands for all."""
+def _as_slice(file: MergeFile, method: Method, model: Callable[[str], Model]) -> Slice:
+    """Whole models as one slice. The base joins in where it is not listed, as in mergekit, if the
+    method has it so."""
     listed = list(file.whole_models() or [])
-    joins = file.merge_method != "passthrough"
-    if file.merge_method == "linear":
+    joins = method.unlisted_base == "joins"
+    if method.unlisted_base == "joins_with_weight":
         joins = any("weight" in scope for scope in file.scopes())
     if file.base_model and joins:
         base = model(file.base_model)
@@ -157,12 +153,17 @@ def _as_slice(file: MergeFile, model: Callable[[str], Model]) -> Slice:
 
 @dataclass(frozen=True)
 class _Planner:
-    file: MergeFile
-    params: type[Strict]
+    """Plans tensor by tensor. model: opens a model by its name in the file."""
+
+    settings: Settings
     model: Callable[[str], Model]
     donor: Model
     vocabulary: Vocabulary | None
-    where: str
+
+    @property
+    def where(self) -> str:
+        """The merge file, as errors name it."""
+        return self.settings.where
 
     def whole(self, one: Slice) -> Iterator[tuple[str, Planned]]:
         """All tensors of whole models."""
@@ -242,9 +243,10 @@ class _Planner:
 
     def _one(self, name: str, one: Slice, inner: list[str], t: float) -> Planned:
         """One tensor; `inner` names it in each source of the slice."""
-        base_name = one.base_model or self.file.base_model
+        file = self.settings.file
+        base_name = one.base_model or file.base_model
         wanted = self.model(base_name).key if base_name else None
-        if self.file.merge_method in BASE_UNUSED:
+        if self.settings.method.base == "unused":
             wanted = None
         base: Part | None = None
         models: list[Part] = []
@@ -261,55 +263,6 @@ class _Planner:
                 f"{self.where}: a slice does not have base_model {base_name} among its sources. "
                 "Add it, with the layers that belong to it."
             )
-        params = self._params(name, one, sources, [tensor for _, tensor in models], t)
-        return plan_tensor(base, models, _dtype(self.file), params, self.vocabulary)
-
-    def _params(
-        self, name: str, one: Slice, sources: list[SliceSource], inputs: list[str], t: float
-    ) -> Strict:
-        loose = self.file.mergekit_compat
-        shared = [one.parameters, *self.file.scopes()]
-        values: dict[str, Any] = {}
-        for key, entry in self.params.model_fields.items():
-            public = entry.alias or key
-            if not per_model(entry):
-                found = resolve(public, shared, name, t, loose=loose)
-                if found is not None:
-                    values[public] = found
-                continue
-            each = [
-                resolve(public, [source.parameters, *shared], inner, t, loose=loose)
-                for source, inner in zip(sources, inputs, strict=True)
-            ]
-            if any(value is not None for value in each):
-                if None in each:
-                    raise RecipeError(
-                        f"{self.where}: '{public}' is given for some models and not for others "
-                        f"(tensor {name}). Give it for each, or once under parameters."
-                    )
-                values[public] = each
-        if loose:
-            values |= _mergekit_defaults(self.file.merge_method, values)
-        return _checked(self.params, self.where, tuple(_frozen(values)))
-
-
-@cache
-def _checked(params: type[Strict], where: str, values: tuple) -> Strict:
-    """Validated once for all tensors that have the same values."""
-    return params.from_mapping(
-        {k: list(v) if isinstance(v, tuple) else v for k, v in values}, where=f"{where}: parameters"
-    )
-
-
-def _frozen(values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        yield key, tuple(value) if isinstance(value, list) else value
-
-
-def _mergekit_defaults(method: str, given: dict[str, Any]) -> dict[str, Any]:
-    """What mergekit does where we do something else by default."""
-    if method.startswith(("dare", "della")):
-        return {"rescale": "l1" if given.get("rescale", True) else False}
-    if method == "sce":
-        return {"uniform_below": 1e-6}
-    return {}
+        inputs = [tensor for _, tensor in models]
+        params = self.settings.of_tensor(name, one, sources, inputs, t)
+        return plan_tensor(base, models, _dtype(file), params, self.vocabulary)

@@ -1,6 +1,6 @@
 """One vocabulary for models that have different ones: tokenizer, and where each row comes from.
 
-Axes: S models, N rows (tokens) of the result.
+Axes: S models, V rows (tokens) of the result.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ BY_TOKEN = re.compile(
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The result's tokenizer and rows; row_SN: the id of each token in each model, -1 where it has
-    none; from_SN: for each model, where the row of a token comes from (`views.WithRows`)."""
+    """The result's tokenizer and rows; row_SV: the id of each token in each model, -1 where it has
+    none; from_SV: for each model, where the row of a token comes from (`views.WithRows`)."""
 
     tokenizer: Any
     models: list[Model]
-    row_SN: np.ndarray
-    from_SN: np.ndarray
+    row_SV: np.ndarray
+    from_SV: np.ndarray
     rows: int
 
     @property
     def identity(self) -> str:
         """SHA-256 of the mapping."""
         digest = hashlib.sha256(str(self.rows).encode())
-        for array in (self.row_SN, self.from_SN):
+        for array in (self.row_SV, self.from_SV):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 
@@ -53,9 +53,9 @@ class Vocabulary:
         arrays = [parts[one.name][0] for one in self.models]
         dtypes = [parts[one.name][1] for one in self.models]
         s = next(n for n, one in enumerate(self.models) if one.key == model.key)
-        size = self.row_SN.shape[1]
+        size = self.row_SV.shape[1]
         bare = WithRows(
-            arrays, dtypes, width, self.from_SN[s], self.row_SN, np.zeros(width, np.float32)
+            arrays, dtypes, width, self.from_SV[s], self.row_SV, np.zeros(width, np.float32)
         )
         if self.rows == size:
             return bare
@@ -69,8 +69,8 @@ class Vocabulary:
             arrays,
             dtypes,
             width,
-            np.concatenate([self.from_SN[s], np.full(more, PADDING)]),
-            np.pad(self.row_SN, ((0, 0), (0, more)), constant_values=-1),
+            np.concatenate([self.from_SV[s], np.full(more, PADDING)]),
+            np.pad(self.row_SV, ((0, 0), (0, more)), constant_values=-1),
             (total / size).astype(np.float32),
         )
 
@@ -92,34 +92,34 @@ def build_vocabulary(
             result.add_tokens(token)
     ids = result.get_vocab()
     size = max(ids.values()) + 1
-    row_SN = np.full((len(models), size), -1, np.int64)
+    row_SV = np.full((len(models), size), -1, np.int64)
     for s, model in enumerate(models):
         for token, row in own[model.name].items():
             if token in ids:
-                row_SN[s, ids[token]] = row
-    from_SN = _origins(row_SN, models, base)
+                row_SV[s, ids[token]] = row
+    from_SV = _origins(row_SV, models, base)
     for token, entry in wanted.tokens.items():
-        _configure(entry, token, ids[token], row_SN, from_SN, models, own, where)
+        _configure(entry, token, ids[token], row_SV, from_SV, models, own, where)
     multiple = wanted.pad_to_multiple_of or 1
-    return Vocabulary(result, models, row_SN, from_SN, -(-size // multiple) * multiple)
+    return Vocabulary(result, models, row_SV, from_SV, -(-size // multiple) * multiple)
 
 
-def _origins(row_SN: np.ndarray, models: list[Model], base: Model | None) -> np.ndarray:
-    has_SN = row_SN >= 0
-    count_N = has_SN.sum(axis=0)
-    default_N = np.where(count_N == 0, ZERO, np.where(count_N == 1, has_SN.argmax(axis=0), MEAN))
+def _origins(row_SV: np.ndarray, models: list[Model], base: Model | None) -> np.ndarray:
+    has_SV = row_SV >= 0
+    count_V = has_SV.sum(axis=0)
+    default_V = np.where(count_V == 0, ZERO, np.where(count_V == 1, has_SV.argmax(axis=0), MEAN))
     if base is not None:
         b = next(n for n, model in enumerate(models) if model.key == base.key)
-        default_N = np.where(has_SN[b], b, default_N)
-    return np.where(has_SN, np.arange(len(models))[:, None], default_N)
+        default_V = np.where(has_SV[b], b, default_V)
+    return np.where(has_SV, np.arange(len(models))[:, None], default_V)
 
 
 def _configure(
     entry: TokenEmbedding,
     token: str,
     place: int,
-    row_SN: np.ndarray,
-    from_SN: np.ndarray,
+    row_SV: np.ndarray,
+    from_SV: np.ndarray,
     models: list[Model],
     own: dict[str, dict[str, int]],
     where: str,
@@ -128,11 +128,11 @@ def _configure(
     source = entry.source
     if source is None:
         return
-    lacking_S = row_SN[:, place] < 0
+    lacking_S = row_SV[:, place] < 0
     if entry.force:
         lacking_S[:] = True
     if isinstance(source, dict) and source.get("kind") == "zero":
-        from_SN[lacking_S, place] = ZERO
+        from_SV[lacking_S, place] = ZERO
         return
     name = source.get("model") if isinstance(source, dict) else source
     found = [n for n, model in enumerate(models) if model.name == name]
@@ -145,20 +145,20 @@ def _configure(
     if isinstance(source, dict):
         row = source.get("token_id", own[models[s].name].get(str(source.get("token", ""))))
     else:
-        row = row_SN[s, place] if row_SN[s, place] >= 0 else None
+        row = row_SV[s, place] if row_SV[s, place] >= 0 else None
     rows = range(models[s].vocabulary or 0)
     if not isinstance(row, int | np.integer) or isinstance(row, bool) or row not in rows:
         raise RecipeError(
             f"{where}: tokenizer.tokens.{token}.source: {name} has no such token. Name a token, or "
             "a token_id, that it has."
         )
-    if row_SN[s, place] not in (-1, int(row)) and not entry.force:
+    if row_SV[s, place] not in (-1, int(row)) and not entry.force:
         raise RecipeError(
             f"{where}: tokenizer.tokens.{token}: {name} has this token itself; set force: true to "
             "give it another row."
         )
-    row_SN[s, place] = int(row)
-    from_SN[lacking_S, place] = s
+    row_SV[s, place] = int(row)
+    from_SV[lacking_S, place] = s
 
 
 def _load(folder: Path) -> Any:

@@ -19,17 +19,23 @@ from typing import Any
 import numpy as np
 
 from infifusion.errors import ArtifactError
+from infifusion.merge.blocks.blocks import Parallel
 from infifusion.merge.checkpoints.reader import Checkpoint
-from infifusion.merge.checkpoints.writer import SHARD_BYTES, Shard, Spec, plan_shards, write_index
+from infifusion.merge.checkpoints.writer import (
+    SHARD_BYTES,
+    Shard,
+    Spec,
+    divide_into_shards,
+    write_index,
+)
 from infifusion.process.bar import progress_bar
 from infifusion.store.durable import files_in, sync
 from infifusion.store.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
 from infifusion.store.records import plain, read_record, signature_of, write_record
 
 Json = dict[str, Any]
-Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 Put = Callable[[int, np.ndarray], None]
-PLAN = "plan.json"
+IDENTITY = "plan.json"  # of an unfinished folder: what is being merged, and into what files
 
 
 @dataclass(frozen=True)
@@ -55,14 +61,14 @@ def carry_out(
 
     Shards are written in a hidden folder beside `out`, which `finish(folder, details of every
     tensor)` completes (config, tokenizer) and which then takes its name: `out` appears whole or not
-    at all. A merge that was killed, or that memory or a device stopped, leaves the hidden folder
+    at all. A merge that was killed, or that lack of memory stopped, leaves the hidden folder
     behind; one with the same `identity` goes on at its last complete shard, one with another starts
     anew. A merge that its input stops removes it. Raises ArtifactError when `out` is not free.
     """
     if out.is_symlink() or out.is_mount() or (out.exists() and not _is_empty_folder(out)):
         raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
     specs = {name: task.spec for name, task in tasks.items()}
-    shards = plan_shards(specs, shard_bytes=shard_bytes)
+    shards = divide_into_shards(specs, shard_bytes=shard_bytes)
     out.parent.mkdir(parents=True, exist_ok=True)
     place = unfinished(out)
     with _alone(out):
@@ -75,7 +81,7 @@ def carry_out(
             shutil.rmtree(place, ignore_errors=True)
             raise
         shutil.rmtree(place / RECEIPTS)
-        (place / PLAN).unlink()
+        (place / IDENTITY).unlink()
         sync(*files_in(place))
         if out.exists():
             out.rmdir()
@@ -115,16 +121,16 @@ def _boot() -> str:
     return path.read_text().strip() if path.exists() else ""
 
 
-def _open(place: Path, plan: Json) -> None:
+def _open(place: Path, identity: Json) -> None:
     """Make the hidden folder ready: as it was left by the same merge, or empty."""
-    plan = plain(plan)
-    path = place / PLAN
-    with contextlib.suppress(ArtifactError):  # a damaged plan is of no merge
-        if path.exists() and read_record(path) == plan:
+    identity = plain(identity)
+    path = place / IDENTITY
+    with contextlib.suppress(ArtifactError):  # a damaged record is of no merge
+        if path.exists() and read_record(path) == identity:
             return
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    write_record(path, plan)
+    write_record(path, identity)
 
 
 def _write_all(
@@ -141,7 +147,7 @@ def _write_all(
         def advance(count: int = 1) -> None:
             meter.advance(count)
 
-        mark = signature_of(place / PLAN)
+        mark = signature_of(place / IDENTITY)
         for file, names in shards.items():
             receipt, path = receipt_of(place, file), place / file
             if must_be_made(receipt, lambda p=path: hashes_of([p], place), mark=mark, stage=None):

@@ -2,36 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from infifusion.errors import CheckpointError, RecipeError
-from infifusion.merge.blocks.arrays import Arrays, not_finite
-from infifusion.merge.blocks.blocks import Blocks, NotFinite, Raw
+from infifusion.merge.blocks.blocks import Blocks, NotFinite, Parallel, Raw
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.blocks.stored import encode, not_finite
 from infifusion.merge.checkpoints.dtypes import FLOATS
-from infifusion.merge.checkpoints.views import WithLowRank
 from infifusion.merge.checkpoints.writer import SHARD_BYTES
-from infifusion.merge.engine.beside import config_of, copy_side_files
-from infifusion.merge.engine.chat import chat_template_of, write_chat_template
-from infifusion.merge.engine.device import choose_place
+from infifusion.merge.engine.beside import (
+    chat_template_of,
+    config_of,
+    copy_side_files,
+    write_chat_template,
+)
+from infifusion.merge.engine.memory import fit_threads
 from infifusion.merge.engine.models import Model
 from infifusion.merge.engine.plan import MergePlan
 from infifusion.merge.engine.tensors import Part, Planned
-from infifusion.merge.engine.walker import Parallel, Put, Task, carry_out, seed_of
-from infifusion.merge.methods import METHODS
-from infifusion.merge.methods.rsaf import Params as RsafParams
-from infifusion.merge.methods.rsaf import across_tensors, measure
+from infifusion.merge.engine.walker import Put, Task, carry_out, seed_of
 from infifusion.process import VERSION
-from infifusion.recipe import as_json
-from infifusion.registry import look_up
 from infifusion.store.records import write_json
-from infifusion.strict import Strict
+from infifusion.strict import Strict, as_json
 
 DETAILS = "merge_details.json"
 COPIED = 16_000_000  # elements of a tensor that is only copied, at once
@@ -41,7 +40,6 @@ def run_plan(
     plan: MergePlan,
     out: Path,
     *,
-    device: str = "cpu",
     threads: int | None = None,
     memory: int | None = None,
     allow_nan: bool = False,
@@ -51,14 +49,13 @@ def run_plan(
     """Merge into the new folder `out`; returns what merge_details.json holds, seconds and threads.
     beside: writes what else belongs into the folder.
 
-    device: as for `choose_place`; threads: at most so many; memory: bytes at most, of anonymous
-    memory or of the device's. Raises CheckpointError for NaN or Inf in an input or in the result
-    (unless allow_nan), naming tensor and model, and RecipeError when the method does not fit the
-    models, or the device is not there.
+    threads: at most so many; memory: bytes of anonymous memory at most. Raises CheckpointError for
+    NaN or Inf in an input or in the result (unless allow_nan), naming tensor and model, and
+    RecipeError when the method does not fit the models, or the memory holds not even one block.
     """
     started = time.monotonic()
-    place = choose_place(plan, device, threads=threads, memory=memory)
-    runner = _Runner(plan, allow_nan, place.arrays)
+    workers = fit_threads(plan, threads=threads, memory=memory)
+    runner = _Runner(plan, allow_nan)
     params = runner.params_of_all()
     # All that can be wrong with the small files is found before the large ones are written.
     config, template = config_of(plan), chat_template_of(plan)
@@ -84,19 +81,19 @@ def run_plan(
     carry_out(
         tasks,
         out,
-        identity=_identity(plan, params, allow_nan, place.arrays.road),
+        identity=_identity(plan, params, allow_nan),
         finish=finish,
-        threads=place.threads,
+        threads=workers,
         shard_bytes=shard_bytes,
     )
     seconds = round(time.monotonic() - started, 3)
-    return found | {"seconds": seconds, "threads": place.threads}
+    return found | {"seconds": seconds, "threads": workers}
 
 
 def _report(plan: MergePlan, details: dict[str, dict[str, Any]]) -> dict[str, Any]:
     """What merge_details.json holds: the same for the same merge."""
     return {
-        "method": plan.method,
+        "method": plan.name,
         "params": as_json(next(iter(plan.tensors.values())).params) if plan.tensors else {},
         "base": str(plan.base.folder) if plan.base else None,
         "models": [model.name for model in plan.models],
@@ -110,28 +107,24 @@ def _report(plan: MergePlan, details: dict[str, dict[str, Any]]) -> dict[str, An
 class _Runner:
     """Makes the function that merges one tensor."""
 
-    def __init__(self, plan: MergePlan, allow_nan: bool, arrays: Arrays) -> None:
+    def __init__(self, plan: MergePlan, allow_nan: bool) -> None:
         self.plan = plan
+        self.method = plan.method
         self.allow_nan = allow_nan
-        self.arrays = arrays
-        self.method = look_up(METHODS, plan.method, kind="merge method")
 
     def params_of_all(self) -> dict[str, Strict]:
-        """The parameters of every tensor; RSAF's may depend on all tensors together."""
-        params = {name: planned.params for name, planned in self.plan.tensors.items()}
-        first = next(iter(params.values()), None)
-        if not isinstance(first, RsafParams):
-            return params
-        if first.granularity == "tensor" and first.control == "none":
+        """The parameters of every tensor; a method may settle them by a look at all tensors."""
+        tensors = self.plan.tensors
+        params = {name: planned.params for name, planned in tensors.items()}
+        measure, settle = self.method.measure, self.method.settle
+        if measure is None or settle is None or not params:
             return params
         measured = {}
-        for name, planned in self.plan.tensors.items():
-            if planned.spec.dtype in FLOATS and isinstance(planned.params, RsafParams):
-                blocks = self._blocks(name, planned, map)
-                measured[name] = self._named(
-                    name, planned, lambda b=blocks, p=planned.params: measure(b, p)
-                )
-        return params | across_tensors(measured, first)
+        for name, planned in tensors.items():
+            if planned.spec.dtype in FLOATS:
+                with self._errors_named(name, planned):
+                    measured[name] = measure(self._blocks(name, planned, map), planned.params)
+        return {**params, **settle(measured, next(iter(params.values())))}
 
     def task(self, name: str, planned: Planned, params: Strict):
         """merge(parallel, put) of one tensor."""
@@ -141,9 +134,8 @@ class _Runner:
                 return self._copy_equal(name, planned, put)
             if self._is_plain_copy(planned, params):
                 return self._copy(planned, put)
-            return self._named(
-                name, planned, lambda: self._merge(name, planned, params, parallel, put)
-            )
+            with self._errors_named(name, planned):
+                return self._merge(name, planned, params, parallel, put)
 
         return merge
 
@@ -151,16 +143,20 @@ class _Runner:
         self, name: str, planned: Planned, params: Strict, parallel: Parallel, put: Put
     ) -> dict[str, Any]:
         blocks = self._blocks(name, planned, parallel)
-        merged: Merged = self.method(blocks, params)
-        merged = merged if isinstance(merged, Merged) else _bad_method(self.plan.method)
+        merged = self.method.function(blocks, params)
+        if not isinstance(merged, Merged):
+            raise RecipeError(
+                f"merge: {self.plan.name} did not return a Merged. A merge method is "
+                "method(blocks, params) -> Merged (infifusion.merge.blocks.result)."
+            )
         dtype = planned.spec.dtype
 
         def write(span: range) -> int:
             bad = 0
             for index in span:
                 block = merged.blocks.block(index)
-                stored, found = self.arrays.encode(merged.apply(block), dtype)
-                bad += 0 if self.allow_nan else found
+                stored = encode(merged.apply(block), dtype)
+                bad += 0 if self.allow_nan else not_finite(stored, dtype)
                 put(block.start, stored)
             return bad
 
@@ -171,9 +167,11 @@ class _Runner:
             )
         return dict(merged.details)
 
-    def _named(self, name: str, planned: Planned, call):
+    @contextlib.contextmanager
+    def _errors_named(self, name: str, planned: Planned) -> Iterator[None]:
+        """Errors of the method with the tensor's name, and the model's where it is known."""
         try:
-            return call()
+            yield
         except NotFinite as error:
             parts = planned.parts if planned.base else [None, *planned.models]
             raise _names_the_bad(name, parts[error.source]) from None
@@ -190,29 +188,27 @@ class _Runner:
             seed=seed_of(self.plan.seed, name),
             parallel=parallel,
             allow_not_finite=self.allow_nan,
-            arrays=self.arrays,
         )
 
     def _raw(self, part: Part, planned: Planned) -> Raw:
         model, name = part
         if planned.by_token and self.plan.vocabulary is not None:
-            parts = {m.name: _with_adapter(m, n) for m, n in planned.parts}
+            parts = {m.name: m.read(n) for m, n in planned.parts}
             # A model of the merge may have no part in this tensor's slice.
             for other in self.plan.vocabulary.models:
-                parts.setdefault(other.name, _with_adapter(other, other.source_of(name)))
+                parts.setdefault(other.name, other.read(other.source_of(name)))
             width = int(np.prod(planned.spec.shape[1:], dtype=np.int64))
             return Raw(self.plan.vocabulary.view(model, parts, width), "F32")  # type: ignore[arg-type]
-        array, dtype = _with_adapter(model, name)
-        return Raw(array, dtype)
+        return Raw(*model.read(name))
 
     def _is_plain_copy(self, planned: Planned, params: Strict) -> bool:
-        if self.plan.method != "passthrough" or planned.by_token or len(planned.models) != 1:
+        copies = self.method.copies
+        if copies is None or planned.by_token or len(planned.models) != 1:
             return False
         model, name = planned.models[0]
-        scale = params.scale  # type: ignore[attr-defined]
         return (
             self.allow_nan is False
-            and (scale is None or scale == [None])
+            and copies(params)
             and model.adapter is None
             and model.checkpoint.dtype(name) == planned.spec.dtype
         )
@@ -240,22 +236,6 @@ class _Runner:
         return {}
 
 
-def _with_adapter(model: Model, name: str) -> tuple[Any, str]:
-    """A tensor as it is read: flat array or view, and the dtype of what it gives."""
-    array, dtype = model.checkpoint.array(name), model.checkpoint.dtype(name)
-    if model.adapter is None or name not in model.adapter.changed:
-        return array, dtype
-    left, right = model.adapter.factors(name)
-    if (left.shape[0], right.shape[1]) != model.checkpoint.shape(name):
-        raise CheckpointError(
-            f"{model.adapter.folder} changes {name} by [{left.shape[0]}, {right.shape[1]}], but "
-            f"{model.folder} has it as {list(model.checkpoint.shape(name))}. Give the "
-            "model that the "
-            "adapter was trained on (base_model_name_or_path in its adapter_config.json)."
-        )
-    return WithLowRank(array, dtype, left, right), "F32"
-
-
 def _names_the_bad(name: str, part: Part | None) -> CheckpointError:
     assert part is not None
     model, inner = part
@@ -272,26 +252,17 @@ def _names_the_bad(name: str, part: Part | None) -> CheckpointError:
     )
 
 
-def _bad_method(name: str) -> Merged:
-    raise RecipeError(
-        f"merge: {name} did not return a Merged. A merge method is method(blocks, params) -> Merged"
-        " (infifusion.merge.blocks.result)."
-    )
-
-
-def _identity(
-    plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool, road: str
-) -> dict[str, Any]:
+def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) -> dict[str, Any]:
     """Everything that decides the bytes of the result."""
     models = {str(m.folder): m for m in [plan.donor, *plan.models]}
     for planned in plan.tensors.values():
         models |= {str(model.folder): model for model, _ in planned.parts}
     return {
         "version": VERSION,
-        "method": plan.method,
+        "method": plan.name,
         "seed": plan.seed,
         "allow_nan": allow_nan,
-        "road": road,
+        "road": "compiled",  # so that a merge that an older version began goes on
         "vocabulary": plan.vocabulary.identity if plan.vocabulary else None,
         "files": {folder: _stamps(model) for folder, model in sorted(models.items())},
         "tensors": {

@@ -1,85 +1,49 @@
 """Merge methods: S checkpoints and the base in, one set of weights out.
 
-A method is `method(blocks, params) -> Merged`: it reads the tensor block by block for what it needs
-to know, and gives back the function that merges one block.
+Each file defines a method, or two that differ in a step, and its record (`method.Method`), which
+is all that anything else knows of it.
 """
 
-from infifusion.merge.methods import (
-    arcee_fusion,
-    breadcrumbs,
-    breadcrumbs_ties,
-    dare_linear,
-    dare_ties,
-    della,
-    della_linear,
-    karcher,
-    linear,
-    model_stock,
-    multislerp,
-    nearswap,
-    nuslerp,
-    passthrough,
-    ram,
-    ramplus_tl,
-    rsaf,
-    sce,
-    sce_fusechat,
-    slerp,
-    task_arithmetic,
-    ties,
-)
+from infifusion.merge.methods.arcee_fusion import ARCEE_FUSION
+from infifusion.merge.methods.breadcrumbs import BREADCRUMBS, BREADCRUMBS_TIES
+from infifusion.merge.methods.dare import DARE_LINEAR, DARE_TIES
+from infifusion.merge.methods.della import DELLA, DELLA_LINEAR
+from infifusion.merge.methods.karcher import KARCHER
+from infifusion.merge.methods.linear import LINEAR
+from infifusion.merge.methods.method import Method
+from infifusion.merge.methods.model_stock import MODEL_STOCK
+from infifusion.merge.methods.multislerp import MULTISLERP
+from infifusion.merge.methods.nearswap import NEARSWAP
+from infifusion.merge.methods.nuslerp import NUSLERP
+from infifusion.merge.methods.passthrough import PASSTHROUGH
+from infifusion.merge.methods.ram import RAM, RAMPLUS_TL
+from infifusion.merge.methods.rsaf import RSAF
+from infifusion.merge.methods.sce import SCE, SCE_FUSECHAT
+from infifusion.merge.methods.slerp import SLERP
+from infifusion.merge.methods.task_arithmetic import TASK_ARITHMETIC
+from infifusion.merge.methods.ties import TIES
 
-METHODS = {
-    "rsaf": rsaf.rsaf,
-    "sce": sce.sce,
-    "sce_fusechat": sce_fusechat.sce_fusechat,
-    "ties": ties.ties,
-    "dare_ties": dare_ties.dare_ties,
-    "dare_linear": dare_linear.dare_linear,
-    "della": della.della,
-    "della_linear": della_linear.della_linear,
-    "breadcrumbs": breadcrumbs.breadcrumbs,
-    "breadcrumbs_ties": breadcrumbs_ties.breadcrumbs_ties,
-    "task_arithmetic": task_arithmetic.task_arithmetic,
-    "linear": linear.linear,
-    "slerp": slerp.slerp,
-    "multislerp": multislerp.multislerp,
-    "nuslerp": nuslerp.nuslerp,
-    "karcher": karcher.karcher,
-    "model_stock": model_stock.model_stock,
-    "nearswap": nearswap.nearswap,
-    "arcee_fusion": arcee_fusion.arcee_fusion,
-    "ram": ram.ram,
-    "ramplus_tl": ramplus_tl.ramplus_tl,
-    "passthrough": passthrough.passthrough,
+METHODS: dict[str, Method] = {
+    "rsaf": RSAF,
+    "sce": SCE,
+    "sce_fusechat": SCE_FUSECHAT,
+    "ties": TIES,
+    "dare_ties": DARE_TIES,
+    "dare_linear": DARE_LINEAR,
+    "della": DELLA,
+    "della_linear": DELLA_LINEAR,
+    "breadcrumbs": BREADCRUMBS,
+    "breadcrumbs_ties": BREADCRUMBS_TIES,
+    "task_arithmetic": TASK_ARITHMETIC,
+    "linear": LINEAR,
+    "slerp": SLERP,
+    "multislerp": MULTISLERP,
+    "nuslerp": NUSLERP,
+    "karcher": KARCHER,
+    "model_stock": MODEL_STOCK,
+    "nearswap": NEARSWAP,
+    "arcee_fusion": ARCEE_FUSION,
+    "ram": RAM,
+    "ramplus_tl": RAMPLUS_TL,
+    "passthrough": PASSTHROUGH,
 }
-
-PARAMS = {
-    "rsaf": rsaf.Params,
-    "sce": sce.Params,
-    "sce_fusechat": sce_fusechat.Params,
-    "ties": ties.Params,
-    "dare_ties": dare_ties.Params,
-    "dare_linear": dare_linear.Params,
-    "della": della.Params,
-    "della_linear": della_linear.Params,
-    "breadcrumbs": breadcrumbs.Params,
-    "breadcrumbs_ties": breadcrumbs_ties.Params,
-    "task_arithmetic": task_arithmetic.Params,
-    "linear": linear.Params,
-    "slerp": slerp.Params,
-    "multislerp": multislerp.Params,
-    "nuslerp": nuslerp.Params,
-    "karcher": karcher.Params,
-    "model_stock": model_stock.Params,
-    "nearswap": nearswap.Params,
-    "arcee_fusion": arcee_fusion.Params,
-    "ram": ram.Params,
-    "ramplus_tl": ramplus_tl.Params,
-    "passthrough": passthrough.Params,
-}
-
-# These merge whole models and have no use for a base, or can do without one.
-BASE_UNUSED = frozenset({"linear", "karcher", "passthrough"})
-BASE_OPTIONAL = frozenset({"slerp", "multislerp", "nuslerp"})
-NEEDS_BASE = frozenset(METHODS) - BASE_UNUSED - BASE_OPTIONAL

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field
 
-from infifusion.merge.blocks.arithmetic import combine
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
-from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.blocks.deltas import sum_deltas
+from infifusion.merge.blocks.result import Merged, share_per_model
 from infifusion.merge.blocks.select import largest
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -31,35 +32,29 @@ class Params(Strict):
 
 def breadcrumbs(blocks: Blocks, params: Params) -> Merged:
     """base + lambda * sum_s w_s mask_s delta_s. arXiv 2312.06795 v2."""
-    return scatter(blocks, params, elect_sign=False)
+    return _breadcrumbs(blocks, params, elect_sign=False)
 
 
-def scatter(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
+def breadcrumbs_ties(blocks: Blocks, params: Params) -> Merged:
+    """base + lambda * sum over agreeing s of w_s mask_s delta_s. arXiv 2312.06795, 2306.01708."""
+    return _breadcrumbs(blocks, params, elect_sign=True)
+
+
+def _breadcrumbs(blocks: Blocks, params: Params, *, elect_sign: bool) -> Merged:
     """Of P entries floor(density P) are kept, after floor(gamma P) of the largest; density 1 keeps
     everything. Of equal magnitudes the earlier ones count as larger."""
-    models = len(blocks.models)
-    density_S = per_model(params.density, models, name="density", share=True)
-    gamma_S = per_model(params.gamma, models, name="gamma", share=True)
+    density_S = share_per_model(params.density, len(blocks.models), name="density")
+    gamma_S = share_per_model(params.gamma, len(blocks.models), name="gamma")
     counts = [
         _window(blocks.size, float(d), float(g)) for d, g in zip(density_S, gamma_S, strict=True)
     ]
     borders = largest(blocks, lambda block: block.delta_SP, counts)
 
-    def trimmed(block: Block) -> Array:
-        delta_SP = block.delta_SP
-        for row_P, (lower, upper) in zip(delta_SP, borders, strict=True):
-            lower.trim_but(upper, block, row_P)
-        return delta_SP
+    def trim(block: Block, s: int, delta_P: np.ndarray) -> None:
+        lower, upper = borders[s]
+        lower.trim_but(upper, block, delta_P)
 
-    return combine(
-        blocks,
-        trimmed,
-        weight=params.weight,
-        elect_sign=elect_sign,
-        normalize=params.normalize,
-        scale=params.lambda_,
-        keep_norm=params.rescale,
-    )
+    return sum_deltas(blocks, params, trim, elect_sign=elect_sign, keep_norm=params.rescale)
 
 
 def _window(size: int, density: float, gamma: float) -> list[int]:
@@ -69,3 +64,17 @@ def _window(size: int, density: float, gamma: float) -> list[int]:
     kept = int(density * size)
     smallest = max(0, size - kept - int(gamma * size))
     return [size - smallest, size - smallest - kept]
+
+
+BREADCRUMBS = Method(
+    breadcrumbs,
+    Params,
+    line="Model Breadcrumbs: leave out the largest and the smallest entries of each delta, add up.",
+    paper="arXiv 2312.06795 v2",
+)
+BREADCRUMBS_TIES = Method(
+    breadcrumbs_ties,
+    Params,
+    line="Model Breadcrumbs with TIES' sign election.",
+    paper="arXiv 2312.06795 v2, 2306.01708 v2",
+)

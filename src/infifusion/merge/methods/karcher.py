@@ -11,6 +11,7 @@ from pydantic import Field
 from infifusion.merge.blocks.blocks import Blocks
 from infifusion.merge.blocks.combination import combination, inner_products
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -73,3 +74,12 @@ def _mean_on_sphere(unit_SS: np.ndarray, params: Params) -> np.ndarray:
 
 def _norm(unit_SS: np.ndarray, x_S: np.ndarray) -> float:
     return float(np.sqrt(max(x_S @ unit_SS @ x_S, 0.0)))
+
+
+KARCHER = Method(
+    karcher,
+    Params,
+    line="Karcher mean: the point of the sphere with the least squared angle to all models.",
+    paper="arXiv 2603.04972",
+    base="unused",
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from infifusion.merge.blocks.blocks import Blocks
 from infifusion.merge.blocks.combination import combination
 from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -27,3 +28,14 @@ def linear(blocks: Blocks, params: Params) -> Merged:
     if params.normalize and abs(total) < 1e-8:
         raise ValueError("linear: the weights sum to zero. Change them, or set normalize: false.")
     return combination(blocks, weight_S / total if params.normalize else weight_S)
+
+
+LINEAR = Method(
+    linear,
+    Params,
+    line="Weighted average of the models.",
+    paper="arXiv 2203.05482 v3",
+    base="unused",
+    unlisted_base="joins_with_weight",
+    nanoseconds=2.0,
+)

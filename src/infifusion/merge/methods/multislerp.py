@@ -8,8 +8,9 @@ from __future__ import annotations
 import numpy as np
 
 from infifusion.merge.blocks.blocks import Blocks
-from infifusion.merge.blocks.combination import combination, inner_products, of_deltas
+from infifusion.merge.blocks.combination import inner_products, of_deltas
 from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -35,12 +36,12 @@ def multislerp(blocks: Blocks, params: Params) -> Merged:
     """
     weight_S = per_model(params.weight, len(blocks.models), name="weight")
     if len(blocks.models) == 1:
-        return of_deltas(blocks, np.ones(1)) if blocks.base else combination(blocks, np.ones(1))
+        return of_deltas(blocks, np.ones(1))
     if params.normalize_weights:
         if abs(weight_S.sum()) < 1e-8:
             raise ValueError("multislerp: the weights sum to zero. Change them.")
         weight_S = weight_S / weight_S.sum()
-    products = inner_products(blocks, of="models" if blocks.base is None else "deltas")
+    products = inner_products(blocks)
     norm_S = np.sqrt(np.diag(products))
     direction_S = weight_S / (norm_S + params.eps)
     length = float(np.sqrt(max(direction_S @ products @ direction_S, 0.0)))
@@ -53,3 +54,12 @@ def multislerp(blocks: Blocks, params: Params) -> Merged:
             "multislerp: the weighted directions of a tensor add up to zero. Change the weights."
         )
     return of_deltas(blocks, direction_S / length * float(norm_S @ weight_S))
+
+
+MULTISLERP = Method(
+    multislerp,
+    Params,
+    line="Multi-SLERP: the normalised mean of the directions, at the mean length.",
+    paper='goddard.blog, "Multi-SLERP", 2025',
+    base="optional",
+)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 SMALLEST_DISTANCE = 1e-6
@@ -31,12 +31,19 @@ def nearswap(blocks: Blocks, params: Params) -> Merged:
             "others out, or take ties or sce."
         )
 
-    # An array, because torch multiplies by the inverse where a number is divided by a tensor.
-    step_1 = blocks.arrays.put(np.array([params.t], np.float32))
+    step = np.float32(params.t)
 
-    def apply(block: Block) -> Array:
+    def apply(block: Block) -> np.ndarray:
         (delta_P,) = block.delta_SP
-        share_P = (step_1 / abs(delta_P).clip(min=SMALLEST_DISTANCE)).clip(max=1)
+        share_P = (step / abs(delta_P).clip(min=SMALLEST_DISTANCE)).clip(max=1)
         return block.base_P + share_P * delta_P
 
     return Merged(blocks, apply)
+
+
+NEARSWAP = Method(
+    nearswap,
+    Params,
+    line="NearSwap: take the other model's value where it is near the base's.",
+    paper="alchemonaut, QuartetAnemoi-70B, 2024",
+)

@@ -1,16 +1,16 @@
 """NuSLERP: spherical interpolation of two models, or of their deltas, whole or row by row.
 
-Axes: S = 2 models, R rows, N positions of a row.
+Axes: S = 2 models, M rows, C positions of a row.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
-from infifusion.merge.blocks.combination import inner_products, of_deltas
+from infifusion.merge.blocks.combination import inner_products, of_deltas, row_products
 from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 # Vectors whose cosine has a square this near to 1 are interpolated linearly.
@@ -46,8 +46,7 @@ def nuslerp(blocks: Blocks, params: Params) -> Merged:
     total = float(weight_S.sum())
     t = 0.5 if abs(total) < 1e-6 else float(weight_S[1]) / total
     if params.nuslerp_flatten or len(blocks.shape) < 2:
-        of = "models" if blocks.base is None else "deltas"
-        products = inner_products(blocks, of=of)
+        products = inner_products(blocks)
         first, second = arcs(products[0, 0], products[1, 1], products[0, 1], t=t)
         return of_deltas(blocks, np.array([first, second]))
     if params.nuslerp_row_wise:
@@ -56,58 +55,64 @@ def nuslerp(blocks: Blocks, params: Params) -> Merged:
 
 
 def arcs(
-    first_R: np.ndarray, second_R: np.ndarray, product_R: np.ndarray, *, t: float
+    first_M: np.ndarray, second_M: np.ndarray, product_M: np.ndarray, *, t: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Coefficients of both ends, from their squares and products: [R] each, or numbers."""
-    norms_R = np.maximum(np.sqrt(first_R), SMALLEST_NORM) * np.maximum(
-        np.sqrt(second_R), SMALLEST_NORM
+    """Coefficients of both ends, from their squares and products: [M] each, or numbers."""
+    norms_M = np.maximum(np.sqrt(first_M), SMALLEST_NORM) * np.maximum(
+        np.sqrt(second_M), SMALLEST_NORM
     )
-    cosine_R = np.clip(product_R / norms_R, -1, 1)
-    parallel_R = 1 - np.square(cosine_R) <= PARALLEL
-    angle_R = np.arccos(np.where(parallel_R, 0, cosine_R))
-    sine_R = np.where(parallel_R, 1, np.sin(angle_R))
+    cosine_M = np.clip(product_M / norms_M, -1, 1)
+    parallel_M = 1 - np.square(cosine_M) <= PARALLEL
+    angle_M = np.arccos(np.where(parallel_M, 0, cosine_M))
+    sine_M = np.where(parallel_M, 1, np.sin(angle_M))
     return (
-        np.where(parallel_R, 1 - t, np.sin((1 - t) * angle_R) / sine_R),
-        np.where(parallel_R, t, np.sin(t * angle_R) / sine_R),
+        np.where(parallel_M, 1 - t, np.sin((1 - t) * angle_M) / sine_M),
+        np.where(parallel_M, t, np.sin(t * angle_M) / sine_M),
     )
 
 
 def _by_rows(blocks: Blocks, t: float) -> Merged:
-    length, arrays = max(blocks.row, 1), blocks.arrays
+    length = blocks.row
 
-    def apply(block: Block) -> Array:
-        a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
-        pairs = ((a_RN, a_RN), (b_RN, b_RN), (a_RN, b_RN))
-        found_R = arcs(*(arrays.row_products(x, y) for x, y in pairs), t=t)
-        first_R, second_R = (arrays.put(c_R.astype(np.float32)) for c_R in found_R)
-        merged_RN = first_R[:, None] * a_RN + second_R[:, None] * b_RN
-        return _finish(block, merged_RN.reshape(-1))
+    def apply(block: Block) -> np.ndarray:
+        a_MC, b_MC = (row_P.reshape(-1, length) for row_P in block.vector_SP)
+        pairs = ((a_MC, a_MC), (b_MC, b_MC), (a_MC, b_MC))
+        found_M = arcs(*(row_products(x, y) for x, y in pairs), t=t)
+        first_M, second_M = (c_M.astype(np.float32) for c_M in found_M)
+        merged_MC = first_M[:, None] * a_MC + second_M[:, None] * b_MC
+        return _finish(block, merged_MC.reshape(-1))
 
     return Merged(blocks.by_rows(), apply)
 
 
 def _by_columns(blocks: Blocks, t: float) -> Merged:
     length = max(blocks.size // max(blocks.shape[0], 1), 1)
-    rows, arrays = blocks.by_rows(length), blocks.arrays
+    rows = blocks.by_rows(length)
 
-    def add(block: Block, sums_3N: np.ndarray) -> None:
-        a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
-        for n, (x, y) in enumerate(((a_RN, a_RN), (b_RN, b_RN), (a_RN, b_RN))):
-            sums_3N[n] += arrays.column_products(x, y)
+    def add(block: Block, sums_3C: np.ndarray) -> None:
+        a_MC, b_MC = (row_P.reshape(-1, length) for row_P in block.vector_SP)
+        for n, (x, y) in enumerate(((a_MC, a_MC), (b_MC, b_MC), (a_MC, b_MC))):
+            sums_3C[n] += (x.astype(np.float64) * y.astype(np.float64)).sum(axis=0)
 
-    found_N = arcs(*rows.total(add, np.zeros((3, length))), t=t)
-    first_N, second_N = (arrays.put(c_N.astype(np.float32)) for c_N in found_N)
+    found_C = arcs(*rows.total(add, np.zeros((3, length))), t=t)
+    first_C, second_C = (c_C.astype(np.float32) for c_C in found_C)
 
-    def apply(block: Block) -> Array:
-        a_RN, b_RN = (row_P.reshape(-1, length) for row_P in _vectors(block))
-        return _finish(block, (first_N * a_RN + second_N * b_RN).reshape(-1))
+    def apply(block: Block) -> np.ndarray:
+        a_MC, b_MC = (row_P.reshape(-1, length) for row_P in block.vector_SP)
+        return _finish(block, (first_C * a_MC + second_C * b_MC).reshape(-1))
 
     return Merged(rows, apply)
 
 
-def _vectors(block: Block) -> Array:
-    return block.model_SP if block.blocks.base is None else block.delta_SP
-
-
-def _finish(block: Block, merged_P: Array) -> Array:
+def _finish(block: Block, merged_P: np.ndarray) -> np.ndarray:
     return merged_P if block.blocks.base is None else block.base_P + merged_P
+
+
+NUSLERP = Method(
+    nuslerp,
+    Params,
+    line="NuSLERP: spherical interpolation of two models, or of their deltas, whole or row by row.",
+    paper="Shoemake 1985; weights and rows as in mergekit 0.1",
+    base="optional",
+    by_rows=True,
+)

@@ -10,8 +10,18 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.counts import (
+    LEADING,
+    TRAILING,
+    TURNS,
+    between,
+    count_leading,
+    sum_leading,
+)
 from infifusion.merge.blocks.result import Merged
-from infifusion.merge.blocks.select import LEADING, TRAILING, Border
+from infifusion.merge.blocks.select import Border
+from infifusion.merge.blocks.sums import sum_of_products
+from infifusion.merge.methods.method import Method
 from infifusion.merge.methods.sce import Survey, fuse_selected, survey, variance_1P
 from infifusion.strict import Strict
 
@@ -33,11 +43,10 @@ class Params(Strict):
     """The smallest share that skewness can lead to."""
     tau_max: float = Field(default=1.0, ge=0, le=1)
     """The largest one; a share of 1 keeps the positions without variance too."""
-    rule: Literal["adaptive", "rate_only", "skewness_only", "variation_rate", "energy"] = "adaptive"
-    """adaptive: rate and skewness. rate_only: tau = tau0, so the ratio follows the rate alone.
-    skewness_only: tau of adaptive, of all P positions. variation_rate: tau0 times RMS(delta) /
-    RMS(base), relative to reference_variation. energy: the fewest positions that hold the share
-    `energy` of the variance."""
+    rule: Literal["adaptive", "variation_rate", "energy"] = "adaptive"
+    """adaptive: by rate and skewness. variation_rate: tau0 times RMS(delta) / RMS(base), relative
+    to reference_variation. energy: the fewest positions that hold the share `energy` of the
+    variance."""
     energy: float = Field(default=0.9, gt=0, le=1)
     """Share of sum(v) kept by the rule `energy`."""
     reference_variation: float = Field(default=0.01, gt=0)
@@ -45,14 +54,6 @@ class Params(Strict):
     mask: Literal["deltas", "coefficients"] = "deltas"
     """deltas: positions that are not kept stay at the base (`sce`). coefficients: the selection
     decides the coefficients alone (`sce_fusechat`)."""
-    granularity: Literal["tensor", "global"] = "tensor"
-    """global: one tau for all tensors, from their skewness together."""
-    control: Literal["none", "budget_matched", "shuffled"] = "none"
-    """A control for experiments. budget_matched: every tensor's tau is rescaled so that as many
-    positions are kept in all as `sce` keeps at tau0. shuffled: the taus change places at random
-    among the tensors."""
-    seed: int = 0
-    """Decides how `control: shuffled` shuffles."""
     tau: float | None = Field(default=None, ge=0, le=1)
     """The share itself, whatever the rule says."""
 
@@ -80,17 +81,11 @@ def rsaf(blocks: Blocks, params: Params) -> Merged:
     is to be selected and every position is kept.
     """
     found = measure(blocks, params)
-    border = _border(blocks, params, found)
-    merged = fuse_selected(blocks, border, mask_deltas=params.mask == "deltas")
-    ratio = float(merged.details["kept"]) / blocks.size if blocks.size else 0.0  # type: ignore[arg-type]
-    details = {
-        "rate": found.rate,
-        "skewness": found.skewness,
-        "tau": found.tau,
-        "ratio": ratio,
-        **merged.details,
-    }
-    return Merged(blocks, merged.apply, details)
+    positive = found.survey.positive
+    # A full share keeps the positions without variance too: there all models agree.
+    if positive == 0 or (found.tau >= 1 and params.rule != "energy"):
+        return keep(blocks, params, found, None)
+    return keep(blocks, params, found, int(found.tau * positive))
 
 
 @dataclass(frozen=True)
@@ -113,6 +108,23 @@ class Measured:
         return skewness(raw_powers(self.survey))
 
 
+def keep(blocks: Blocks, params: Params, found: Measured, count: int | None) -> Merged:
+    """SCE's second and third step on the `count` positions of the largest variance, no more than
+    have any; None: on all positions."""
+    border = Border(0, None)
+    if count is not None:
+        border = found.survey.border(blocks, min(count, found.survey.positive))
+    merged = fuse_selected(blocks, border, mask_deltas=params.mask == "deltas")
+    details = {
+        "rate": found.rate,
+        "skewness": found.skewness,
+        "tau": found.tau,
+        "ratio": float(merged.details["kept"]) / blocks.size if blocks.size else 0.0,  # type: ignore[arg-type]
+        **merged.details,
+    }
+    return Merged(blocks, merged.apply, details)
+
+
 def measure(blocks: Blocks, params: Params) -> Measured:
     """One pass: the statistics of a tensor and the share its rule gives."""
     found = survey(blocks)
@@ -127,51 +139,6 @@ def measure(blocks: Blocks, params: Params) -> Measured:
     return Measured(blocks.size, len(blocks.models), found, tau)
 
 
-def across_tensors(measured: dict[str, Measured], params: Params) -> dict[str, Params]:
-    """The parameters of every tensor where they depend on all of them: `granularity: global` and
-    the controls. The tau of each stands in them."""
-    taus = {name: one.tau for name, one in measured.items()}
-    if params.granularity == "global":
-        total = sum(raw_powers(one.survey) for one in measured.values())
-        models = max((one.models for one in measured.values()), default=1)
-        shared = clip_tau(params, skewness(np.asarray(total)), models)
-        taus = dict.fromkeys(taus, shared)
-    if params.control == "shuffled":
-        names = list(taus)
-        order = np.random.default_rng(params.seed).permutation(len(names))
-        taus = {name: taus[names[int(n)]] for name, n in zip(names, order, strict=True)}
-    if params.control == "budget_matched":
-        positive = {name: one.survey.positive for name, one in measured.items()}
-        taus = _budget_matched(taus, positive, min(params.tau0, 1.0))
-    return {name: params.model_copy(update={"tau": tau}) for name, tau in taus.items()}
-
-
-def _budget_matched(
-    taus: dict[str, float], positive: dict[str, int], share: float
-) -> dict[str, float]:
-    """taus times one factor, at most 1 each, so that sum tau #{v > 0} is share sum #{v > 0}."""
-    target = share * sum(positive.values())
-    low, high = 0.0, 1.0 / max(min((t for t in taus.values() if t > 0), default=1.0), 1e-9)
-
-    def scaled(factor: float) -> dict[str, float]:
-        return {name: min(1.0, factor * tau) for name, tau in taus.items()}
-
-    for _ in range(60):
-        middle = (low + high) / 2
-        kept = sum(tau * positive[name] for name, tau in scaled(middle).items())
-        low, high = (middle, high) if kept < target else (low, middle)
-    return scaled(high)
-
-
-def _border(blocks: Blocks, params: Params, found: Measured) -> Border:
-    positive = found.survey.positive
-    # A full share keeps the positions without variance too: there all models agree.
-    if positive == 0 or (found.tau >= 1 and params.rule != "energy"):
-        return Border(0, None)
-    of = found.size if params.rule == "skewness_only" else positive
-    return found.survey.border(blocks, min(positive, int(found.tau * of)))
-
-
 def _tau(blocks: Blocks, params: Params, gamma: float) -> float:
     """Share of the positive variances to keep, within [tau_min, tau_max]."""
     if params.rule == "variation_rate":
@@ -183,10 +150,8 @@ def _tau(blocks: Blocks, params: Params, gamma: float) -> float:
 
 
 def clip_tau(params: Params, gamma: float, models: int) -> float:
-    """clip(tau0 exp(-beta (gamma - gamma0)), tau_min, tau_max); rate_only: tau0 clipped."""
-    tau = params.tau0
-    if params.rule != "rate_only":
-        tau *= math.exp(-params.beta * (gamma - gaussian_skewness(models)))
+    """clip(tau0 exp(-beta (gamma - gamma0)), tau_min, tau_max)."""
+    tau = params.tau0 * math.exp(-params.beta * (gamma - gaussian_skewness(models)))
     return min(max(tau, params.tau_min), params.tau_max)
 
 
@@ -194,10 +159,9 @@ def _squares(blocks: Blocks) -> tuple[float, float]:
     """Mean square of the base, and of the deltas."""
 
     def add(block: Block, sums: np.ndarray) -> None:
-        product = blocks.kernels.sum_of_products
-        sums[0] += product(block.base_P, block.base_P)
-        for row_P in block.delta_SP:
-            sums[1] += product(row_P, row_P)
+        sums[0] += sum_of_products(block.base_P, block.base_P)
+        for delta_P in block.delta_SP:
+            sums[1] += sum_of_products(delta_P, delta_P)
 
     base, change = blocks.total(add, np.zeros(2))
     return base / blocks.size, change / blocks.size / len(blocks.models)
@@ -211,12 +175,12 @@ def _energy_share(blocks: Blocks, params: Params, found: Survey) -> float:
     """
 
     def add(block: Block, sums: np.ndarray) -> None:
-        variance_P = variance_1P(block)[0]
-        bits_P = blocks.arrays.bits(variance_P)
-        blocks.kernels.sum_leading(bits_P, variance_P, sums[0])
-        blocks.kernels.count_leading(bits_P, sums[1:])
+        (variance_P,) = variance_1P(block)
+        bits_P = variance_P.view(np.uint32)
+        sum_leading(bits_P, variance_P, sums[0])
+        count_leading(bits_P, sums[1:])
 
-    sums, *turns = blocks.total(add, np.zeros((1 + blocks.kernels.TURNS, LEADING)))
+    sums, *turns = blocks.total(add, np.zeros((1 + TURNS, LEADING)))
     counts = np.sum(turns, axis=0)
     total = float(sums.sum())
     target = params.energy * total - 1e-12 * total
@@ -228,8 +192,7 @@ def _energy_share(blocks: Blocks, params: Params, found: Survey) -> float:
 
     def inside(block: Block) -> np.ndarray:
         # A positive float is the larger the larger its bits are; 1 is the smallest above 0.
-        variance_P = variance_1P(block)[0]
-        return blocks.arrays.between(variance_P, max(low, 1), low + TRAILING - 1)
+        return between(variance_1P(block)[0], max(low, 1), low + TRAILING - 1)
 
     found_bits = np.concatenate(blocks.collect(inside))
     values = np.sort(found_bits.view(np.float32).astype(np.float64))[::-1]
@@ -278,3 +241,12 @@ def gaussian_skewness(models: int) -> float:
     mean = math.sqrt(2) * math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2))
     spread = freedom - mean**2
     return mean * (1 - 2 * spread) / spread**1.5
+
+
+RSAF = Method(
+    rsaf,
+    Params,
+    line="RSAF, Rate-Skewness Adaptive Fusion: SCE whose top-K ratio adapts per tensor. "
+    "Reconstruction.",
+    paper="arXiv 2501.02795 v1 (the idea)",
+)

@@ -5,15 +5,21 @@ Axes: S models, P positions of a block.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from pydantic import Field
 
-from infifusion.merge.blocks.arrays import BLOCK, Array
+from infifusion.merge.blocks.adding import add_agreeing
 from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.counts import LEADING, TURNS, count_leading
+from infifusion.merge.blocks.masks import clear
 from infifusion.merge.blocks.result import Merged
-from infifusion.merge.blocks.select import LEADING, Border, borders
+from infifusion.merge.blocks.select import Border, borders
+from infifusion.merge.blocks.sums import root_moments, sum_of_products, variance
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -34,11 +40,20 @@ def sce(blocks: Blocks, params: Params) -> Merged:
     FuseChat, arXiv 2408.07990 v1, section 3.3, as mergekit reads it: positions that are not kept
     stay at the base. With select_topk 1 every position is kept, those without variance too.
     """
-    border = select(blocks, params.select_topk)
+    border = _select(blocks, params.select_topk)
     return fuse_selected(blocks, border, mask_deltas=True, uniform_below=params.uniform_below)
 
 
-def select(blocks: Blocks, share: float) -> Border:
+def sce_fusechat(blocks: Blocks, params: Params) -> Merged:
+    """As `sce`, but every position is merged, also those that were not selected.
+
+    FuseChat, arXiv 2408.07990 v1, section 3.3, and the authors' published code.
+    """
+    border = _select(blocks, params.select_topk)
+    return fuse_selected(blocks, border, mask_deltas=False, uniform_below=params.uniform_below)
+
+
+def _select(blocks: Blocks, share: float) -> Border:
     """Border of the largest variances: `share` of the positive ones; everything for share 1."""
     if share >= 1:
         return Border(0, None)
@@ -46,10 +61,10 @@ def select(blocks: Blocks, share: float) -> Border:
     return found.border(blocks, int(share * found.positive))
 
 
-def variance_1P(block: Block) -> Array:
+def variance_1P(block: Block) -> np.ndarray:
     """Population variance over the models, exactly 0 where the deltas are equal: [1, P]."""
-    out_1P = block.empty(1)
-    block.blocks.kernels.variance(block.delta_SP, out_1P[0])
+    out_1P = np.empty((1, block.size), np.float32)
+    variance(block.delta_SP, out_1P[0])
     return out_1P
 
 
@@ -78,21 +93,19 @@ def survey(blocks: Blocks) -> Survey:
     centre = 0.0
     if blocks.size:
         # Moments are taken about the mean of the first: about 0 they would lose their digits.
-        first = Block(blocks, 0, 0, min(BLOCK, blocks.size))
-        first_P = blocks.arrays.get(variance_1P(first)[0])
+        (first_P,) = variance_1P(blocks.block(0))
         roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
         centre = float(roots_P.mean()) if len(roots_P) else 0.0
     many = blocks.size > LEADING
-    kernels = blocks.kernels
+    shape = (TURNS, LEADING)
 
     def add(block: Block, sums: np.ndarray) -> None:
-        variance_P = variance_1P(block)[0]
-        kernels.root_moments(variance_P, centre, sums[:4])
+        (variance_P,) = variance_1P(block)
+        root_moments(variance_P, centre, sums[:4])
         if many:
-            kernels.count_leading(blocks.arrays.bits(variance_P), sums[4:].reshape(shape))
+            count_leading(variance_P.view(np.uint32), sums[4:].reshape(shape))
 
-    shape = (kernels.TURNS, LEADING)
-    sums = blocks.total(add, np.zeros(4 + (kernels.TURNS * LEADING if many else 0)))
+    sums = blocks.total(add, np.zeros(4 + (TURNS * LEADING if many else 0)))
     leading = sums[4:].reshape(shape).sum(axis=0).astype(np.int64) if many else NO_HISTOGRAM
     return Survey(leading, int(sums[0]), centre, sums[1:4])
 
@@ -108,7 +121,7 @@ def fuse_selected(
     the coefficients that survive. mask_deltas: positions that are not kept stay at the base;
     otherwise the selection decides the coefficients alone.
     """
-    models, kernels = len(blocks.models), blocks.kernels
+    models = len(blocks.models)
 
     def trim(block: Block) -> int:
         """Set what is not selected to 0; how many positions are selected."""
@@ -116,13 +129,13 @@ def fuse_selected(
             return block.size
         mask_P = border.mask(block, variance_1P(block)[0])
         for row_P in block.delta_SP:
-            kernels.clear(row_P, mask_P)
-        return blocks.arrays.count(mask_P)
+            clear(row_P, mask_P)
+        return int(np.count_nonzero(mask_P))
 
     def add(block: Block, sums: np.ndarray) -> None:
         sums[models] += trim(block)
         for s, row_P in enumerate(block.delta_SP):
-            sums[s] += kernels.sum_of_products(row_P, row_P)
+            sums[s] += sum_of_products(row_P, row_P)
 
     sums = blocks.total(add, np.zeros(models + 1))
     total = float(sums[:models].sum())
@@ -132,11 +145,11 @@ def fuse_selected(
     )
     votes_S = np.ones(models, np.float32)
 
-    def apply(block: Block) -> Array:
+    def apply(block: Block) -> np.ndarray:
         out_P = block.empty()
         if mask_deltas:
             trim(block)
-        kernels.add_agreeing(
+        add_agreeing(
             block.base_P, block.delta_SP, votes_S, coefficient_S, True, np.float32(1), out_P
         )
         return out_P
@@ -144,3 +157,22 @@ def fuse_selected(
     return Merged(
         blocks, apply, {"kept": int(sums[models]), "coefficients": coefficient_S.tolist()}
     )
+
+
+def _uniform_as_mergekit(given: Mapping[str, Any]) -> dict[str, Any]:
+    return {"uniform_below": 1e-6}
+
+
+SCE = Method(
+    sce,
+    Params,
+    line="SCE of FuseChat: select by variance, calculate coefficients, erase minority signs.",
+    paper="arXiv 2408.07990 v1",
+    as_mergekit=_uniform_as_mergekit,
+)
+SCE_FUSECHAT = Method(
+    sce_fusechat,
+    Params,
+    line="SCE as FuseChat's own code has it: the selection decides the coefficients alone.",
+    paper="arXiv 2408.07990 v1",
+)

@@ -9,6 +9,7 @@ import numpy as np
 from infifusion.merge.blocks.blocks import Blocks
 from infifusion.merge.blocks.combination import combination, inner_products
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 # Beyond this cosine the two directions are taken as one line and interpolated linearly.
@@ -58,3 +59,13 @@ def arc(product: float, first: float, second: float, t: float) -> tuple[float, f
         math.sin(t * angle) / math.sin(angle),
         cosine,
     )
+
+
+SLERP = Method(
+    slerp,
+    Params,
+    line="Spherical interpolation between two models.",
+    paper="Shoemake 1985",
+    base="optional",
+    nanoseconds=3.0,
+)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from infifusion.merge.blocks.arithmetic import combine
 from infifusion.merge.blocks.blocks import Blocks
+from infifusion.merge.blocks.deltas import sum_deltas
 from infifusion.merge.blocks.result import Merged
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -23,11 +24,14 @@ class Params(Strict):
 
 def task_arithmetic(blocks: Blocks, params: Params) -> Merged:
     """base + lambda * sum_s w_s (theta_s - base). arXiv 2212.04089 v3."""
-    return combine(
-        blocks,
-        lambda block: block.delta_SP,
-        weight=params.weight,
-        elect_sign=False,
-        normalize=params.normalize,
-        scale=params.lambda_,
-    )
+    return sum_deltas(blocks, params)
+
+
+TASK_ARITHMETIC = Method(
+    task_arithmetic,
+    Params,
+    line="Task arithmetic: add up weighted deltas.",
+    paper="arXiv 2212.04089 v3",
+    nanoseconds=2.0,
+    ignored={"density": "every entry is kept", "rescale": "every entry is kept"},
+)

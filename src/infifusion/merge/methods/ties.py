@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 from pydantic import Field
 
-from infifusion.merge.blocks.arithmetic import combine
-from infifusion.merge.blocks.arrays import Array
 from infifusion.merge.blocks.blocks import Block, Blocks
-from infifusion.merge.blocks.result import Merged, per_model
+from infifusion.merge.blocks.deltas import sum_deltas
+from infifusion.merge.blocks.result import Merged, share_per_model
 from infifusion.merge.blocks.select import largest
+from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
 
 
@@ -33,27 +34,24 @@ def ties(blocks: Blocks, params: Params) -> Merged:
     Of P entries max(1, floor(density P)) are kept per model; of equal magnitudes at the border the
     earlier ones. The sign elected is that of the weighted sum.
     """
-    density_S = per_model(params.density, len(blocks.models), name="density", share=True)
-    counts = [kept_of(blocks.size, float(density)) for density in density_S]
-    borders = largest(blocks, lambda block: block.delta_SP, [[count] for count in counts])
+    density_S = share_per_model(params.density, len(blocks.models), name="density")
+    counts = [[kept_of(blocks.size, float(density))] for density in density_S]
+    borders = largest(blocks, lambda block: block.delta_SP, counts)
 
-    def trimmed(block: Block) -> Array:
-        delta_SP = block.delta_SP
-        for row_P, (border,) in zip(delta_SP, borders, strict=True):
-            border.trim(block, row_P)
-        return delta_SP
+    def trim(block: Block, s: int, delta_P: np.ndarray) -> None:
+        borders[s][0].trim(block, delta_P)
 
-    return combine(
-        blocks,
-        trimmed,
-        weight=params.weight,
-        elect_sign=True,
-        normalize=params.normalize,
-        scale=params.lambda_,
-        keep_norm=params.rescale,
-    )
+    return sum_deltas(blocks, params, trim, elect_sign=True, keep_norm=params.rescale)
 
 
 def kept_of(size: int, density: float) -> int:
     """How many of `size` entries a density keeps: at least one, unless it is 0."""
     return 0 if density <= 0 else min(size, max(1, int(density * size)))
+
+
+TIES = Method(
+    ties,
+    Params,
+    line="TIES: trim each delta to its largest entries, elect a sign, merge what agrees.",
+    paper="arXiv 2306.01708 v2",
+)

@@ -1,1 +1,1 @@
-"""Whole pages: a run, a comparison, a sweep, a diff; and figures as files."""
+"""What the pages show: one file per page, and one per part of a run's page."""

@@ -7,19 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from infifusion.errors import ArtifactError
 from infifusion.evals.statistics import compare
-from infifusion.process.meter import duration
-from infifusion.report.charts.chart import Chart
-from infifusion.report.charts.dots import dot_chart
-from infifusion.report.damaged import run_as_written
-from infifusion.report.document import document
-from infifusion.report.kinds import KINDS, kind_of
-from infifusion.report.run_folder import Run, read_run
-from infifusion.report.summary import domains_of, summary_of, tasks_of
-from infifusion.report.tabs.scores import difference_dots, paired
-from infifusion.store.durable import atomic_write
-from infifusion.store.records import Json
+from infifusion.report.chart import Chart
+from infifusion.report.document import document, write_text
+from infifusion.report.dots import dot_chart
+from infifusion.report.pages.scores import difference_dots, paired
+from infifusion.report.run_folder import KINDS, Json, Run, read_runs, run_as_written
+from infifusion.report.summary import domains_of, mean_accuracies, tasks_of
+from infifusion.report.words import duration
 
 STYLES = ("base.css", "charts.css", "parts.css")
 SCRIPTS = ("dom.js", "theme.js")
@@ -36,29 +31,13 @@ def write_comparison(run_dirs: Sequence[Path], out: Path) -> Path:
     with run_as_written(", ".join(map(str, run_dirs))):
         view = comparison_view(read_runs(run_dirs))
         text = document("compare.html", styles=STYLES, scripts=SCRIPTS, kinds=KINDS, **view)
-    with atomic_write(out) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return out
-
-
-def read_runs(run_dirs: Sequence[Path]) -> dict[str, Run]:
-    """Each run under a name of its own: the recipe's, the folder's, or the whole path."""
-    if len({path.resolve() for path in run_dirs}) < len(run_dirs):
-        raise ArtifactError("One run folder is named twice; name each run once.")
-    runs = [read_run(path) for path in run_dirs]
-    candidates = (
-        [run.name for run in runs],
-        [run.folder.resolve().name for run in runs],
-        [str(run.folder) for run in runs],
-    )
-    names = next(found for found in candidates if len(set(found)) == len(found))
-    return dict(zip(names, runs, strict=True))
+    return write_text(out, text)
 
 
 def comparison_view(runs: dict[str, Run]) -> dict[str, Any]:
     """What the page shows; a part without figures is empty."""
-    summaries = {name: summary_of(run) for name, run in runs.items()}
-    kinds = {m: kind_of(run, m) for name, run in runs.items() for m in summaries[name]["models"]}
+    summaries = {name: run.summary for name, run in runs.items()}
+    kinds = {m: run.kind_of(m) for name, run in runs.items() for m in summaries[name]["models"]}
     models = [
         m for kind in ("fused", "tuned", "pivot", "source") for m in kinds if kinds[m] == kind
     ]
@@ -66,8 +45,8 @@ def comparison_view(runs: dict[str, Run]) -> dict[str, Any]:
     tasks, domains = _union(tasks_of, summaries), _union(domains_of, summaries)
     return {
         "names": list(runs),
-        "tasks": [_task(task, models, kinds, summaries) for task in tasks],
-        "bits": [_bits(domain, models, kinds, summaries) for domain in domains],
+        "tasks": [_side_by_side("scores", task, models, kinds, summaries) for task in tasks],
+        "bits": [_side_by_side("bits_per_byte", d, models, kinds, summaries) for d in domains],
         "pairs": [pair for pair in pairs if pair["gained"] or pair["lost"]],
         "alike": _alike(pairs),
         "charts": comparison_charts(pairs),
@@ -96,12 +75,11 @@ def comparison_charts(pairs: list[dict[str, Any]]) -> dict[str, Chart]:
 def _alike(pairs: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Further run -> the models whose every shared item is right or wrong in both runs alike."""
     differing = {(p["second"], p["model"]) for p in pairs if p["gained"] or p["lost"]}
-    named = dict.fromkeys((pair["second"], pair["model"]) for pair in pairs)
-    found: dict[str, list[str]] = {}
-    for second, model in named:
+    alike: dict[str, list[str]] = {}
+    for second, model in dict.fromkeys((pair["second"], pair["model"]) for pair in pairs):
         if (second, model) not in differing:
-            found.setdefault(second, []).append(model)
-    return found
+            alike.setdefault(second, []).append(model)
+    return alike
 
 
 def _union(named: Callable[[Json], list[str]], summaries: dict[str, Json]) -> list[str]:
@@ -114,7 +92,7 @@ def _pairs(
     """Every model that the first and another run share, and the best fused model of each where
     they are called differently, on the items that both answered: same id and same prompt."""
     first, *others = runs
-    found = []
+    pairs = []
     for other in others:
         named = [(model, model) for model in models]
         best = _best(runs[first], summaries[first]), _best(runs[other], summaries[other])
@@ -128,16 +106,11 @@ def _pairs(
                 if not shared:
                     continue
                 result = compare([left[k] for k in shared], [right[k] for k in shared])
-                pair = {
-                    "first": first,
-                    "second": other,
-                    "model": a if a == b else f"best: {b} − {a}",
-                    "task": task,
-                    "all": max(len(left), len(right)),
-                    **paired(dict(result)),
-                }
-                found.append(pair)
-    return found
+                model = a if a == b else f"best: {b} − {a}"
+                named_by = {"first": first, "second": other, "model": model, "task": task}
+                both = max(len(left), len(right))
+                pairs.append({**named_by, "all": both, **paired(dict(result))})
+    return pairs
 
 
 def _key(item: Json) -> tuple[str, str]:
@@ -146,39 +119,21 @@ def _key(item: Json) -> tuple[str, str]:
 
 def _best(run: Run, summary: Json) -> str | None:
     """The fused model with the highest mean accuracy."""
-    means = {
-        name: sum(s["accuracy"] for s in model["scores"].values()) / len(model["scores"])
-        for name, model in summary["models"].items()
-        if model["scores"] and kind_of(run, name) == "fused"
-    }
-    return max(means, key=means.__getitem__) if means else None
+    means = mean_accuracies(summary)
+    fused = [name for name in means if run.kind_of(name) == "fused"]
+    return max(fused, key=means.__getitem__, default=None)
 
 
-def _task(
-    task: str, models: list[str], kinds: dict[str, str], summaries: dict[str, Json]
+def _side_by_side(
+    figure: str, name: str, models: list[str], kinds: dict[str, str], summaries: dict[str, Json]
 ) -> dict[str, Any]:
-    """Accuracies of one task: rows of models, a cell per run."""
+    """One task's scores, or one domain's bits per byte: rows of models, a cell per run."""
     rows = []
     for model in models:
-        cells = [s["models"].get(model, {}).get("scores", {}).get(task) for s in summaries.values()]
-        if any(cells):
-            rows.append({"model": model, "kind": kinds[model], "cells": cells})
-    return {"name": task, "rows": rows}
-
-
-def _bits(
-    domain: str, models: list[str], kinds: dict[str, str], summaries: dict[str, Json]
-) -> dict[str, Any]:
-    """Bits per byte of one domain: rows of models, a cell per run."""
-    rows = []
-    for model in models:
-        cells = [
-            s["models"].get(model, {}).get("bits_per_byte", {}).get(domain)
-            for s in summaries.values()
-        ]
+        cells = [s["models"].get(model, {}).get(figure, {}).get(name) for s in summaries.values()]
         if any(cell is not None for cell in cells):
             rows.append({"model": model, "kind": kinds[model], "cells": cells})
-    return {"name": domain, "rows": rows}
+    return {"name": name, "rows": rows}
 
 
 def _settings(run: Run) -> dict[str, str]:

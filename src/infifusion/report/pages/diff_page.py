@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from infifusion.report.document import document
+from infifusion.report.run_folder import Json
 from infifusion.report.tensors import grid_of
-from infifusion.store.records import Json
 
 
 def diff_page(values: Json) -> str:

@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from infifusion.report.damaged import run_as_written
-from infifusion.report.document import document
-from infifusion.report.kinds import KINDS
-from infifusion.report.run_folder import Run, read_run
-from infifusion.report.summary import summary_of
-from infifusion.report.tabs.alignment import coverage_view, teachers_view, worst_tokens_view
-from infifusion.report.tabs.bits import bits_view
-from infifusion.report.tabs.cost import cost_view
-from infifusion.report.tabs.items import items_view
-from infifusion.report.tabs.left_out import data_view, left_out_view
-from infifusion.report.tabs.merges import merge_view
-from infifusion.report.tabs.reproduce import settings_view
-from infifusion.report.tabs.responses import responses_view
-from infifusion.report.tabs.scores import scores_view
-from infifusion.report.tabs.teaching import teaching_view
-from infifusion.report.tabs.tokens import tokens_view
-from infifusion.report.tabs.training import training_view
+from infifusion.report.document import document, write_text
+from infifusion.report.pages.alignment import coverage_view, teachers_view, worst_tokens_view
+from infifusion.report.pages.bits import bits_view
+from infifusion.report.pages.cost import cost_view
+from infifusion.report.pages.items import items_view
+from infifusion.report.pages.left_out import data_view, left_out_view
+from infifusion.report.pages.merges import merge_view
+from infifusion.report.pages.reproduce import settings_view
+from infifusion.report.pages.responses import responses_view
+from infifusion.report.pages.scores import scores_view
+from infifusion.report.pages.teaching import teaching_view
+from infifusion.report.pages.tokens import tokens_view
+from infifusion.report.pages.training import training_view
+from infifusion.report.run_folder import KINDS, Run, read_run, run_as_written
+from infifusion.report.summary import write_summary
 from infifusion.report.use import use_view
-from infifusion.store.durable import atomic_write
-from infifusion.store.records import Json, write_json
 
 STYLES = ("base.css", "charts.css", "parts.css")
 SCRIPTS = ("dom.js", "theme.js", "tabs.js", "curves.js", "items.js", "tokens.js", "copy.js")
+VIEWS: dict[str, Callable[[Run], Any]] = {
+    "scores": scores_view,
+    "bits": bits_view,
+    "items": items_view,
+    "teaching": teaching_view,
+    "tokens": tokens_view,
+    "responses": responses_view,
+    "training": training_view,
+    "merges": merge_view,
+    "coverage": coverage_view,
+    "worst": worst_tokens_view,
+    "teachers": teachers_view,
+    "cost": cost_view,
+    "data": data_view,
+    "left_out": left_out_view,
+    "usable": use_view,
+    "settings": settings_view,
+}
+"""What the page's template names, in the order of the questions: is it better, who taught it what,
+what did it cost, how is it used, how is it made again."""
 
 
 def write_report(run_dir: Path) -> Path:
@@ -37,38 +55,14 @@ def write_report(run_dir: Path) -> Path:
     """
     with run_as_written(str(run_dir)):
         run = read_run(run_dir)
-        summary = summary_of(run)
-        text = render_page(run, summary)
-    write_json(run_dir / "summary.json", summary)
-    page = run_dir / "report" / "index.html"
-    with atomic_write(page) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return page
-
-
-def render_page(run: Run, summary: Json) -> str:
-    """The page, in the order of the questions: is it better, who taught it what, what did it cost,
-    how is it used, how is it made again."""
-    return document(
-        "page.html",
-        styles=STYLES,
-        scripts=SCRIPTS,
-        name=run.name,
-        kinds=KINDS,
-        scores=scores_view(run, summary),
-        bits=bits_view(run, summary),
-        items=items_view(run),
-        teaching=teaching_view(run),
-        tokens=tokens_view(run),
-        responses=responses_view(run),
-        training=training_view(run),
-        merges=merge_view(run),
-        coverage=coverage_view(run),
-        worst=worst_tokens_view(run),
-        teachers=teachers_view(run),
-        cost=cost_view(run),
-        data=data_view(run),
-        left_out=left_out_view(run),
-        usable=use_view(run, summary),
-        settings=settings_view(run),
-    )
+        text = document(
+            "page.html",
+            styles=STYLES,
+            scripts=SCRIPTS,
+            name=run.name,
+            kinds=KINDS,
+            kind_of=run.kind_of,
+            **{name: view(run) for name, view in VIEWS.items()},
+        )
+    write_summary(run)
+    return write_text(run_dir / "report" / "index.html", text)

@@ -1,0 +1,65 @@
+"""Training curves of every run."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from infifusion.report.curves import Line, Point, line_chart
+from infifusion.report.run_folder import Run
+from infifusion.report.words import duration
+
+CURVES = {
+    "loss": "Loss",
+    "cross_entropy": "Cross-entropy on the gold token (nats)",
+    "divergence": "Divergence from the target (nats)",
+}
+POINTS = 200
+"""Most points drawn of one curve; more steps are averaged in equal groups."""
+
+
+def training_view(run: Run) -> dict[str, Any] | None:
+    """Loss, cross-entropy and divergence over the steps; None where nothing was trained."""
+    histories = {name: h for name, h in run.histories.items() if h.get("log")}
+    if not histories:
+        return None
+    charts = {}
+    for key, title in CURVES.items():
+        curves = [
+            Line(name, points, number)
+            for number, (name, history) in enumerate(histories.items())
+            if (points := _thinned(history["log"], key))
+        ]
+        if chart := line_chart(title, curves, x_label="step"):
+            charts[f"training-{key}"] = chart
+    return {
+        "charts": charts,
+        "runs": [
+            {
+                "name": name,
+                "history": history,
+                "time": duration(history.get("seconds")),
+                "last": {key: _last(history["log"], key) for key in CURVES},
+            }
+            for name, history in histories.items()
+        ],
+    }
+
+
+def _thinned(log: list[dict[str, Any]], key: str) -> list[Point]:
+    """(step, value) of the lines that have the key, averaged in groups to at most POINTS."""
+    points = [
+        (line["step"], line[key])
+        for line in log
+        if line.get(key) is not None and math.isfinite(line[key])
+    ]
+    size = math.ceil(len(points) / POINTS) or 1
+    groups = [points[i : i + size] for i in range(0, len(points), size)]
+    return [
+        (sum(step for step, _ in group) / len(group), sum(y for _, y in group) / len(group))
+        for group in groups
+    ]
+
+
+def _last(log: list[dict[str, Any]], key: str) -> float | None:
+    return next((line[key] for line in reversed(log) if line.get(key) is not None), None)
