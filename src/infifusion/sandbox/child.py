@@ -10,6 +10,7 @@ R refused: the kernel would not enforce, E no process could be started), and the
 nothing from the package.
 """
 
+import builtins
 import marshal
 import os
 import sys
@@ -115,7 +116,7 @@ def names_for(code, program: str, defined: dict) -> dict:
     change it for the test, unless that builtin is the one thing that is tested.
     """
     used = set(names_in(code))
-    builtin = vars(peers.builtins).keys()
+    builtin = vars(builtins).keys()
     tested = used & defined.keys()
     hidden = set() if len(tested) == 1 else builtin & defined.keys()
     imported = {n: v for n, v in imports_of(program, used).items() if n not in builtin}
