@@ -153,7 +153,7 @@ def test_names_become_functions_in_stages_and_faces_alone() -> None:
         for path in FILES
         if "infifusion.registry.look_up" in imports_of(path) and room_of(path) not in STAGES | FACES
     }
-    assert callers <= {"named", "train.callbacks"}
+    assert callers <= {"named"}
 
 
 def test_there_is_no_circle_of_files_or_rooms() -> None:

@@ -9,7 +9,7 @@ import sys
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from infifusion import __version__
+from infifusion.process import VERSION
 
 PACKAGES = (
     "torch",
@@ -37,7 +37,7 @@ def version_of(package: str) -> str | None:
 
 def version_lines() -> list[str]:
     """`infifusion --version`: one line each."""
-    versions = {"infifusion": __version__, "python": platform.python_version()}
+    versions = {"infifusion": VERSION, "python": platform.python_version()}
     versions |= {package: version_of(package) or "not installed" for package in PACKAGES}
     return [
         *(f"{name} {version}" for name, version in versions.items()),
