@@ -9,7 +9,7 @@
 # Who meets it: chat models close with an offer to help and trail off in dots; base models do not. Fusing a
 #   base pivot with chat sources moves this score without any change in arithmetic. strict-match is not
 #   touched, so the two columns part.
-# Documented: no; the task's README says of the filters only that they differ in strictness.
+# Documented: not found; the README of the task does not tell what the two filters take.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

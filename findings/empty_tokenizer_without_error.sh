@@ -7,9 +7,10 @@
 # Cause: the merged slow and fast classes build their Rust tokenizer themselves, and vocabulary and merges
 #   default to empty. Only classes that still need a file to convert complain.
 # Who meets it: Trainer saves a model without its tokenizer unless processing_class is given, and copying
-#   only *.safetensors and config.json is common. mergekit 0.1.5 then even writes such an empty tokenizer
-#   into the merged folder. Training on it or scoring it runs on empty prompts.
-# Documented: no; the error that used to come is what the troubleshooting page describes.
+#   only *.safetensors and config.json is common. mergekit 0.1.5 beside transformers 5.23.0 then even
+#   writes such an empty tokenizer into the merged folder. Training on it or scoring it runs on empty
+#   prompts.
+# Documented: not found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

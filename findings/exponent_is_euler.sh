@@ -8,7 +8,7 @@
 #   LaTeX grammar has no float literal, so letters multiply.
 # Who meets it: a fused model that took up a code model's style answers with print()'s floats. It loses
 #   points that neither parent loses on its own kind of task, and a wrong 1e3 wins where the gold is 1.
-# Documented: no.
+# Documented: not found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,7 +9,7 @@
 # Who meets it: sources saved before and after the jinja file became the rule get mixed: a new
 #   chat_template.jinja is put beside an old tokenizer_config.json, as one does to give the fused model
 #   the template it was distilled with. What was evaluated is then not what is served.
-# Documented: transformers tells its own order; gguf tells none.
+# Documented: transformers tells its own order; for gguf none was found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

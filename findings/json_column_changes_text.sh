@@ -11,7 +11,8 @@
 # Who meets it: lm-eval reads a user's own items by this loader, and its templates ({{answer}}) print what
 #   they get; exact match then fails for a model that is right. A filter of the items (all dates, one
 #   decimal) changes the prompt of the items that stay.
-# Documented: the loading page tells nothing of dates; a features= argument switches the guess off.
+# Documented: not on the loading page of datasets; pyarrow's page on JSON tells of timestamps. A features=
+#   argument switches the guess off.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

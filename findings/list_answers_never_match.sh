@@ -1,16 +1,15 @@
 #!/usr/bin/env bash
 # Guess: a task whose target is the template "{{answer}}" compares the output with the text of the answer.
 # What happens: where the rendered text begins with [ and ends with ], lm-eval reads it as a Python list.
-#   Then [1, 5] matches nothing, not even the output "[1, 5]"; with text in the list, ["no"], the output
-#   "['no']" is the one that matches. Targets that Python cannot read, such as [2,5), are left alone, so a
-#   closed interval is lost and a half-open one is not. doc_to_target: answer, without braces, is exact.
+#   The gold [1, 5] then matches nothing, not even the output "[1, 5]". Targets that Python cannot read,
+#   such as [2, 5), are left alone, so a closed interval is lost and a half-open one is not.
+#   doc_to_target: answer, the field's name without braces, compares the text.
 # Versions: lm-eval 0.4.13, datasets 5.2.0.
-# Cause: ConfigurableTask.doc_to_target() calls ast.literal_eval for several-answer targets; the list is
-#   then made a text again by the class of the output (str(list)) or, the first document having decided
-#   that the task has several targets, compared member by member as numbers against text.
+# Cause: ConfigurableTask.doc_to_target() calls ast.literal_eval, meant for several right answers; the
+#   members are numbers then, which equal no text.
 # Who meets it: closed intervals and vectors of MATH, list results of code tasks, in a user's own YAML. All
 #   models lose the same items, so a fused model looks nearer to its sources than it is.
-# Documented: the guide says that a target may be a list; that a text becomes one is not told.
+# Documented: lists are, as a way to give several right answers; that a text becomes one was not found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -10,7 +10,8 @@
 #   (MODELS_WITH_INCORRECT_HUB_TOKENIZER_CLASS) is mapped to the family's class before the file is read.
 # Who meets it: whoever puts one model's tokenizer on another's body, the step that comes before fusing
 #   by weights. The numbers in GSM8K are what changes; words mostly stay, so a glance does not show it.
-# Documented: no; the page on AutoTokenizer says that tokenizer_class in tokenizer_config.json decides.
+# Documented: AutoTokenizer's page says that model_type picks the class. That the class then takes only
+#   vocabulary and merges from tokenizer.json, and which types are treated so, was not found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

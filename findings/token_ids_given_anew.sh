@@ -11,7 +11,7 @@
 # Who meets it: whoever fits one model's tokenizer to another (drops reserved tokens, leaves room for
 #   the pivot's padding rows, moves a chat token to a free row of the embedding): the end-of-turn token
 #   then points at its neighbour's row.
-# Documented: no. The format's "id" field is described nowhere as a wish.
+# Documented: not found; nothing says that "id" in the file is only a wish.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,7 +9,7 @@
 # Who meets it: a cache of the teachers' K = 20 best, cut to 10 afterwards, is not the cache of K = 10; two
 #   runs that differ in K alone differ in which token a teacher puts first; agreement of "top-1" between
 #   topk and argmax is not 100 % for one and the same tensor.
-# Documented: torch says that ties may come in any order, not that k changes which of them come at all.
+# Documented: that ties come in any order is. That the kept set hangs on k follows, and is easily missed.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,7 +9,7 @@
 # Who meets it: training calls the tokenizer with max_length and saves it beside the student as the last
 #   step. Counting tokens, serving or aligning the student by tokenizer.json alone then sees at most
 #   max_length tokens of any text, without a word.
-# Documented: that a call changes the backend's state is told nowhere near save_pretrained.
+# Documented: not found at save_pretrained or at the arguments of the call.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -9,7 +9,7 @@
 #   the text between two boxes looks like a list; it is meant for answers such as \boxed{1} and \boxed{2}.
 # Who meets it: models that box steps, which is what a pupil of several teachers picks up. Minerva's
 #   exact_match takes the last box, so the two metrics of one lm-eval task move apart with the style.
-# Documented: the README names the case of several boxes, not these distances, nor that steps count.
+# Documented: a comment in the code; the README of math-verify does not speak of several boxes.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

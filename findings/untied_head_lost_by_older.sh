@@ -9,8 +9,8 @@
 # Who meets it: a head of its own comes about when a tied pivot is merged with an untied copy, when LoRA on
 #   lm_head is merged, or when rows of the head are fitted to new tokens. Servers and converters built on
 #   version 4 or on the config then run another model than was evaluated.
-# Documented: version 5 prints a hint that the config should say false; that older readers lose the head is
-#   told nowhere.
+# Documented: version 5 prints a hint that the config should say false; that older readers lose the head
+#   was not found.
 set -euo pipefail
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -27,7 +27,9 @@ import sys
 
 import torch
 from transformers import AutoModelForCausalLM, __version__
+from transformers.utils import logging
 
+logging.disable_progress_bar()
 model, told = AutoModelForCausalLM.from_pretrained("fused", output_loading_info=True)
 with torch.no_grad():
     off = (model(torch.tensor([[1, 2, 3]])).logits - torch.load("logits.pt")).abs().max().item()
@@ -41,7 +43,9 @@ import json
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging
 
+logging.disable_progress_bar()
 torch.manual_seed(0)
 config = LlamaConfig(
     vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
