@@ -2,8 +2,7 @@
 # Guess: gsm8k's flexible-extract takes the last number of the output.
 # What happens: it takes the last run of two or more of the characters $ 0-9 . and comma, digits or not.
 #   After "The answer is 42. Let me know if you need more..." the last "number" is "...", and the answer is
-#   wrong. "42.." is wrong as well, and so is "... which costs 5 $." ("$."). A minus that belongs to a
-#   range or a subtraction counts as a sign: "7-5" ends in -5.
+#   wrong. So it is after "42.." and after "42 $.", whose last "number" is "$.".
 # Versions: lm-eval 0.4.13 (the packaged gsm8k.yaml, version 3.0 of the task), datasets 5.2.0.
 # Cause: the pattern (-?[$0-9.,]{2,})|(-?[0-9]+) asks for no digit in its first half.
 # Who meets it: chat models close with an offer to help and trail off in dots; base models do not. Fusing a
@@ -69,5 +68,6 @@ assert score("#### 42") == (1.0, 1.0)
 assert score("#### 42\nLet me know if you need more help.") == (1.0, 1.0)
 assert score("#### 42\nLet me know if you need more help...") == (1.0, 0.0)
 assert score("So the answer is 42..") == (0.0, 0.0)
-assert score("We subtract: 49-7 = 42, that is 49-7") == (0.0, 0.0)
+assert score("She pays 42 $.") == (0.0, 0.0)
+assert score("She pays 42 dollars.") == (0.0, 1.0)
 PY
