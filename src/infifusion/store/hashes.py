@@ -90,9 +90,8 @@ def _digests(path: Path, *kinds: str) -> dict[str, str]:
         state = _state(file)
         known = _known.get(state, {})
         if missing := [kind for kind in kinds if kind not in known]:
-            if time.time_ns() - state[-1] < TICK * 1e9:
-                # A change within one step of the clock would leave the modification time as it is.
-                time.sleep(TICK)
+            # A change within one step of the clock would leave the modification time as it is.
+            time.sleep(min(TICK, max(0.0, TICK - (time.time_ns() - state[-1]) / 1e9)))
             known = known | _read(file, missing)
             if _state(file) == state:  # else it was written to meanwhile
                 _known[state] = known
