@@ -95,12 +95,13 @@ class Rendered:
 
     ids_L:      int32, token ids of all examples, L tokens in all.
     offset_N1:  int64, example n owns ids_L[offset_N1[n] : offset_N1[n + 1]].
-    first_N:    int32, index inside the example of its first response token. The row of that token
-                is predicted from the token before it; the last token of the example is the end of
-                the turn.
-    start_R:    int32, per response token (rows of all examples, end to end): the byte of the
-                response at which the token starts. The end of the turn starts at the length of
-                the response in bytes.
+    first_N:    int32, index inside the example of the first token that the model writes by itself.
+                The row of that token is predicted from the token before it; the last token of the
+                example is the one at which generation stops.
+    start_R:    int32, per token that the model writes (rows of all examples, end to end): the byte
+                of the response at which it starts. Negative for what stands before the response
+                (a blank, the name of a channel: the lead). The tokens that end the turn start at
+                the length of the response in bytes.
     row_N1:     int64, example n owns start_R[row_N1[n] : row_N1[n + 1]].
     """
 
@@ -112,6 +113,19 @@ class Rendered:
 
     def __len__(self) -> int:
         return len(self.first_N)
+
+
+def lengths(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[np.int32]:
+    """Bytes of the response that each row belongs to: [R]."""
+    rows_N = np.diff(row_N1)
+    return np.repeat(start_R[row_N1[1:][rows_N > 0] - 1], rows_N[rows_N > 0])
+
+
+def in_response(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Rows of the response itself, without its lead and the end of the turn: [R]. A token that
+    begins in the lead and reaches into the response is one of them."""
+    end_R = np.append(start_R[1:], 0)  # of the last row of an example meaningless, and not needed
+    return (end_R > 0) & (start_R < lengths(start_R, row_N1))
 
 
 @dataclass(frozen=True)

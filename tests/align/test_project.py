@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from infifusion.align.evidence import bits_per_byte, running_evidence
 from infifusion.align.project import Believed, Pair, Positions, align_sources, by_bytes
 from infifusion.align.vocabulary import How, VocabularyMap, identity_map
 from infifusion.types import Beliefs
@@ -183,3 +185,55 @@ def test_zscores_are_standardised_logits_and_are_left_out_where_they_are_not_ask
     assert found is not None and (found[0, 1] == 0).all()
     assert found[0, 0] == pytest.approx((np.log([0.7, 0.2]) + 3) / 2, abs=1e-3)
     assert align_sources([source], here, zscores=False)[0].zscore_STK is None
+
+
+def test_the_end_of_a_turn_is_the_product_along_the_source_s_own_way() -> None:
+    """deepseek-coder's manner: a line break, then the token that stops. At a comma the line break
+    is a line break; behind the response it is the begin of the end."""
+    comma, line, stop, word = 0, 1, 2, 3
+    source = positions([0, 1, 2, 2], [word, comma, line, stop])
+    own = beliefs(
+        [[word, comma], [comma, line], [line, comma], [stop, word]],
+        [[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.5, 0.5]],
+        [0.9, 0.6, 0.8, 0.5],
+    )
+    end = 9  # the pivot's only end token; the source's stop stands for it
+    pivot = positions([0, 1, 2], [word, comma, end])
+    found = project(source, own, pivot, mapping(comma, line, end, word))
+    assert found.source_T.tolist() == [0, 1, 2]
+    assert close(row(found, 1), {comma: 0.6, line: 0.4})
+    # P(end) = 0.8 * 0.5; what is left of the line break is text: 0.8 - 0.4
+    assert close(row(found, 2), {end: 0.4, line: 0.4, comma: 0.2})
+
+
+def test_a_pivot_s_end_of_several_tokens_is_taught_at_its_first() -> None:
+    word, line, stop = 3, 1, 2
+    source = positions([0, 1], [word, stop])
+    own = beliefs([[word], [stop]], [[0.9], [0.7]], [0.9, 0.7])
+    pivot = positions([0, 1, 1], [word, line, stop])
+    found = project(
+        source, own, pivot, mapping(0, 1, line, word)
+    )  # its stop begins the pivot's end
+    assert found.source_T.tolist() == [0, 1, -1]
+    assert close(row(found, 1), {line: 0.7})
+
+
+def test_what_is_written_before_the_response_is_not_aligned_and_does_not_count() -> None:
+    # A channel's name (-6 to -1), a token from -1 to 2, one from 2 to 3, the end.
+    lead = positions([-6, -1, 2, 3], [5, 6, 7, 8])
+    plain = positions([0, 2, 3], [1, 2, 3])
+    assert by_bytes(plain, lead).tolist() == [-1, -1, 1, 2]
+    assert by_bytes(lead, plain).tolist() == [-1, 2, 3]
+    gold = np.log(np.asarray([0.5, 0.25, 0.5, 0.9], np.float32))
+    # Three bits over three bytes: the token that reaches in counts, the channel's name does not.
+    assert bits_per_byte(gold, lead.start_R, lead.row_N1).tolist() == pytest.approx([1.0])
+    running = running_evidence(gold, lead.start_R, lead.row_N1, forgetting=1.0)
+    assert running.tolist() == pytest.approx([0, 0, math.log(0.25), math.log(0.125)])
+
+
+def test_of_tokens_without_width_the_one_before_the_text_is_aligned() -> None:
+    """A dummy blank that SentencePiece puts behind a special token."""
+    dummy = positions([0, 0, 2], [4, 5, 8])
+    plain = positions([0, 2], [1, 3])
+    assert by_bytes(plain, dummy).tolist() == [-1, 0, 1]
+    assert by_bytes(dummy, plain).tolist() == [1, 2]

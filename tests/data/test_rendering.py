@@ -9,9 +9,9 @@ import pytest
 from conftest import byte_level_tokenizer, sentencepiece_tokenizer
 
 from infifusion.align.byte_spans import byte_starts, token_table
-from infifusion.data.render import Conversation, render
+from infifusion.data.render import Chat, Conversation
 from infifusion.data.store import load_rendered, write_rendered
-from infifusion.data.tokenize import as_rendered, gold_ids, tokenize
+from infifusion.data.tokenize import as_rendered, end_of_turn, ends_of, gold_ids, tokenize
 from infifusion.data.tokenizers import leading_ids, load_tokenizer, tokenizer_json
 from infifusion.errors import DataError, TokenizerError
 from infifusion.types import Example, Message, Rendered
@@ -38,7 +38,7 @@ def chat_tokenizer(template: str):
 
 
 def rows(tokenizer, one: Example, *, templated: bool):
-    conversation = render(tokenizer, one, plain_template=PLAIN)
+    conversation = Chat(tokenizer, PLAIN).conversation(one)
     table = token_table(tokenizer_json(tokenizer))
     (done,) = tokenize(
         tokenizer,
@@ -59,7 +59,9 @@ def test_response_tokens_start_at_their_bytes_of_the_response(response: str) -> 
         assert tokens[-1] == tokenizer.eos_token_id and done.starts[-1] == len(data)
         ends = [*done.starts[1:]]
         for token, start, end in zip(tokens[:-1], done.starts[:-1], ends, strict=True):
-            assert table.bytes_V[token] == data[start:end]
+            piece = table.bytes_V[token]  # the first may begin in the prompt
+            assert piece[max(0, -start) :] == data[max(0, start) : end]
+            assert start >= 0 or done.straddles
 
 
 def test_a_chat_template_ends_the_turn_with_its_own_token() -> None:
@@ -80,37 +82,95 @@ def test_a_template_that_trims_the_response_keeps_its_byte_positions() -> None:
     assert done.starts[0] == 2 and done.starts[-1] == 6
 
 
-def test_a_template_that_rewrites_the_prompt_once_the_answer_is_there_is_refused() -> None:
-    with pytest.raises(TokenizerError, match="writes the conversation before the response"):
-        render(chat_tokenizer(THINKING), example("Hi", "Yes"), plain_template=PLAIN)
+def test_a_template_that_leaves_reasoning_out_of_the_history_is_asked_with_its_prompt() -> None:
+    """The prompt opens a block of reasoning that the answered conversation does not show."""
+    thinking = CHAT.replace("<|assistant|>\n", "<|assistant|>\n<think>\n")
+    conversation = Chat(chat_tokenizer(thinking), PLAIN).conversation(example("Hi", "Yes"))
+    data = conversation.text.encode()
+    assert data[: conversation.prompt] == b"<|user|>\nHi<|end|>\n<|assistant|>\n<think>\n"
+    # An answer without reasoning closes the block at once, which the model has to learn.
+    assert data[conversation.prompt : conversation.start] == b"</think>\n\n"
+    assert data[conversation.start :] == b"Yes<|end|>\n"
 
 
 def test_a_template_that_changes_the_response_is_refused() -> None:
     shouting = CHAT.replace("m.content", "m.content | upper")
     with pytest.raises(TokenizerError, match="changes the response"):
-        render(chat_tokenizer(shouting), example("HI", "yes"), plain_template=PLAIN)
+        Chat(chat_tokenizer(shouting), PLAIN).conversation(example("HI", "yes"))
 
 
 def test_a_template_that_fails_is_named_with_the_roles() -> None:
     failing = "{{ raise_exception('only user') }}"
     with pytest.raises(TokenizerError, match=r"roles \['user'\].*only user"):
-        render(chat_tokenizer(failing), example("HI", "yes"), plain_template=PLAIN)
+        Chat(chat_tokenizer(failing), PLAIN).conversation(example("HI", "yes"))
 
 
 def test_an_empty_plain_prompt_is_refused() -> None:
     with pytest.raises(DataError, match="empty prompt"):
-        render(byte_level_tokenizer(300), example("", "yes"), plain_template=PLAIN)
+        Chat(byte_level_tokenizer(300), PLAIN).conversation(example("", "yes"))
 
 
-def test_a_token_over_the_border_counts_as_prompt() -> None:
+def test_a_token_over_the_border_is_the_first_of_the_response() -> None:
     tokenizer = byte_level_tokenizer(320, ["has coins"] * 50)
     table = token_table(tokenizer_json(tokenizer))
-    conversation = Conversation("Ben ha" + "s coins", 6, 13, lead=0, length=7)
+    conversation = Conversation("Ben ha" + "s coins", 6, 13, 0, length=7, prompt=6, asked=6)
     (done,) = tokenize(
         tokenizer, [conversation], partial(byte_starts, table), templated=False, names=["x"]
     )
-    assert done.straddles and done.starts[0] == 1
-    assert table.bytes_V[done.ids[done.first - 1]].endswith(b"has")
+    # "has" begins two bytes before the response; the model writes it, so it is learnt.
+    assert table.bytes_V[done.ids[done.first]] == b"has" and done.straddles
+    assert done.starts[:2].tolist() == [-2, 1]
+
+
+def test_a_templated_prompt_keeps_the_tokens_that_are_asked() -> None:
+    """Where the whole text would melt prompt and response together, they are cut apart."""
+    tokenizer = byte_level_tokenizer(320, ["a\n\n\n"] * 50)
+    tokenizer.chat_template = CHAT
+    table = token_table(tokenizer_json(tokenizer))
+    assert "ĊĊĊ" in tokenizer.get_vocab()
+    one = example("Hi", "\n\n b")
+    conversation = Chat(tokenizer, PLAIN).conversation(one)
+    (done,) = tokenize(
+        tokenizer, [conversation], partial(byte_starts, table), templated=True, names=["x"]
+    )
+    asked = tokenizer.apply_chat_template(list(one.prompt), add_generation_prompt=True)["input_ids"]
+    assert done.ids[: done.first].tolist() == asked
+    learnt = done.ids[done.first :][done.starts < done.starts[-1]]
+    assert b"".join(table.bytes_V[i] for i in learnt) == b"\n\n b"
+    assert done.starts[0] == 0 and not done.straddles
+
+
+@pytest.mark.parametrize(
+    ("behind", "stop", "way"),
+    [
+        ("<|end|>", "<|end|>", ["<|end|>"]),
+        ("\n<|end|>", "<|end|>", ["\n", "<|end|>"]),  # deepseek-coder's manner
+        ("<|assistant|><|end|>", "<|end|>", ["<|assistant|>", "<|end|>"]),
+        ("<|end|>\n<|user|>", None, ["<|end|>"]),  # no stop is known: the template's own mark
+        ("\n", None, ["<|user|>"]),  # the next turn ends this one
+    ],
+)
+def test_the_end_of_a_turn_is_the_way_to_the_token_at_which_generation_stops(
+    behind: str, stop: str | None, way: list[str]
+) -> None:
+    marked = CHAT.replace("<|end|>\n", behind).replace("<|user|>", "<|user|>")
+    if way == ["<|user|>"]:
+        marked = CHAT.replace("<|end|>\n", "")
+    tokenizer = chat_tokenizer(marked)
+    stops = [] if stop is None else [tokenizer.convert_tokens_to_ids(stop)]
+    table = token_table(tokenizer_json(tokenizer))
+    chat = Chat(tokenizer, PLAIN)
+    (done,) = tokenize(
+        tokenizer,
+        [chat.conversation(example("Hi", "Yes, 7"))],
+        partial(byte_starts, table),
+        templated=True,
+        names=["x"],
+        ends=ends_of(tokenizer, stops),
+    )
+    behind_it = done.ids[done.first :][done.starts == 6]
+    assert [tokenizer.decode([i]) for i in behind_it] == way
+    assert end_of_turn(as_rendered([done])) == tuple(behind_it.tolist())
 
 
 def test_rendered_examples_come_back_from_disk_and_gold_ids_are_the_response(tmp_path) -> None:

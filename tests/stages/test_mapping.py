@@ -12,7 +12,7 @@ from infifusion.stages.mapping import map_between
 
 def maps_of(suite: Path, alignment: str = "bytes") -> mapping.VocabularyMap:
     a, pivot = (Model(model=str(suite / name)) for name in ("a", "pivot"))
-    return map_between(a, pivot, end_of_turn=(0, 0), alignment=alignment)
+    return map_between(a, pivot, end_of_turn=((0,), (0,)), alignment=alignment)
 
 
 def test_a_map_is_kept_and_a_damaged_one_is_made_anew(

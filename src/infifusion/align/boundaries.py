@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.rows import compiled
+from infifusion.types import lengths
 
 # A response is shorter than 4 GiB, so example number and byte fit one sorted int64 key.
 BYTES_PER_EXAMPLE = np.int64(1) << 32
@@ -37,6 +38,20 @@ def end_keys(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[n
     last = row_N1[1:][np.diff(row_N1) > 0] - 1
     end_R[last] = key_R[last] + 1
     return end_R
+
+
+def can_be_aligned(start_R: NDArray[np.int32], row_N1: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Positions that say what comes at a byte of the response, or that it ends: [R].
+
+    Not those of the lead, which begin before the response; of tokens without width the last one,
+    which is followed by text; of the tokens that end a turn the first.
+    """
+    same_R = np.zeros(len(start_R), np.bool_)  # starts where the position before it does
+    same_R[1:] = start_R[1:] == start_R[:-1]
+    same_R[row_N1[:-1][np.diff(row_N1) > 0]] = False
+    end_R = start_R == lengths(start_R, row_N1)
+    followed_R = np.append(same_R[1:], False)
+    return (start_R >= 0) & np.where(end_R, ~same_R, ~followed_R)
 
 
 def match(key_T: NDArray[np.int64], key_U: NDArray[np.int64]) -> NDArray[np.int64]:

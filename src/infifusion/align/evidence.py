@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.rows import compiled
+from infifusion.types import in_response
 
 
 def running_evidence(
@@ -24,7 +25,8 @@ def running_evidence(
 
         sum over r with e_r <= b of forgetting ** (b - e_r) * g_r
 
-    0 at the first position of an example. Log-probabilities of a text add up to the same quantity
+    0 at the first position of an example; what the model writes before the response (its lead) does
+    not count. Log-probabilities of a text add up to the same quantity
     however it is cut into tokens, so sources with different tokenizers can be compared.
 
     Tokens tile the response, so a token ends where the next one starts.
@@ -39,8 +41,9 @@ def _running(gold_U, start_U, row_N1, forgetting, evidence_U):
     for n in range(len(row_N1) - 1):
         running = 0.0
         for u in range(row_N1[n] + 1, row_N1[n + 1]):
-            faded = forgetting ** np.float64(start_U[u] - start_U[u - 1])
-            running = faded * running + np.float64(gold_U[u - 1])
+            if start_U[u] > 0:
+                faded = forgetting ** np.float64(start_U[u] - start_U[u - 1])
+                running = faded * running + np.float64(gold_U[u - 1])
             evidence_U[u] = running
 
 
@@ -49,14 +52,14 @@ def bits_per_byte(
 ) -> NDArray[np.float32]:
     """Bits per byte of each response: [N].
 
-    Minus the sum of log2 p over the response's tokens (the end of the turn apart), over the bytes
-    those tokens cover. NaN for an example without response bytes.
+    Minus the sum of log2 p over the response's tokens (its lead and the end of the turn apart),
+    over the bytes those tokens cover. NaN for an example without response bytes.
     """
-    total = np.concatenate([[0.0], np.cumsum(gold_U, dtype=np.float64)])
-    last_N = np.maximum(row_N1[1:] - 1, row_N1[:-1])
-    nats_N = total[last_N] - total[row_N1[:-1]]
-    bytes_N = np.zeros(len(last_N))
+    counted_U = np.where(in_response(start_U, row_N1), gold_U, 0)
+    total = np.concatenate([[0.0], np.cumsum(counted_U, dtype=np.float64)])
+    nats_N = total[row_N1[1:]] - total[row_N1[:-1]]
+    bytes_N = np.zeros(len(nats_N))
     some = np.diff(row_N1) > 0
-    bytes_N[some] = start_U[last_N[some]] - start_U[row_N1[:-1][some]]
+    bytes_N[some] = start_U[row_N1[1:][some] - 1] - np.maximum(start_U[row_N1[:-1][some]], 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return (-nats_N / math.log(2) / bytes_N).astype(np.float32)

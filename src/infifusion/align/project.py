@@ -15,11 +15,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.align.boundaries import end_keys, example_of, keys, match
+from infifusion.align.boundaries import can_be_aligned, end_keys, example_of, keys, match
 from infifusion.align.evidence import bits_per_byte, running_evidence
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.rows import add, compiled, keep_row
-from infifusion.types import Aligned, Beliefs
+from infifusion.types import Aligned, Beliefs, lengths
 
 ZERO, ONE, TINY = np.float32(0), np.float32(1), np.finfo(np.float32).tiny
 
@@ -42,6 +42,11 @@ class Positions:
         return keys(self.start_R, self.row_N1)
 
     @cached_property
+    def aligns_R(self) -> NDArray[np.bool_]:
+        """As boundaries.can_be_aligned."""
+        return can_be_aligned(self.start_R, self.row_N1)
+
+    @cached_property
     def end_R(self) -> NDArray[np.int64]:
         """Where each token ends, as boundaries.end_keys."""
         return end_keys(self.start_R, self.row_N1)
@@ -54,7 +59,13 @@ Pair = Callable[[Positions, Positions], NDArray[np.int64]]
 def by_bytes(source: Positions, pivot: Positions) -> NDArray[np.int64]:
     """A pivot position takes the source position that predicts from the same byte; -1 where the
     source has none: [T]."""
-    return match(pivot.key_R, source.key_R)
+    if source.aligns_R.all():
+        source_T = match(pivot.key_R, source.key_R)
+    else:
+        place_U = np.flatnonzero(source.aligns_R)
+        found_T = match(pivot.key_R, source.key_R[place_U])
+        source_T = np.where(found_T >= 0, np.append(place_U, -1)[found_T], -1)
+    return source_T if pivot.aligns_R.all() else np.where(pivot.aligns_R, source_T, -1)
 
 
 class Believed(NamedTuple):
@@ -152,8 +163,11 @@ def _path_ends(
     source: Positions, pivot: Positions, source_T: NDArray[np.int64]
 ) -> NDArray[np.int64]:
     """The source position whose token ends with the pivot's gold token, -1 where there is none or
-    where the aligned positions do not begin on the same byte: [T]."""
-    last_T = match(pivot.end_R, source.end_R)
+    where the aligned positions do not begin on the same byte: [T].
+
+    The end of the turn may be several tokens; it is one thing that ends with the last of them."""
+    turn_T = pivot.start_R == lengths(pivot.start_R, pivot.row_N1)
+    last_T = match(np.where(turn_T, pivot.key_R + 1, pivot.end_R), source.end_R)
     return np.where(source.key_R[source_T] == pivot.key_R, last_T, -1)
 
 

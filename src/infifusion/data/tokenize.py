@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from infifusion.data.render import Conversation
 from infifusion.data.tokenizers import encode, end_of_text, leading_ids
 from infifusion.errors import TokenizerError
-from infifusion.types import Rendered
+from infifusion.types import Rendered, in_response, lengths
 
 # ids and text of one conversation -> byte at which each token starts, and the text's length.
 ByteStarts = Callable[[list[int], str], NDArray[np.int64]]
@@ -21,17 +22,54 @@ NOTHING = np.zeros(0, dtype=np.int32)
 
 @dataclass(frozen=True, eq=False)
 class Tokenized:
-    """One conversation: ids up to and including the end of the turn; index of the first response
-    token; start bytes of the response tokens and of the end of the turn; `straddles` when a token
-    covers both the last bytes of the prompt and the first of the response (it counts as prompt);
-    `control` the first token of the response that is a special one (an end of turn, a role), which
-    text must not hold, or None. Arrays, because all of a data set are in memory at once."""
+    """One conversation's tokens, up to and including the one at which generation stops.
+
+    ids: int32. first: index of the first token that the model has to write by itself. starts: for
+    that token and all after it the byte of the response at which it starts: negative for what
+    stands before the response (the lead, or a token that begins there and reaches into the
+    response), the length of the response for every token of the end of the turn. straddles: a
+    token covers both the last bytes of the prompt and the first of the response. control: the
+    first token of the response that is a special one (an end of turn, a role), which text must not
+    hold, or None. Arrays, because all of a data set are in memory at once.
+    """
 
     ids: NDArray[np.int32]
     first: int
     starts: NDArray[np.int32]
     straddles: bool
     control: int | None
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where a model's turn ends.
+
+    stops: ids at which generation stops, by the model's generation config and its tokenizer.
+    marks: ids of added tokens that stand for themselves in text, by which a template can mark the
+    end of a turn.
+    """
+
+    stops: frozenset[int]
+    marks: frozenset[int]
+
+    def way(self, ids: Sequence[int]) -> list[int] | None:
+        """Of the tokens behind a response those up to the first at which generation stops; else up
+        to the first mark of the template. None where there is neither."""
+        for wanted in (self.stops, self.marks):
+            for place, token in enumerate(ids):
+                if token in wanted:
+                    return list(ids[: place + 1])
+        return None
+
+
+def ends_of(tokenizer: PreTrainedTokenizerBase, stops: Iterable[int] = ()) -> Ends:
+    """The stops of the tokenizer, and `stops`, which the model's generation config has besides."""
+    own = tokenizer.eos_token_id
+    added = tokenizer.added_tokens_decoder.items()
+    return Ends(
+        stops=frozenset({*stops, *([own] if isinstance(own, int) else [])}),
+        marks=frozenset(id for id, token in added if token.content.strip()),
+    )
 
 
 def tokenize(
@@ -41,42 +79,91 @@ def tokenize(
     *,
     templated: bool,
     names: list[str],
+    ends: Ends | None = None,
 ) -> list[Tokenized]:
     """Tokenize whole conversations and find the response tokens by their bytes.
 
     `byte_starts` (align.byte_spans) tiles the text. templated says that a chat template wrote the
-    text, so that nothing is put before it. The token after the response is the end of the turn;
-    where the text ends with the response it is the tokenizer's end of text. Raises TokenizerError
-    naming the example whose text is not tiled.
+    text: nothing is put before it, and its prompt has the tokens that are asked, those of
+    `apply_chat_template`. The turn ends with the tokens behind the response up to the first at
+    which generation stops (`Ends.way`), of the text itself or of one that goes on with a user's
+    turn; where there is none, with the tokenizer's end of text. Raises TokenizerError naming the
+    example whose text is not tiled.
     """
     before = [] if templated else leading_ids(tokenizer)
+    ends = ends or ends_of(tokenizer)
     special = {id for id, token in tokenizer.added_tokens_decoder.items() if token.special}
     all_ids = encode(tokenizer, [one.text for one in conversations])
+    asked = encode(tokenizer, [one.text[: one.asked] for one in conversations]) if templated else []
     done = []
-    for conversation, ids, name in zip(conversations, all_ids, names, strict=True):
+    for number, (conversation, ids, name) in enumerate(
+        zip(conversations, all_ids, names, strict=True)
+    ):
         try:
+            if templated and ids[: len(asked[number])] != asked[number]:
+                ids = _joined(tokenizer, conversation, asked[number], byte_starts)
             starts = byte_starts(ids, conversation.text)
         except TokenizerError as error:
             raise TokenizerError(f"{tokenizer.name_or_path}, {name}: {error}") from None
-        first = int(np.searchsorted(starts[:-1], conversation.start))
+        # The first token that is not asked, or reaches beyond it; the first behind the response.
+        first = int(np.searchsorted(starts[:-1], conversation.prompt))
+        if templated:
+            first = len(asked[number])
+        elif starts[first] > conversation.prompt:
+            first -= 1
         last = int(np.searchsorted(starts[:-1], conversation.end))
-        if last <= first:
+        if last <= first or (not before and first <= 0):
             raise TokenizerError(
-                f"{tokenizer.name_or_path}, {name}: no token starts inside the response. Use a "
-                "prompt or template that ends where a token ends, for instance in a new line."
+                f"{tokenizer.name_or_path}, {name}: "
+                + ("the response has no token" if last <= first else "nothing precedes its answer")
+                + ". Use a prompt or template that ends where a token ends, for instance in a new "
+                "line."
             )
-        end = ids[last] if last < len(ids) else end_of_text(tokenizer, tokenizer.name_or_path)
+        way = ends.way(ids[last:])
+        if way is None and conversation.next_turn:
+            way = ends.way(encode(tokenizer, [conversation.next_turn])[0])
+        if way is None:
+            way = [end_of_text(tokenizer, tokenizer.name_or_path)]
         offset = conversation.start - conversation.lead
+        start = starts[first:last] - offset
+        begin = int(np.searchsorted(starts[:-1], conversation.start))
         done.append(
             Tokenized(
-                ids=np.array([*before, *ids[:last], end], dtype=np.int32),
+                ids=np.array([*before, *ids[:last], *way], dtype=np.int32),
                 first=len(before) + first,
-                starts=np.append(starts[first:last] - offset, conversation.length).astype(np.int32),
-                straddles=int(starts[first]) > conversation.start,
-                control=next((i for i in ids[first:last] if i in special), None),
+                starts=np.append(start, [conversation.length] * len(way)).astype(np.int32),
+                straddles=int(starts[begin]) > conversation.start,
+                control=next((i for i in ids[begin:last] if i in special), None),
             )
         )
     return done
+
+
+ANCHORS = ("", "\n", "a", ".")
+
+
+def _joined(
+    tokenizer: PreTrainedTokenizerBase,
+    conversation: Conversation,
+    asked: list[int],
+    byte_starts: ByteStarts,
+) -> list[int]:
+    """The tokens of the prompt as it is asked, and then those of what follows: where a token of the
+    whole text would melt the two together, generation could not write it.
+
+    What follows is tokenized behind some other text, since a tokenizer may treat the begin of a
+    text in its own way. Raises TokenizerError where the bytes do not come out.
+    """
+    rest = conversation.text[conversation.asked :]
+    for anchor in ANCHORS:
+        ids = encode(tokenizer, [anchor + rest])[0]
+        with contextlib.suppress(TokenizerError):
+            starts = byte_starts(ids, anchor + rest).tolist()
+            if len(anchor) in starts:
+                joined = asked + ids[starts.index(len(anchor)) :]
+                byte_starts(joined, conversation.text)
+                return joined
+    raise TokenizerError("the tokens of the prompt and those of the response do not join")
 
 
 def as_rendered(tokenized: list[Tokenized]) -> Rendered:
@@ -105,15 +192,24 @@ def take(rendered: Rendered, numbers: NDArray[np.int64]) -> Rendered:
     return Rendered(ids_L, offset_N1, rendered.first_N[numbers], start_R, row_N1)
 
 
-def end_of_turn(rendered: Rendered) -> int:
-    """The token that ends every response."""
-    return int(rendered.ids_L[rendered.offset_N1[1] - 1])
+def end_of_turn(rendered: Rendered) -> tuple[int, ...]:
+    """The tokens that end every response, the last of which stops generation: the longest way of
+    all examples (a response whose last bytes melt into it has less)."""
+    end_R = rendered.start_R == lengths(rendered.start_R, rendered.row_N1)
+    ends_N = np.add.reduceat(end_R.astype(np.int64), rendered.row_N1[:-1])
+    after_N = rendered.offset_N1[1:]
+    ways = {
+        tuple(rendered.ids_L[after - ends : after].tolist())
+        for after, ends in zip(after_N, ends_N, strict=True)
+    }
+    return max(ways, key=lambda way: (len(way), way), default=())
 
 
-def without_end(value_R: NDArray[np.float32], row_N1: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Sums over each response, the end of the turn apart: [N]."""
-    summed_R = value_R.astype(np.float64)
-    summed_R[row_N1[1:] - 1] = 0
+def without_end(
+    value_R: NDArray[np.float32], start_R: NDArray[np.int32], row_N1: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """Sums over each response alone, its lead and the end of the turn apart: [N]."""
+    summed_R = np.where(in_response(start_R, row_N1), value_R, 0).astype(np.float64)
     return np.add.reduceat(summed_R, row_N1[:-1])
 
 

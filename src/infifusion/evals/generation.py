@@ -15,6 +15,9 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from infifusion.data.render import NEXT_TURN, Chat
+from infifusion.data.tokenize import ends_of
+from infifusion.data.tokenizers import encode
 from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
@@ -34,9 +37,15 @@ class GreedyLM(Base):
     """
 
     def __init__(
-        self, model: PreTrainedModel, *, batch_size: int | BatchSize = 1, **options: Any
+        self,
+        model: PreTrainedModel,
+        *,
+        batch_size: int | BatchSize = 1,
+        chat: bool = False,
+        **options: Any,
     ) -> None:
-        """`model` is loaded already: lm-eval then leaves processes and devices alone."""
+        """`model` is loaded already: lm-eval then leaves processes and devices alone. chat: the
+        prompts are written by its chat template, which also says where an answer ends."""
         less = "a smaller max_new_tokens"
         if isinstance(batch_size, int):
             batch_size = BatchSize(batch_size, setting="batch_size", less=less)
@@ -44,10 +53,25 @@ class GreedyLM(Base):
         super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
         self.outputs: dict[Key, Output] = {}
         self.end_ids = end_ids(self.model, self.tokenizer)
+        self._chat, self._before, self._behind = chat, "", ""
+        if chat:
+            self._learn_frame()
         # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_ids or None, pad_token_id=self.tokenizer.pad_token_id
         )
+
+    def _learn_frame(self) -> None:
+        """Find out where a templated answer ends, and which text the model writes around it."""
+        frame = Chat(self.tokenizer).frame([NEXT_TURN])
+        ends = ends_of(self.tokenizer, self.end_ids)
+        behind, next_turn, before = encode(
+            self.tokenizer, [frame.behind, frame.next_turn, frame.before]
+        )
+        if way := ends.way(behind) or ends.way(next_turn):
+            self.end_ids = sorted({*self.end_ids, way[-1]})
+            self._behind = self.tokenizer.decode(way, skip_special_tokens=True)
+        self._before = self.tokenizer.decode(before, skip_special_tokens=True)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per lm-eval Instance, in order; the prompt is never cut.
@@ -93,6 +117,8 @@ class GreedyLM(Base):
             yield batch, found
 
     def _encode(self, prompt: str) -> list[int]:
+        if self._chat:  # what the template writes is all there is, as in training
+            return encode(self.tokenizer, [prompt])[0]
         ids = list(self.tok_encode(prompt))
         ends = self.tokenizer.eos_token or "\0"
         # Some tokenizers close every text with the end token; a prompt goes on.
@@ -125,6 +151,9 @@ class GreedyLM(Base):
     def _output(self, prompt: list[int], row: list[int], room: int, stops: Sequence[str]) -> Output:
         end = next((at for at, token in enumerate(row) if token in self.end_ids), None)
         text = self._decode_after(prompt, row if end is None else row[:end])
+        text = text.removeprefix(self._before)
+        if end is not None:
+            text = text.removesuffix(self._behind)
         places = [text.find(stop) for stop in stops if stop in text]
         if places:
             return Output(text[: min(places)])

@@ -55,10 +55,7 @@ def evaluate_model(
         require_sandbox()
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
-        loaded_model = _load_model(model, batch_size=batch_size)
-        chat = apply_chat_template
-        if chat == "auto":
-            chat = bool(loaded_model.tokenizer.chat_template)
+        loaded_model, chat = _load_model(model, apply_chat_template, batch_size=batch_size)
         from infifusion.evals.lm_tasks import load_lm_tasks
 
         loaded = load_lm_tasks(
@@ -162,12 +159,17 @@ def _ask(
     return docs, ids, prompts, outputs
 
 
-def _load_model(model: Model, *, batch_size: int | BatchSize) -> Any:
+def _load_model(
+    model: Model, apply_chat_template: bool | Literal["auto"], *, batch_size: int | BatchSize
+) -> tuple[Any, bool]:
+    """The model ready to be asked, and whether its chat template is used."""
     from infifusion.data.tokenizers import tokenizer_of
     from infifusion.evals.generation import GreedyLM
     from infifusion.teacher.load import load_model
 
-    return GreedyLM(load_model(model), tokenizer=tokenizer_of(model), batch_size=batch_size)
+    loaded, tokenizer = load_model(model), tokenizer_of(model)
+    chat = bool(tokenizer.chat_template) if apply_chat_template == "auto" else apply_chat_template
+    return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size, chat=chat), chat
 
 
 @contextlib.contextmanager

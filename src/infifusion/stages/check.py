@@ -103,7 +103,7 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
         here = folder.is_dir() or looks_local
         said = str(error) if here else f"{error} Paths are relative to the recipe file."
         return said, False
-    return None, renderer.templated
+    return None, renderer.chat.templated
 
 
 def _require_model_folder(folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -24,6 +24,8 @@ from infifusion.store.durable import atomic_write
 from infifusion.store.hashes import sha256_of, sha256_of_text
 from infifusion.teacher.load import vocabulary_size
 
+Way = tuple[int, ...]
+
 
 def pair_between(source: Model, pivot: Model, mapping: VocabularyMap, *, alignment: str) -> Pair:
     """The function that aligns a source's positions with the pivot's: bytes or min_ed."""
@@ -38,9 +40,13 @@ def pair_between(source: Model, pivot: Model, mapping: VocabularyMap, *, alignme
 
 
 def map_between(
-    source: Model, pivot: Model, *, end_of_turn: tuple[int, int], alignment: str
+    source: Model, pivot: Model, *, end_of_turn: tuple[Way, Way], alignment: str
 ) -> VocabularyMap:
-    """The vocabulary map of a source; end_of_turn is (source id, pivot id).
+    """The vocabulary map of a source.
+
+    end_of_turn: the tokens that end the source's turn, and those that end the pivot's. A special
+    token that begins or ends the former stands for the first of the latter; an ordinary one (a
+    line break) stands for its text.
 
     Two models with one tokenizer get the identity. A map is kept in the user's cache by the
     identity of both tokenizers, the kind of alignment and the code that makes it.
@@ -51,7 +57,11 @@ def map_between(
     same = tokenizer_identity(source_tokenizer) == tokenizer_identity(pivot_tokenizer)
     if same and end_of_turn[0] == end_of_turn[1]:
         return identity_map(size, known=len(pivot_table))
-    roles = {end_of_turn[0]: end_of_turn[1]}
+    source_way, pivot_way = end_of_turn
+    roles = {source_way[-1]: pivot_way[0]}
+    if len(source_way) > 1:
+        special_V = token_table(tokenizer_json(source_tokenizer)).special_V
+        roles |= {one: pivot_way[0] for one in source_way[:1] if special_V[one]}
     source_end, pivot_end = source_tokenizer.eos_token_id, pivot_tokenizer.eos_token_id
     if isinstance(source_end, int) and isinstance(pivot_end, int):
         roles.setdefault(source_end, pivot_end)

@@ -25,7 +25,7 @@ from infifusion.recipe import MergeRun, Recipe, as_json
 from infifusion.store.durable import files_in, temporary_folder
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.identity import model_identity, stage_identity
-from infifusion.store.records import write_json
+from infifusion.store.records import read_json, write_json
 from infifusion.store.stage import Finished, Stage, run_stage
 from infifusion.teacher.bits import bits_per_byte_by_domain
 
@@ -82,7 +82,7 @@ def _work(recipe: Recipe, folder: RunFolder, run: MergeRun) -> Finished:
     if (out / "model").exists():  # a merge that was stopped before its manifest
         shutil.rmtree(out / "model")
     details = merge_with(params, out / "model")
-    _use_pivots_tokenizer(recipe, models, out / "model")
+    _use_what_was_taught(recipe, models, out / "model")
     if tried:
         details["tau0_validation"] = tried
     write_json(out / "merge_details.json", details)
@@ -172,10 +172,19 @@ def _validation_bits(recipe: Recipe, folder: RunFolder, model: Path) -> float:
     return sum(bits.values()) / len(bits)
 
 
-def _use_pivots_tokenizer(recipe: Recipe, models: Mapping[str, Path], out: Path) -> None:
+def _use_what_was_taught(recipe: Recipe, models: Mapping[str, Path], out: Path) -> None:
     """The distilled pivots carry the tokenizer and chat template that the recipe names."""
     first = next(iter(models.values()))
     if recipe.pivot.tokenizer or recipe.pivot.chat_template:
         for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json"):
             for path in first.glob(pattern):
                 shutil.copyfile(path, out / path.name)
+    # Training may have taught them another end of turn than the pivot's.
+    taught, own = (folder / "generation_config.json" for folder in (first, out))
+    if taught.is_file() and _stops(taught) != _stops(own):
+        shutil.copyfile(taught, own)
+
+
+def _stops(path: Path) -> Any:
+    """The tokens at which generation stops, by a generation config that may be missing."""
+    return read_json(path).get("eos_token_id") if path.is_file() else None

@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
-from infifusion.data.render import render, render_prompt
-from infifusion.data.tokenize import Tokenized, tokenize
+from infifusion.data.render import Chat
+from infifusion.data.tokenize import Ends, Tokenized, ends_of, tokenize
 from infifusion.data.tokenizers import encode, leading_ids, tokenizer_json, tokenizer_of
 from infifusion.errors import TokenizerError
 from infifusion.process.bar import track
 from infifusion.process.runtime import tokenizing_on_all_processors
 from infifusion.recipe import Model
+from infifusion.teacher.load import stops_in_config
 from infifusion.types import Example, Prompt
 
 TOGETHER = 256
@@ -25,30 +27,31 @@ PROBE = "yes"
 
 @dataclass(frozen=True)
 class Renderer:
-    """One model's tokenizer and chat template (or the plain one), ready for use."""
+    """One model's tokenizer and its way to write conversations, ready for use.
 
-    tokenizer: PreTrainedTokenizerBase
+    ends: where its turns end, by its generation config and its tokenizer.
+    """
+
+    chat: Chat
     table: TokenTable
-    plain_template: str
+    ends: Ends
 
     @property
-    def templated(self) -> bool:
-        """Whether a chat template writes its conversations."""
-        return bool(self.tokenizer.chat_template)
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The model's tokenizer."""
+        return self.chat.tokenizer
 
     def tokenize(self, examples: list[Example]) -> list[Tokenized]:
         """TokenizerError names the tokenizer and the example that does not fit."""
-        conversations = [
-            render(self.tokenizer, example, plain_template=self.plain_template)
-            for example in examples
-        ]
+        conversations = [self.chat.conversation(example) for example in examples]
         with tokenizing_on_all_processors():  # nine tenths of what `prepare` does
             return tokenize(
                 self.tokenizer,
                 conversations,
                 partial(byte_starts, self.table),
-                templated=self.templated,
+                templated=self.chat.templated,
                 names=[example.id for example in examples],
+                ends=self.ends,
             )
 
     def tokenize_fitting(self, examples: list[Example]) -> list[Tokenized | None]:
@@ -63,26 +66,36 @@ class Renderer:
         return done
 
     def prompt_ids(self, prompts: list[Prompt]) -> list[list[int]]:
-        """The tokens up to where each answer starts: what the model goes on from."""
-        texts = [
-            render_prompt(
-                self.tokenizer, prompt.messages, name=prompt.id, plain_template=self.plain_template
-            )
-            for prompt in prompts
-        ]
-        before = [] if self.templated else leading_ids(self.tokenizer)
-        return [[*before, *ids] for ids in encode(self.tokenizer, texts)]
+        """The tokens that the model goes on from, which are those of training. Blanks at the end of
+        a plain prompt that the tokenizer melts into the first word of an answer are left for the
+        model to write."""
+        texts = [self.chat.prompt(prompt.messages, name=prompt.id) for prompt in prompts]
+        if self.chat.templated:
+            return encode(self.tokenizer, texts)
+        before = leading_ids(self.tokenizer)
+        return [[*before, *self._unmelted(text)] for text in texts]
+
+    def _unmelted(self, text: str) -> list[int]:
+        (whole,) = encode(self.tokenizer, [text + PROBE])
+        ends = byte_starts(self.table, whole, text + PROBE)[1:]
+        return whole[: int(np.searchsorted(ends, len(text.encode()), side="right"))]
 
     def end_ids(self, like: Prompt) -> list[int]:
-        """The token that ends a turn after a prompt such as `like`, where it has no other use.
-
-        A template may write a plain line break after an answer; that one ends nothing.
-        """
+        """The token at which an answer to a prompt such as `like` ends, by the model's template."""
         example = Example(like.id, like.domain, like.messages, PROBE)
         (done,) = self.tokenize_fitting([example])
-        if done is None or done.ids[-1] >= len(self.table):
-            return []
-        return [int(done.ids[-1])] if self.table.added_V[done.ids[-1]] else []
+        return [] if done is None else [int(done.ids[-1])]
+
+    def around(self, like: Prompt) -> tuple[str, str]:
+        """The text that the model writes before and behind an answer to such a prompt: a blank, the
+        name of a channel, a line break before the end of the turn. Special tokens are no text."""
+        example = Example(like.id, like.domain, like.messages, PROBE)
+        (done,) = self.tokenize_fitting([example])
+        if done is None:
+            return "", ""
+        own, turn = done.ids[done.first :], done.starts == done.starts[-1]
+        before = self.text_of(own[~turn].tolist()).removesuffix(PROBE)
+        return before, self.text_of(own[turn].tolist())
 
     def text_of(self, ids: list[int]) -> str:
         """The text that generated tokens stand for, byte for byte; special tokens are no text.
@@ -110,7 +123,8 @@ def open_renderer(model: Model, *, plain_template: str) -> Renderer:
         table = token_table(tokenizer_json(tokenizer))
     except TokenizerError as error:
         raise TokenizerError(f"{tokenizer.name_or_path}: {error}") from None
-    return Renderer(tokenizer, table, plain_template)
+    ends = ends_of(tokenizer, stops_in_config(model))
+    return Renderer(Chat(tokenizer, plain_template), table, ends)
 
 
 def tokenize_examples(

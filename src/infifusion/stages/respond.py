@@ -116,6 +116,7 @@ class Writer:
         """Every prompt's answers, in the order of the prompts; `advance(n)` per batch."""
         ids = self._renderer.prompt_ids(prompts)
         ends = sorted({*self._ends, *self._renderer.end_ids(prompts[0])})
+        before, behind = self._renderer.around(prompts[0])
         names = [prompt.id for prompt in prompts]
 
         def work(size: int) -> dict[int, list[Answer]]:
@@ -135,7 +136,8 @@ class Writer:
         written: list[Written] = []
         for number, prompt in enumerate(prompts):
             for sample, one in enumerate(found.get(number, no_room)):
-                text = self._renderer.text_of(one.ids)
+                text = self._renderer.text_of(one.ids).removeprefix(before)
+                text = text.removesuffix(behind) if one.finished else text
                 fault = "no_room" if number not in found else None if text.strip() else "empty"
                 tokens = len(one.ids)
                 written.append(Written(prompt.id, sample, text, tokens, one.finished, None, fault))
@@ -176,7 +178,7 @@ class Writer:
             sized = replace(self._teacher, batch_tokens=size)
             return believe(sized, rendered, 0, len(rendered), names=names)
 
-        nats_N = without_end(self._tokens.fit(work).entropy_U, rendered.row_N1)
+        nats_N = without_end(self._tokens.fit(work).entropy_U, rendered.start_R, rendered.row_N1)
         for place, nats in zip(marked, nats_N.tolist(), strict=True):
             size = len(done[place].response.encode())
             done[place] = replace(done[place], entropy=round(nats / size, 7))

@@ -24,7 +24,8 @@ def model_identity(model: Model) -> dict[str, Any]:
 
 
 def tokenizer_fields(model: Model) -> dict[str, Any]:
-    """What decides how a model sees text: tokenizer files and chat template."""
+    """What decides how a model sees text: tokenizer files, chat template, and where generation
+    stops, if its generation config names more than one token."""
     name = model.tokenizer or model.model
     folder = Path(name)
     files = {f: sha256_of(folder / f) for f in TOKENIZER_FILES if (folder / f).is_file()}
@@ -33,7 +34,14 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "revision": model.revision,
         "chat_template": model.chat_template,
         "files": files,
+        **_stops(Path(model.model)),
     }
+
+
+def _stops(folder: Path) -> dict[str, Any]:
+    path = folder / "generation_config.json"
+    stops = read_json(path).get("eos_token_id") if path.is_file() else None
+    return {"stops": stops} if isinstance(stops, list) else {}
 
 
 def stage_identity(folder: Path, ending: str = "") -> str:

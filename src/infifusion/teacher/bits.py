@@ -58,12 +58,15 @@ def response_nats(
                 advance=meter.advance,
             )
         )
-    return -without_end(beliefs.gold_U, rendered.row_N1[begin : end + 1] - rendered.row_N1[begin])
+    row_N1 = rendered.row_N1[begin : end + 1]
+    start_U = rendered.start_R[row_N1[0] : row_N1[-1]]
+    return -without_end(beliefs.gold_U, start_U, row_N1 - row_N1[0])
 
 
 def response_bytes(rendered: Rendered) -> NDArray[np.int32]:
     """Bytes of each response: [N]."""
-    return rendered.start_R[rendered.row_N1[1:] - 1] - rendered.start_R[rendered.row_N1[:-1]]
+    first_N = np.maximum(rendered.start_R[rendered.row_N1[:-1]], 0)
+    return rendered.start_R[rendered.row_N1[1:] - 1] - first_N
 
 
 def by_domain(

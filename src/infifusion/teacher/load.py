@@ -5,7 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from infifusion.errors import CheckpointError, RunError
 from infifusion.merge.checkpoints.reader import require_inside
@@ -129,3 +135,17 @@ def _too_large(model: str) -> RunError:
         f"Memory does not suffice for the weights of {model}. Set dtype: bfloat16, "
         "quantization: 4bit or device_map: auto for this model in the recipe."
     )
+
+
+def stops_in_config(model: Model) -> list[int]:
+    """The ids at which the model stops generating, by its generation config, or by its config where
+    it has none; nothing where neither says."""
+    settings = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    for kind in (GenerationConfig, AutoConfig):
+        try:
+            stop = kind.from_pretrained(model.model, **settings).eos_token_id
+        except Exception:  # no such file: what cannot be loaded is said where it is needed
+            continue
+        if stop is not None:
+            return list(stop) if isinstance(stop, list) else [int(stop)]
+    return []

@@ -34,7 +34,7 @@ from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import checkpoint_dtype, load_start, merged, with_lora
 from infifusion.train.trainer import FusionTrainer
-from infifusion.types import Target
+from infifusion.types import Rendered, Target
 
 ADAPTER = "adapter"
 LOGS = "logs"
@@ -169,12 +169,26 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
         shutil.rmtree(out)
     stored = _in_dtype(model, state, dtype)
     require_finite(stored.items(), f"after the last step, as {dtype}")
+    _stop_where_taught(model, job.rendered)
     with atomic_folder(out) as folder:
         model.save_pretrained(folder, state_dict=stored)
         set_config_dtype(
             folder, str(dtype).removeprefix("torch.")
         )  # save_pretrained names the dtype of training
         job.tokenizer.save_pretrained(folder)
+
+
+def _stop_where_taught(model: PreTrainedModel, rendered: Rendered) -> None:
+    """Generation stops at the tokens that ended the turns of training, and where it stopped before.
+    A base model that learns a chat template's end of turn would go on to its limit otherwise."""
+    config = model.generation_config
+    if config is None:
+        return
+    taught = set(rendered.ids_L[rendered.offset_N1[1:] - 1].tolist())
+    known = config.eos_token_id
+    listed = known if isinstance(known, list) else [] if known is None else [known]
+    if not taught <= set(listed):
+        config.eos_token_id = [*sorted(taught - set(listed)), *listed]
 
 
 def _save_adapter(adapted: PeftModel, out: Path) -> None:
