@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from infifusion.align.byte_spans import byte_starts, token_table
 from infifusion.data.render import Chat
 from infifusion.data.tokenize import Tokenized, ends_of, tokenize
-from infifusion.data.tokenizers import tokenizer_json
+from infifusion.data.tokenizers import tokenizer_json, with_variables
 from infifusion.types import Example, Message
 
 MARK = re.compile(r"<[|｜]?[A-Za-z_▁/]+[|｜]?>")
@@ -177,3 +177,23 @@ def test_what_the_model_writes_around_a_response(name: str, lead: str, way: str)
     _, done = rendered(tokenizer, TEMPLATES[name], EXAMPLES[0])
     text = tokenizer.decode(done.ids[done.first :])
     assert text == lead + EXAMPLES[0].response + way
+
+
+def test_variables_of_a_template_hold_wherever_it_is_rendered_and_can_be_overruled() -> None:
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ day }}"
+    template += "{% if thinks %}<think>{% endif %}"
+    tokenizer = tokenizer_for(template, "byte_level")
+    tokenizer.chat_template = with_variables(template, {"thinks": False, "day": 'a "b" {{c}}'})
+    assert tokenizer.apply_chat_template([dict(ONE)], tokenize=False) == (
+        ONE["content"] + 'a "b" {{c}}'
+    )
+    overruled = tokenizer.apply_chat_template([dict(ONE)], tokenize=False, thinks=True, day="")
+    assert overruled == ONE["content"] + "<think>"
+
+
+@pytest.mark.skipif("qwen3" not in TEMPLATES, reason="the templates of TRL are not installed")
+def test_thinking_can_be_switched_off() -> None:
+    template = with_variables(TEMPLATES["qwen3"], {"enable_thinking": False})
+    _, done = rendered(tokenizer_for(template, "byte_level"), template, EXAMPLES[0])
+    # The empty block is part of what is asked, no more of what is learnt.
+    assert done.starts[0] == 0

@@ -282,3 +282,26 @@ def test_look_up_knows_tables_and_outside_functions() -> None:
         look_up({"abc": 1}, "ab", kind="thing")
     with pytest.raises(RecipeError, match="cannot be imported"):
         look_up({}, "math:none", kind="thing")
+
+
+def test_a_chat_template_may_lie_in_a_file_beside_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "own.jinja").write_text("{{ messages }}")
+    values = {
+        "name": "r",
+        "pivot": {"model": "p", "chat_template": "own.jinja"},
+        "sources": {"a": {"model": "a", "chat_template": "{{ x }}"}},
+        "data": {"train": [{"path": "x.jsonl", "domain": "d"}]},
+    }
+    loaded = load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
+    assert loaded.pivot.chat_template == "{{ messages }}"
+    assert loaded.sources["a"].chat_template == "{{ x }}"
+    values["pivot"]["chat_template"] = "owm.jinja"
+    with pytest.raises(RecipeError, match=r"neither a Jinja template nor .*owm\.jinja"):
+        load_recipe(write(tmp_path / "r.yaml", yaml.safe_dump(values)))
+
+
+def test_variables_of_a_chat_template_have_names_that_jinja_knows() -> None:
+    kept = make(pivot={"model": "p", "chat_template_kwargs": {"enable_thinking": False}})
+    assert kept.pivot.chat_template_kwargs == {"enable_thinking": False}
+    with pytest.raises(RecipeError, match="'no-name' is no name of a template's variable"):
+        make(pivot={"model": "p", "chat_template_kwargs": {"no-name": 1}})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,11 @@ def load_tokenizer(
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
-    """`load_tokenizer` for a model of a recipe, with the recipe's chat template if it names one."""
+    """`load_tokenizer` for a model of a recipe, with the recipe's chat template if it names one,
+    and the template's variables written into it.
+
+    Raises TokenizerError where there are variables and no template.
+    """
     tokenizer = load_tokenizer(
         model.tokenizer or model.model,
         revision=model.revision,
@@ -63,7 +68,29 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     )
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
+    if model.chat_template_kwargs:
+        if not isinstance(tokenizer.chat_template, str):
+            raise TokenizerError(
+                f"chat_template_kwargs: the tokenizer of {model.model!r} has "
+                f"{'several chat templates' if tokenizer.chat_template else 'no chat template'}. "
+                "Give the model one chat_template, or remove chat_template_kwargs."
+            )
+        tokenizer.chat_template = with_variables(
+            tokenizer.chat_template, model.chat_template_kwargs
+        )
     return tokenizer
+
+
+def with_variables(template: str, variables: Mapping[str, Any]) -> str:
+    """A Jinja template in which these variables have values, unless whoever renders it gives
+    others. So they hold wherever the tokenizer goes, whatever calls its template."""
+    written = "".join(
+        f"{{% if {name} is not defined %}}{{% set {name} = "
+        f"{'none' if value is None else json.dumps(value)} %}}{{% endif %}}"
+        for name, value in variables.items()
+    )
+    # A line break behind a block would be taken for the end of its line.
+    return written + ('{{ "" }}' if template.startswith("\n") else "") + template
 
 
 def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:

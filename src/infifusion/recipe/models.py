@@ -24,7 +24,11 @@ class Model(Strict):
     dtype: Dtype = "auto"
     """Arithmetic of the teacher pass; auto is bfloat16 on a GPU and float32 on a CPU."""
     chat_template: str | None = None
-    """A Jinja chat template in place of the tokenizer's; the plain template where both lack."""
+    """A Jinja chat template in place of the tokenizer's, or a .jinja file that holds one; the plain
+    template where both lack."""
+    chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
+    """Variables of the chat template, such as enable_thinking: false or date_string: 1 Jan 2026.
+    They become part of the template: in training, answers, scores, and in the saved model."""
     attn_implementation: str | None = None
     """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
     device_map: str | None = None
@@ -39,6 +43,14 @@ class Model(Strict):
     """Of a source: its logits are divided by it before it teaches (top-K, entropy, bits per byte).
     fit: the one with the lowest cross-entropy on data.validation_share, which must be above 0. The
     answers of write_responses and the scores of the source itself are not touched by it."""
+
+    @field_validator("chat_template_kwargs")
+    @classmethod
+    def _are_variables(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name in value:
+            if not (name.isascii() and name.isidentifier()):
+                raise ValueError(f"{name!r} is no name of a template's variable")
+        return value
 
     @field_validator("temperature", mode="before")
     @classmethod

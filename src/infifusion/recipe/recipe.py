@@ -10,6 +10,7 @@ from pydantic import model_validator
 
 from infifusion.errors import RecipeError
 from infifusion.recipe.fields import Fields
+from infifusion.recipe.models import Model
 from infifusion.recipe.references import problems_of
 from infifusion.recipe.resolved import Resolved
 from infifusion.registry import nearest
@@ -67,6 +68,21 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
     def placed(section: Section, *fields: str) -> Section:
         return section.model_copy(update={key: place(getattr(section, key)) for key in fields})
 
+    def placed_model(model: Model) -> Model:
+        placed_one = placed(model, "model", "tokenizer")
+        template = model.chat_template
+        if template is None or "{" in template:
+            return placed_one
+        file = folder / Path(template).expanduser()
+        if not file.is_file():
+            raise RecipeError(
+                f"chat_template: {template!r} is neither a Jinja template nor the path of one: "
+                f"there is no {file}. Write the template itself, or its file's path from the "
+                "recipe's folder."
+            )
+        text = file.read_text(encoding="utf-8")
+        return placed_one.model_copy(update={"chat_template": text})
+
     def with_files(section: Section, *fields: str) -> Section:
         files = {key: [placed(one, "path") for one in getattr(section, key)] for key in fields}
         return section.model_copy(update=files)
@@ -75,8 +91,8 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(
         update={
             "write_responses": None if asked is None else with_files(asked, "prompts"),
-            "pivot": placed(recipe.pivot, "model", "tokenizer"),
-            "sources": {n: placed(one, "model", "tokenizer") for n, one in recipe.sources.items()},
+            "pivot": placed_model(recipe.pivot),
+            "sources": {name: placed_model(one) for name, one in recipe.sources.items()},
             "data": with_files(recipe.data, "train", "held_out", "decontaminate"),
             "evaluate": placed(recipe.evaluate, "data"),
         }

@@ -175,7 +175,8 @@ def _validation_bits(recipe: Recipe, folder: RunFolder, model: Path) -> float:
 def _use_what_was_taught(recipe: Recipe, models: Mapping[str, Path], out: Path) -> None:
     """The distilled pivots carry the tokenizer and chat template that the recipe names."""
     first = next(iter(models.values()))
-    if recipe.pivot.tokenizer or recipe.pivot.chat_template:
+    pivot = recipe.pivot
+    if pivot.tokenizer or pivot.chat_template or pivot.chat_template_kwargs:
         for pattern in ("tokenizer*", "*.jinja", "special_tokens_map.json"):
             for path in first.glob(pattern):
                 shutil.copyfile(path, out / path.name)

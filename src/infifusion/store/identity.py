@@ -20,6 +20,8 @@ def model_identity(model: Model) -> dict[str, Any]:
     """A folder by the contents of its files, a hub model by name and revision. Its temperature is
     left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
+    if not model.chat_template_kwargs:
+        del values["chat_template_kwargs"]  # folders from before there was such a field go on
     return {**values, "files": _folder_identity(Path(model.model))}
 
 
@@ -35,6 +37,9 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "chat_template": model.chat_template,
         "files": files,
         **_stops(Path(model.model)),
+        **(
+            {"chat_template_kwargs": variables} if (variables := model.chat_template_kwargs) else {}
+        ),
     }
 
 
