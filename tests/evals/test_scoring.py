@@ -39,7 +39,7 @@ def score_references(name: str, docs: list[dict]) -> dict:
 def test_the_reference_solutions_of_gsm8k_score_1319_of_1319():
     summary = score_references("gsm8k", shared_docs("gsm8k"))
     assert (summary["correct"], summary["n"], summary["invalid"]) == (1319, 1319, 0)
-    assert summary["metrics"] == {"flexible": 1.0, "strict": 1.0}
+    assert summary["metrics"] == {"flexible": 1.0, "strict": 1.0, "flexible_lm_eval": 1.0}
 
 
 def test_the_reference_solutions_of_math500_score_500_of_500():
@@ -89,7 +89,30 @@ def test_gsm8k_flexible_takes_the_last_number_and_strict_the_marked_one():
     assert gsm8k("#### -1234")["correct"] is False
 
 
+@pytest.mark.parametrize(
+    ("output", "gold", "found", "theirs"),
+    [
+        ("#### 42\nLet me know if you need more help...", "42", "42", False),
+        ("So the answer is 42..", "42", "42", False),
+        ("She pays 42 $.", "42", "42", False),
+        ("It costs $29.00.", "29", "29.00", False),
+        ("She pays 42 dollars.", "42", "42", True),
+        ("He owes -$5", "-5", "-5", True),
+        ("between 10-20", "20", "20", False),
+        ("half: $.50", "0.5", ".50", False),
+        ("$1,234,567.", "1,234,567", "1234567", True),
+    ],
+)
+def test_gsm8k_takes_a_last_number_that_has_a_digit_by_its_value(output, gold, found, theirs):
+    """theirs: whether lm-eval finds the answer right."""
+    item = gsm8k(output, gold=f"work\n#### {gold}")
+    assert (item["extracted"], item["correct"], item["invalid"]) == (found, True, False)
+    assert (item["flexible"], item["flexible_lm_eval"]) == (True, theirs)
+    assert gsm8k(output, gold="#### 43")["flexible"] is False
+
+
 def test_gsm8k_without_a_number_is_invalid():
+    assert gsm8k("Let me think...")["extracted"] is None
     item = gsm8k("I do not know.")
     assert (item["invalid"], item["extracted"], item["correct"]) == (True, None, False)
 

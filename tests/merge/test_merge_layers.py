@@ -268,6 +268,93 @@ def test_a_tied_model_lends_its_embedding_as_head(models):
     torch.testing.assert_close(weights(out)["lm_head.weight"], expected)
 
 
+@pytest.mark.parametrize("order", ["ab", "ba"])
+@pytest.mark.parametrize(
+    "said", [True, False], ids=["both say tied", "the one with a head does not"]
+)
+@pytest.mark.parametrize("base", [None, "a", "b"])
+def test_a_trained_head_beside_tied_embeddings_is_merged_and_the_config_says_so(
+    models, order, said, base
+):
+    """transformers 5 runs b with its head though the config says tied; version 4 does not."""
+    with_head = tiny_model("llama", 300, seed=5).eval()
+    with_head.lm_head.weight = torch.nn.Parameter(torch.randn(300, 32))
+    with_head.config.tie_word_embeddings = said
+    with_head.save_pretrained(models / "b")
+    a, b = weights(models / "a"), weights(models / "b")
+    assert "lm_head.weight" in b and "lm_head.weight" not in a
+    values = {"base_model": base} if base else {}
+    listed = [{"model": name, "parameters": {"weight": 0.5}} for name in order]
+    out = merge(models, merge_method="linear", models=listed, **values)
+    embedding = "model.embed_tokens.weight"
+    expected = (a[embedding] + b["lm_head.weight"]) / 2
+    torch.testing.assert_close(weights(out)["lm_head.weight"], expected)
+    torch.testing.assert_close(weights(out)[embedding], (a[embedding] + b[embedding]) / 2)
+    assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is False
+    loaded, told = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(told.values())
+    torch.testing.assert_close(loaded.lm_head.weight.detach(), expected)
+
+
+def test_a_trained_head_is_merged_as_a_change_of_the_embedding(models):
+    """Task arithmetic with a tied base: base + (b - base) + (c - base), the head like the rest."""
+    heads = {}
+    for name in "bc":
+        model = tiny_model("llama", 300, seed=ord(name))
+        heads[name] = torch.randn(300, 32)
+        if name == "b":
+            model.lm_head.weight = torch.nn.Parameter(heads[name])
+        model.save_pretrained(models / name)
+    heads["c"] = weights(models / "c")["model.embed_tokens.weight"]
+    out = merge(
+        models,
+        merge_method="task_arithmetic",
+        base_model="a",
+        models=[{"model": name, "parameters": {"weight": 1.0}} for name in "bc"],
+    )
+    base = weights(models / "a")["model.embed_tokens.weight"]
+    expected = base + (heads["b"] - base) + (heads["c"] - base)
+    torch.testing.assert_close(weights(out)["lm_head.weight"], expected)
+
+
+def test_a_union_with_a_model_without_tokenizer_files_is_refused(models):
+    """transformers would give a tokenizer of special tokens alone."""
+    for path in (models / "b").glob("*token*"):
+        path.unlink()
+    config = json.loads((models / "b" / "config.json").read_text())
+    (models / "b" / "config.json").write_text(json.dumps(config | {"model_type": "qwen2"}))
+    listed = [{"model": "a"}, {"model": "b"}]
+    with pytest.raises(RecipeError, match="b has no tokenizer .*its vocabulary is empty.*save it"):
+        merge(models, merge_method="linear", tokenizer_source="union", models=listed)
+
+
+def test_a_trained_head_is_merged_in_a_union_of_vocabularies(models):
+    model = tiny_model("llama", 290, seed=5)
+    model.lm_head.weight = torch.nn.Parameter(torch.randn(290, 32))
+    model.save_pretrained(models / "b")
+    out = merge(
+        models,
+        merge_method="linear",
+        tokenizer_source="union",
+        models=[{"model": "a"}, {"model": "b"}],
+    )
+    a, b = weights(models / "a"), weights(models / "b")
+    ids, a_ids, b_ids = (
+        AutoTokenizer.from_pretrained(folder).get_vocab()
+        for folder in (out, models / "a", models / "b")
+    )
+    found = weights(out)["lm_head.weight"]
+    assert a_ids.keys() & b_ids.keys() and b_ids.keys() - a_ids.keys()
+    for token, row in ids.items():
+        of_a = a["model.embed_tokens.weight"][a_ids[token]] if token in a_ids else None
+        of_b = b["lm_head.weight"][b_ids[token]] if token in b_ids else None
+        rows = [one for one in (of_a, of_b) if one is not None]
+        torch.testing.assert_close(found[row], sum(rows) / len(rows))
+    loaded, told = AutoModelForCausalLM.from_pretrained(out, output_loading_info=True)
+    assert not any(told.values())
+    torch.testing.assert_close(loaded.lm_head.weight.detach(), found)
+
+
 def test_diff_by_hand(models):
     same_vocabulary(models)
     base = {k: torch.ones_like(v) for k, v in weights(models / "a").items()}

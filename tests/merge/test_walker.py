@@ -8,20 +8,24 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import tiny_model
 from safetensors.torch import load_file, save_file
 
 from infifusion.errors import CheckpointError
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.blocks.result import in_memory
 from infifusion.merge.blocks.stored import encode
-from infifusion.merge.checkpoints.reader import INDEX, Checkpoint
+from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint
 from infifusion.merge.checkpoints.writer import Shard, Spec
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.plan import plan_models
 from infifusion.merge.engine.walker import seed_of
 from infifusion.merge.engine.weights import run_plan
 from infifusion.merge.methods import METHODS
+from infifusion.recipe import Model as RecipeModel
 from infifusion.store.hashes import sha256_of
+from infifusion.store.identity import model_identity
+from infifusion.teacher.load import load_model
 
 SHAPES = {"a.weight": (8, 8), "b.bias": (1,), "empty": (0, 3), "norm": (8,), "scalar": ()}
 
@@ -209,6 +213,34 @@ def test_an_index_that_points_outside_is_refused(tmp_path):
     refused(tmp_path, base, {**models, "evil": folder}, "outside the model folder")
 
 
+def test_a_folder_with_a_single_file_and_an_index_of_others_is_refused_by_all_readers(tmp_path):
+    """transformers would load the single file, a merge the shards."""
+    folder, other = tmp_path / "both", tiny_model("llama", 300, seed=1)
+    other.save_pretrained(folder)
+    tiny_model("llama", 300, seed=2).save_pretrained(folder, max_shard_size="20KB")
+    says = "both holds model.safetensors and model.safetensors.index.json, .*Delete model.safe"
+    model = RecipeModel(model=str(folder))
+    readers = (Checkpoint, lambda f: open_model(str(f), Path()), lambda f: load_model(model),
+               lambda f: model_identity(model))  # fmt: skip
+    for read in readers:
+        with pytest.raises(CheckpointError, match=says):
+            read(folder)
+    (folder / SINGLE).unlink()  # as the message says; or the index and its shards
+    assert all(read(folder) is not None for read in readers)
+    for path in folder.glob("model*"):
+        path.unlink()
+    other.save_pretrained(folder)
+    assert all(read(folder) is not None for read in readers)
+
+
+def test_an_index_may_name_the_single_file(tmp_path):
+    folder = save(tmp_path / "one", tensors(0))
+    weight_map = dict.fromkeys(SHAPES, SINGLE)
+    (folder / INDEX).write_text(json.dumps({"weight_map": weight_map}))
+    assert Checkpoint(folder).names == sorted(SHAPES)
+    assert model_identity(RecipeModel(model=str(folder)))["files"].keys() >= {SINGLE}
+
+
 def test_integers_must_be_equal_everywhere(tmp_path):
     base = save(tmp_path / "base", {**tensors(0), "ids": torch.arange(4)})
     same = save(tmp_path / "same", {**tensors(1), "ids": torch.arange(4)})
@@ -218,14 +250,27 @@ def test_integers_must_be_equal_everywhere(tmp_path):
     refused(tmp_path, base, {"o": other}, "ids .* differs in o")
 
 
-@pytest.mark.parametrize("base_has_it", [True, False])
-def test_a_tied_head_that_one_model_lacks_is_left_out(tmp_path, base_has_it):
-    with_head = {**tensors(0), "lm_head.weight": torch.ones(2, 2)}
-    parts = [with_head, tensors(1)] if base_has_it else [tensors(0), with_head]
-    base = save(tmp_path / "base", parts[0], tie_word_embeddings=True)
-    model = save(tmp_path / "model", parts[1], tie_word_embeddings=True)
-    merge_folders({"m": model}, base, "sce", tmp_path / "out")
+@pytest.mark.parametrize("who", [[True, False], [False, True], [True, True]])
+def test_a_head_that_is_a_copy_of_the_tied_embedding_is_left_out(tmp_path, who):
+    """who: which of base and model store one."""
+    folders = []
+    for n, has_it in enumerate(who):
+        embedding = torch.full((4, 2), float(n))
+        values = {**tensors(n), "model.embed_tokens.weight": embedding}
+        copy = {"lm_head.weight": embedding.clone()} if has_it else {}
+        folders.append(save(tmp_path / f"{n}", values | copy, tie_word_embeddings=True))
+    merge_folders({"m": folders[1]}, folders[0], "sce", tmp_path / "out")
     assert "lm_head.weight" not in Checkpoint(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["tie_word_embeddings"]
+
+
+def test_a_head_that_no_embedding_can_stand_for_is_refused_with_both_folders(tmp_path):
+    base = save(tmp_path / "base", tensors(0), tie_word_embeddings=True)
+    with_head = {**tensors(1), "lm_head.weight": torch.ones(2, 2)}
+    model = save(tmp_path / "model", with_head, tie_word_embeddings=True)
+    refused(
+        tmp_path, base, {"m": model}, "lm_head.weight stands in .*model .m., .*base .* has neither"
+    )
 
 
 def test_what_a_shard_holds_safetensors_reads(tmp_path):

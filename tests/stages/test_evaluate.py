@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from infifusion.evals.tasks import TASKS
 from infifusion.recipe import Recipe
-from infifusion.stages.evaluate import evaluate, settings_of
+from infifusion.stages.evaluate import decides_scores, evaluate, settings_of
 from infifusion.stages.prepare import prepare
 from infifusion.store.folders import RunFolder
 
@@ -25,6 +27,14 @@ def test_scores_of_a_sample_of_the_items_belong_to_the_seed_that_drew_it(make_re
     assert settings(0, limit=5) == settings(0, limit=5)
     assert settings(0, limit=5) != settings(1, limit=5)
     assert settings(0, limit=5) != settings(0, limit=6)
+
+
+def test_scores_by_other_rules_are_others() -> None:
+    """Else a run that goes on compares models that were judged in two ways."""
+    task = TASKS["gsm8k"]
+    now = decides_scores(task, None)
+    assert now == {"gsm8k_test.jsonl": "hub", "scoring": 2}
+    assert decides_scores(replace(task, scoring=1), None) == {"gsm8k_test.jsonl": "hub"}
 
 
 def test_a_model_is_evaluated_as_it_taught_on_its_devices_and_in_its_dtype(

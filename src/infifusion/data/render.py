@@ -132,11 +132,8 @@ class Chat:
             )
         answer = Message(role="assistant", content=example.response)
         whole = self._apply([*example.prompt, answer], ask=False)
-        frame = self.frame(example.prompt)
-        for attempt in (frame, None):
-            frame = attempt or self._find_frame(
-                example.prompt
-            )  # this text may be written otherwise
+        for anew in (False, True):  # this text may be written otherwise than others of its roles
+            frame = self._frame_of(example, anew=anew)
             response = self._kept_response(whole, prompt, example.response, frame)
             if response is not None:
                 break
@@ -159,6 +156,12 @@ class Chat:
             asked=len(prompt),
             next_turn=frame.next_turn,
         )
+
+    def _frame_of(self, example: Example, *, anew: bool) -> Frame:
+        try:
+            return self._find_frame(example.prompt) if anew else self.frame(example.prompt)
+        except TokenizerError as error:
+            raise TokenizerError(f"{example.id}: {error}") from error
 
     def _kept_response(self, whole: str, prompt: str, response: str, frame: Frame) -> str | None:
         """The response as the template writes it: as it is, or without blanks around it."""

@@ -33,8 +33,8 @@ def load_tokenizer(
 
     transformers picks a class for some folders that tokenizes differently from their
     tokenizer.json; then the file is read as it is. Raises TokenizerError when there is no such
-    folder or model, or no fast tokenizer in it; CheckpointError where a file of the folder is a
-    link that leads out of it.
+    folder or model, no fast tokenizer in it, or one without a vocabulary; CheckpointError where a
+    file of the folder is a link that leads out of it.
     """
     require_inside(Path(model))
     try:
@@ -52,7 +52,27 @@ def load_tokenizer(
             "version (tokenizer.json): its bytes cannot be known. Convert it with "
             "transformers.convert_slow_tokenizer, save it beside the model and try again."
         )
+    _require_vocabulary(tokenizer, model)
     return _as_its_file_says(tokenizer, model)
+
+
+def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
+    """TokenizerError where there are only added tokens. For a folder without a tokenizer file
+    transformers makes such a tokenizer of some families (qwen2, gpt2, gemma) without a word."""
+    backend = _backend(tokenizer)
+    added = {token.content for token in backend.get_added_tokens_decoder().values()}
+    if backend.get_vocab().keys() - added:
+        return
+    folder = Path(model)
+    files = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    more = f" and {len(files) - 10} more" if len(files) > 10 else ""
+    found = f" The folder holds {', '.join(files[:10])}{more}." if files else ""
+    raise TokenizerError(
+        f"The tokenizer of {model!r} has no vocabulary, only {len(tokenizer)} added tokens: any "
+        f"text becomes nothing.{found} Expected tokenizer.json, or the files that it is made of "
+        "(tokenizer.model, or vocab.json and merges.txt): save the tokenizer beside the model "
+        "(tokenizer.save_pretrained)."
+    )
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
@@ -99,6 +119,9 @@ def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrai
     if not file.exists():
         return tokenizer
     reference = tokenizers.Tokenizer.from_file(str(file))
+    # save_pretrained writes what a batch was last cut and filled to; transformers does not obey it.
+    reference.no_truncation()
+    reference.no_padding()
 
     def agrees(candidate: PreTrainedTokenizerBase) -> bool:
         return all(

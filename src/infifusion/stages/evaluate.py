@@ -47,7 +47,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, resolved: Resolved) -
     fingerprint = {
         "model": model_identity(model),
         "held_out": prepared_hash(folder, rendered),
-        "tasks": {key: _task_files(task, recipe.evaluate.data) for key, task in tasks.items()},
+        "tasks": {key: decides_scores(task, recipe.evaluate.data) for key, task in tasks.items()},
         "settings": settings_of(recipe),
     }
     if not is_done(out, fingerprint):
@@ -206,9 +206,12 @@ def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
     return recipe.pivot.model_copy(update=here)
 
 
-def _task_files(task: Task, data: str | None) -> dict[str, str]:
+def decides_scores(task: Task, data: str | None) -> dict[str, str | int]:
+    """What decides the scores of a task besides the answers: its items, and the rules of scoring
+    (left out where they are the first ones, as runs of earlier versions have it)."""
     path = Path(data or "") / task.file
-    return {task.file: sha256_of(path) if data and path.is_file() else "hub"}
+    rules = {"scoring": task.scoring} if task.scoring > 1 else {}
+    return {task.file: sha256_of(path) if data and path.is_file() else "hub", **rules}
 
 
 def _in_words(result: dict[str, Any]) -> str:

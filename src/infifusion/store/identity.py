@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import CheckpointError
+from infifusion.merge.checkpoints.reader import require_one_model
 from infifusion.recipe import Model, as_json
 from infifusion.store.artifacts import MANIFEST, read_manifest
 from infifusion.store.folders import RunFolder
@@ -77,5 +78,6 @@ def _folder_identity(folder: Path) -> dict[str, str]:
                 "and safetensors weights (relative to the recipe file), or a hub name."
             )
         return {}
+    require_one_model(folder)
     names = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
     return {path.name: sampled_sha256(path) for path in names if path.is_file()}

@@ -14,7 +14,7 @@ from transformers import (
 )
 
 from infifusion.errors import CheckpointError, RunError
-from infifusion.merge.checkpoints.reader import require_inside
+from infifusion.merge.checkpoints.reader import require_inside, require_one_model
 from infifusion.process.finite import require_finite_weights
 from infifusion.process.memory import ran_out
 from infifusion.process.runtime import (
@@ -72,7 +72,9 @@ def load_model(model: Model) -> PreTrainedModel:
 
 def load_whole(model: str, **settings: Any) -> PreTrainedModel:
     """`AutoModelForCausalLM.from_pretrained` of safetensors. Raises CheckpointError with the
-    reason, in particular when weights are missing or mis-shaped and would be left at random."""
+    reason, in particular when weights are missing or mis-shaped and would be left at random, and
+    where the folder holds two models (`require_one_model`)."""
+    require_one_model(Path(model))
     try:
         loaded, report = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
             model,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -15,7 +16,6 @@ from torch.utils.data import Dataset
 from transformers import PreTrainedModel, PrinterCallback
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.checkpoints.writer import set_config_dtype
 from infifusion.process.bar import progress_bar
 from infifusion.process.finite import require_finite_weights
 from infifusion.process.redact import redact_text
@@ -172,7 +172,7 @@ def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> No
     _stop_where_taught(model, job.rendered)
     with atomic_folder(out) as folder:
         model.save_pretrained(folder, state_dict=stored)
-        set_config_dtype(
+        _set_config_dtype(
             folder, str(dtype).removeprefix("torch.")
         )  # save_pretrained names the dtype of training
         job.tokenizer.save_pretrained(folder)
@@ -189,6 +189,15 @@ def _stop_where_taught(model: PreTrainedModel, rendered: Rendered) -> None:
     listed = known if isinstance(known, list) else [] if known is None else [known]
     if not taught <= set(listed):
         config.eos_token_id = [*sorted(taught - set(listed)), *listed]
+
+
+def _set_config_dtype(folder: Path, dtype: str) -> None:
+    """Let the folder's config.json name the dtype (bfloat16, ...) of the weights beside it."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config.pop("torch_dtype", None)
+    config["dtype"] = dtype
+    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def _save_adapter(adapted: PeftModel, out: Path) -> None:

@@ -74,6 +74,8 @@ class Task:
     hub, subsets, split: the hub data set when --data is not given; None: there is none.
     chat_prompt:     a template in place of the prompt for models with a chat template.
     needs_sandbox:   whether scoring runs generated code.
+    scoring:         number of the rules by which `score` judges, raised where they change: scores
+                     by other rules are not compared with these, and a run does not go on from them.
     """
 
     name: str
@@ -94,3 +96,4 @@ class Task:
     split: str = "test"
     chat_prompt: str | None = None
     needs_sandbox: bool = False
+    scoring: int = 1

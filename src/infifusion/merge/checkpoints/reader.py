@@ -30,6 +30,7 @@ class Checkpoint:
         self._stored: dict[str, Stored] = {}
         self._maps: dict[str, mmap.mmap] = {}
         require_inside(folder)
+        require_one_model(folder)
         for file in _files(folder, single):
             for name, stored in read_header(folder / file).items():
                 if name in self._stored:
@@ -149,6 +150,28 @@ def require_inside(folder: Path) -> None:
             )
 
 
+def require_one_model(folder: Path) -> None:
+    """CheckpointError where a folder holds model.safetensors and an index that does not name it.
+
+    Such a folder holds two models: transformers loads the single file, readers that begin with the
+    index the shards. It comes about when one of the two was saved over the other. Nothing where
+    there is no such folder, or one of the two files alone.
+    """
+    if not ((folder / SINGLE).is_file() and (folder / INDEX).is_file()):
+        return
+    named = set(_named_in_index(folder).values())
+    if SINGLE in named:
+        return
+    missing = sorted(named - {file.name for file in folder.iterdir() if file.is_file()})
+    gone = f" ({missing[0]!r:.200}, which is missing)" if missing else ""
+    raise CheckpointError(
+        f"{folder} holds {SINGLE} and {INDEX}, which names other files{gone}: one of the two is "
+        f"left over from another model, and transformers would load {SINGLE}. Delete {SINGLE} "
+        f"if the model is the one in shards, or {INDEX} and its shards if it is the one in "
+        f"{SINGLE}."
+    )
+
+
 def _text_of(path: Path) -> str:
     """A JSON file's text; ValueError where it is larger than any model's."""
     size = path.stat().st_size
@@ -182,8 +205,19 @@ def _files(folder: Path, single: str) -> list[str]:
 
 
 def _weight_map(folder: Path) -> dict[str, str]:
-    """Tensor -> file of the index, every file inside the folder."""
+    """Tensor -> file of the index, every file there."""
     here = {file.name for file in folder.iterdir() if file.is_file()}
+    weight_map = _named_in_index(folder)
+    for name in weight_map.values():
+        if name not in here:
+            raise CheckpointError(
+                f"{folder / INDEX} names {name!r:.200}, which is missing. Download the model again."
+            )
+    return weight_map
+
+
+def _named_in_index(folder: Path) -> dict[str, str]:
+    """Tensor -> file of the index, every file inside the folder."""
     path = folder / INDEX
     try:
         weight_map = json.loads(_text_of(path), object_pairs_hook=no_repeats)["weight_map"]
@@ -197,10 +231,6 @@ def _weight_map(folder: Path) -> dict[str, str]:
             raise CheckpointError(
                 f"{path}: the file of {tensor!r:.200} is {name!r:.200}, outside the model folder. "
                 "The index is damaged or hostile; do not use it."
-            )
-        if name not in here:
-            raise CheckpointError(
-                f"{path} names {name!r:.200}, which is missing. Download the model again."
             )
     return weight_map
 

@@ -110,12 +110,3 @@ def _header(specs: Mapping[str, Spec]) -> tuple[bytes, dict[str, int]]:
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {n: start + o for n, o in offsets.items()}
-
-
-def set_config_dtype(folder: Path, dtype: str) -> None:
-    """Let the folder's config.json name the dtype (bfloat16, ...) of the weights beside it."""
-    path = folder / "config.json"
-    config = json.loads(path.read_text(encoding="utf-8"))
-    config.pop("torch_dtype", None)
-    config["dtype"] = dtype
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -12,7 +12,7 @@ from typing import Any
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge.checkpoints.dtypes import FLOATS, NAME_OF
 from infifusion.merge.checkpoints.reader import text_config
-from infifusion.merge.engine.models import LAYER_COUNTS, Model
+from infifusion.merge.engine.models import LAYER_COUNTS, TIED_HEAD, Model
 from infifusion.merge.engine.plan import MergePlan
 
 SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
@@ -38,8 +38,11 @@ def copy_side_files(plan: MergePlan, folder: Path) -> None:
 
 
 def config_of(plan: MergePlan) -> dict[str, Any]:
-    """The donor's config with the layers, the vocabulary and the dtype of the result. Raises
-    CheckpointError where a stacked model's config lacks what the donor's says per layer."""
+    """The donor's config with the layers, the vocabulary and the dtype of the result, and
+    tie_word_embeddings: false where the result has a head of its own.
+
+    Raises CheckpointError where a stacked model's config lacks what the donor's says per layer.
+    """
     config = copy.deepcopy(plan.donor.config)
     inner = text_config(config)
     if plan.layers:
@@ -51,6 +54,9 @@ def config_of(plan: MergePlan) -> dict[str, Any]:
                 inner[key] = len(plan.layers)
     if plan.vocabulary is not None:
         inner["vocab_size"] = plan.vocabulary.rows
+    if TIED_HEAD in plan.tensors:
+        # transformers 4 obeys this key, and would put the embedding in the place of the head.
+        config["tie_word_embeddings"] = inner["tie_word_embeddings"] = False
     sizes: Counter[str] = Counter()
     for planned in plan.tensors.values():
         if planned.spec.dtype in FLOATS:

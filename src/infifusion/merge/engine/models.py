@@ -18,6 +18,14 @@ WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
 LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 TIED_HEAD = "lm_head.weight"
+EMBEDDINGS = (
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "embed_in.weight",
+    "tok_embeddings.weight",
+)
+COMPARED = 1 << 24  # elements of two tensors that are compared at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,10 +64,23 @@ class Model:
     def source_of(self, tensor: str) -> str:
         """The stored tensor that stands for `tensor`: a tied head is the input embedding."""
         if tensor == TIED_HEAD and tensor not in self.checkpoint and self.tied:
-            for name in self.checkpoint.names:
-                if name.endswith(("embed_tokens.weight", "wte.weight")):
-                    return name
+            return self.embedding or tensor
         return tensor
+
+    @property
+    def embedding(self) -> str | None:
+        """The name of the input embedding; None where no tensor has one of the usual names."""
+        return next((n for n in self.checkpoint.names if n.endswith(EMBEDDINGS)), None)
+
+    @property
+    def has_own_head(self) -> bool:
+        """Whether the head that is stored is another matrix than the input embedding, whatever the
+        config says: transformers 5 then uses the head. Reads both up to their first difference."""
+        if TIED_HEAD not in self.checkpoint:
+            return False
+        if self.adapter is not None and TIED_HEAD in self.adapter.changed:
+            return True
+        return self.embedding is None or not _same(self.checkpoint, TIED_HEAD, self.embedding)
 
     def read(self, tensor: str) -> tuple[Any, str]:
         """A stored tensor with the adapter's change: flat array or view, and the dtype of what it
@@ -83,6 +104,19 @@ class Model:
         if match is None or match[1] != self.stack:
             return None
         return int(match[2]), match[3]
+
+
+def _same(checkpoint: Checkpoint, one: str, other: str) -> bool:
+    """Whether two tensors hold the same bits in the same shape."""
+    if checkpoint.stored(one).dtype != checkpoint.stored(other).dtype:
+        return False
+    if checkpoint.shape(one) != checkpoint.shape(other):
+        return False
+    a, b = checkpoint.array(one), checkpoint.array(other)
+    return all(
+        a[start : start + COMPARED].tobytes() == b[start : start + COMPARED].tobytes()
+        for start in range(0, len(a), COMPARED)
+    )
 
 
 def open_model(name: str, folder: Path, *, allow_pickle: bool = False) -> Model:

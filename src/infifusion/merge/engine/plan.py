@@ -1,6 +1,7 @@
 """What a merge will do: every tensor of the result, what it is merged from and how.
 
-Nothing but headers is read for it, so that it can be checked and printed before it starts.
+Nothing but headers is read for it, so that it can be checked and printed before it starts. The one
+exception is a head that is stored beside tied embeddings: it is compared with them.
 """
 
 from __future__ import annotations

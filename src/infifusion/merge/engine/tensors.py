@@ -56,12 +56,15 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
     everyone = list({model.key: model for model in [donor, *models]}.values())
     optional = {name for model in everyone for name in model.checkpoint if COMPUTED.search(name)}
     drop = {name for name in optional if any(name not in model.checkpoint for model in everyone)}
-    if donor.tied and any(TIED_HEAD not in model.checkpoint for model in everyone):
+    names = names_of(donor)
+    if donor.tied and _head_is_needed(everyone):
+        names.add(TIED_HEAD)
+    elif donor.tied:
         drop.add(TIED_HEAD)
-    names = names_of(donor) - drop
+    names -= drop
     for model in everyone:
         own = names_of(model) - drop
-        extra = own - names - {TIED_HEAD} if donor.tied else own - names
+        extra = own - names
         missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
         if extra or missing:
             odd = sorted(extra or missing)[0]
@@ -72,6 +75,25 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
                 "distil it into the pivot (infifusion run)."
             )
     return sorted(names)
+
+
+def _head_is_needed(models: list[Model]) -> bool:
+    """Whether a model of the merge has a head that is not its embedding. For the models without a
+    head their embedding stands; CheckpointError where one of them has none either."""
+    own = [model for model in models if model.has_own_head]
+    lacking = [m for m in models if own and m.source_of(TIED_HEAD) not in m.checkpoint]
+    if lacking:
+        raise CheckpointError(
+            f"The tensor {TIED_HEAD} stands in {_folders(own)}, and it is not the input embedding "
+            f"there; {_folders(lacking)} has neither this tensor nor an embedding that stands for "
+            "it (tie_word_embeddings: true and a tensor that ends in embed_tokens.weight or "
+            "wte.weight). Save that model again with save_pretrained, or leave it out."
+        )
+    return bool(own)
+
+
+def _folders(models: list[Model]) -> str:
+    return ", ".join(f"{model.folder} ({model.name})" for model in models)
 
 
 def plan_tensor(

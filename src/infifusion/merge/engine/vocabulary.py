@@ -165,7 +165,11 @@ def _load(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Without a tokenizer file transformers makes one of added tokens alone for some families.
+        if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+            raise ValueError("its vocabulary is empty")
+        return tokenizer
     except Exception as error:  # the library raises many kinds for a folder without tokenizer
         raise RecipeError(
             f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "
