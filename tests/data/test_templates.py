@@ -179,6 +179,18 @@ def test_what_the_model_writes_around_a_response(name: str, lead: str, way: str)
     assert text == lead + EXAMPLES[0].response + way
 
 
+def test_a_turn_that_only_the_next_one_ends_does_not_end_with_the_user_s_words() -> None:
+    template = (
+        "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}"
+        "{% if m.role == 'user' %}</s>{% endif %}{% endfor %}"
+        "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+    )
+    tokenizer = tokenizer_for(template, "byte_level")
+    _, done = rendered(tokenizer, template, EXAMPLES[0])
+    way = done.ids[done.first :][done.starts == done.starts[-1]]
+    assert tokenizer.convert_ids_to_tokens(way.tolist()) == ["<|user|>"]
+
+
 def test_variables_of_a_template_hold_wherever_it_is_rendered_and_can_be_overruled() -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ day }}"
     template += "{% if thinks %}<think>{% endif %}"
@@ -196,4 +208,13 @@ def test_thinking_can_be_switched_off() -> None:
     template = with_variables(TEMPLATES["qwen3"], {"enable_thinking": False})
     _, done = rendered(tokenizer_for(template, "byte_level"), template, EXAMPLES[0])
     # The empty block is part of what is asked, no more of what is learnt.
+    assert done.starts[0] == 0
+
+
+@pytest.mark.skipif("qwen3" not in TEMPLATES, reason="the templates of TRL are not installed")
+def test_reasoning_in_a_response_is_learnt_where_the_template_keeps_it() -> None:
+    own = Example("r", "d", (ONE,), "<think>\nSix sevens.\n</think>\n\n42")
+    tokenizer = tokenizer_for(TEMPLATES["qwen3"], "byte_level")
+    _, done = rendered(tokenizer, TEMPLATES["qwen3"], own)
+    assert tokenizer.decode(done.ids[done.first :]) == own.response + "<|im_end|>"
     assert done.starts[0] == 0

@@ -10,8 +10,8 @@ what the template writes behind it. Where the template writes an answered conver
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +22,7 @@ from infifusion.types import Example, Message
 
 PROBES = ("yes", "Certainly 7.")
 """Responses that every template leaves as they are."""
-NEXT_TURN = Message(role="user", content="yes")
+NEXT_TURN = Message(role="user", content="Please go on.")
 """What follows an answer, for templates that write the end of a turn with the next one."""
 OPEN_REASONING = re.compile(r"<think>(?!.*</think>)\s*\Z", re.DOTALL)
 """A prompt that ends inside a block of reasoning."""
@@ -57,7 +57,7 @@ class Frame:
 
     before: between the prompt and the response; the model has to write it by itself.
     behind: after the response, to the end of the conversation.
-    next_turn: after the response where the conversation goes on with a user's turn.
+    next_turn: between the response and the text of a user's turn that follows.
     rewritten: the answered conversation does not begin with the prompt that was asked.
     """
 
@@ -69,14 +69,10 @@ class Frame:
 
 @dataclass
 class Chat:
-    """One model's way to write conversations: the chat template of its tokenizer, or the plain one.
-
-    template_options: further variables of the chat template (`enable_thinking: false`).
-    """
+    """One model's way to write conversations: its tokenizer's chat template, or the plain one."""
 
     tokenizer: PreTrainedTokenizerBase
     plain_template: str = "{prompt}{response}"
-    template_options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def templated(self) -> bool:
@@ -132,8 +128,7 @@ class Chat:
             )
         answer = Message(role="assistant", content=example.response)
         whole = self._apply([*example.prompt, answer], ask=False)
-        for anew in (False, True):  # this text may be written otherwise than others of its roles
-            frame = self._frame_of(example, anew=anew)
+        for frame in self._frames_of(example):
             response = self._kept_response(whole, prompt, example.response, frame)
             if response is not None:
                 break
@@ -157,11 +152,16 @@ class Chat:
             next_turn=frame.next_turn,
         )
 
-    def _frame_of(self, example: Example, *, anew: bool) -> Frame:
+    def _frames_of(self, example: Example) -> Iterator[Frame]:
+        """The frame of its roles; its own, should its text be written otherwise; and that without
+        what stands before, where a response brings its reasoning along in place of an empty one."""
         try:
-            return self._find_frame(example.prompt) if anew else self.frame(example.prompt)
+            yield self.frame(example.prompt)
+            own = self._find_frame(example.prompt)
         except TokenizerError as error:
             raise TokenizerError(f"{example.id}: {error}") from error
+        yield own
+        yield replace(own, before="")
 
     def _kept_response(self, whole: str, prompt: str, response: str, frame: Frame) -> str | None:
         """The response as the template writes it: as it is, or without blanks around it."""
@@ -204,13 +204,15 @@ class Chat:
         return Frame(first.before, first.behind, self._next_turn(messages), first.rewritten)
 
     def _next_turn(self, messages: Sequence[Message]) -> str:
-        """What follows an answer where a user's turn comes next; nothing where that is refused."""
+        """What the template writes between an answer and the text of a user's next turn; nothing
+        where it refuses that."""
         answered = [*messages, Message(role="assistant", content=PROBES[1]), NEXT_TURN]
         try:
             whole = self._apply(answered, ask=False)
         except TokenizerError:
             return ""
-        return whole[whole.rfind(PROBES[1]) + len(PROBES[1]) :] if PROBES[1] in whole else ""
+        after = whole.rpartition(PROBES[1])[2] if PROBES[1] in whole else ""
+        return after.partition(NEXT_TURN["content"])[0]
 
     @cached_property
     def _in_parts(self) -> bool:
@@ -249,7 +251,6 @@ class Chat:
             [{"role": m["role"], "content": content(m)} for m in messages],
             tokenize=False,
             add_generation_prompt=ask,
-            **self.template_options,
         )
 
 
