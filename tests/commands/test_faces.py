@@ -148,3 +148,26 @@ def test_a_cache_that_cannot_be_written_is_a_problem_with_its_command(tmp_path: 
 def test_a_device_is_asked_for_a_right_gradient() -> None:
     assert works_on("cpu", "float32") == ""
     assert works_on("cuda:99", "float32") != ""
+
+
+STOPPED = """
+import os, signal, time
+from infifusion.commands.exits import exit_statuses, stop_on_signals
+
+class Half:
+    def __del__(self):
+        raise AttributeError("half built")
+
+kept = [Half()]
+stop_on_signals()
+with exit_statuses():
+    os.kill(os.getpid(), signal.SIGTERM)
+    kept.clear()
+    time.sleep(5)
+"""
+
+
+def test_what_a_library_was_making_when_the_signal_came_says_nothing() -> None:
+    done = subprocess.run([sys.executable, "-c", STOPPED], capture_output=True, text=True)
+    assert done.returncode == 143
+    assert done.stderr.startswith("Stopped. ") and done.stderr.count("\n") == 1

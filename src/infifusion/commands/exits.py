@@ -54,6 +54,8 @@ def stop_on_signals() -> None:
 
 
 def _stop(number: int, frame: object) -> None:
+    # An object that a library was just making when the signal came may complain in its __del__.
+    sys.unraisablehook = lambda _: None
     raise Stopped(number)
 
 
