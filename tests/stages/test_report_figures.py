@@ -18,9 +18,13 @@ from infifusion.align.byte_spans import token_table
 from infifusion.data.store import load_rendered
 from infifusion.data.tokenize import gold_ids
 from infifusion.data.tokenizers import load_tokenizer, tokenizer_json
+from infifusion.errors import RunError
 from infifusion.recipe import load_recipe
+from infifusion.stages import report as reporting
 from infifusion.stages.run import run_recipe
 from infifusion.stages.teaching import LIKELIEST, WORST_TOKENS
+from infifusion.store.folders import RunFolder
+from infifusion.store.lock import LOCK
 from infifusion.store.records import read_json
 
 
@@ -119,3 +123,21 @@ def test_deltas_are_the_norms_and_cosines_of_the_copies_changes(run: Path, suite
         expected = [float(torch.cosine_similarity(change[a], change[b], dim=0)) for a, b in pairs]
         assert tensor["cosine"] == pytest.approx(expected, abs=1e-4)
         assert all(math.isfinite(value) for value in tensor["cosine"])
+
+
+def test_a_page_that_was_written_after_its_run_vanished_is_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write would make the folder anew, with nothing but the page in it."""
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / LOCK).touch()
+
+    def write(root: Path) -> Path:
+        root.rename(tmp_path / "away")
+        return root / "report" / "index.html"
+
+    monkeypatch.setattr(reporting, "write_cards", lambda *_: {})
+    monkeypatch.setattr(reporting, "write_report", write)
+    with pytest.raises(RunError, match=r"run folder .*/run vanished"):
+        reporting.report(None, RunFolder(run), {})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from infifusion.errors import RunError
 from infifusion.evals.tasks import Task
 from infifusion.process.runtime import console, log
 from infifusion.recipe import Recipe, as_written
@@ -13,13 +14,20 @@ from infifusion.report.pages.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
 from infifusion.store.folders import RunFolder
+from infifusion.store.lock import LOCK, vanished
 from infifusion.store.records import Json
 
 
 def report(recipe: Recipe, folder: RunFolder, tasks: Mapping[str, Task]) -> Path:
-    """Write cards, report/index.html and summary.json; print the table; returns the page."""
+    """Write cards, report/index.html and summary.json; print the table; returns the page.
+
+    Raises RunError where the run's folder has vanished meanwhile.
+    """
+    held = (folder.root / LOCK).exists()
     summary = write_cards(recipe, folder, tasks)
     page = write_report(folder.root)
+    if held and not (folder.root / LOCK).exists():  # the page lies in a new folder, alone
+        raise RunError(vanished(folder.root))
     console.print(console_table(summary))
     log.info("Report: %s", page)
     return page
