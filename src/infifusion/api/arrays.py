@@ -70,10 +70,10 @@ class Alignment:
         )
 
     def carry(self, probabilities_UV: ArrayLike, *, top_k: int = 64) -> Carried:
-        """What the source believed, ready for `fuse`: row u says what it gave to every token of its
-        own vocabulary just before its token u (source_ids, text after text). Its `top_k` most
-        probable tokens are carried over. Raises DataError for rows that are no probabilities, or
-        not as many as the source has positions.
+        """What the source believed, ready for `fuse_beliefs`: row u says what it gave to every
+        token of its own vocabulary just before its token u (source_ids, text after text). Its
+        `top_k` most probable tokens are carried over. Raises DataError for rows that are no
+        probabilities, or not as many as the source has positions.
         """
         prob_UV, known_U = checked(probabilities_UV, len(self.source.start_R), "carry")
         if self.source.gold_R.max() >= prob_UV.shape[1]:
@@ -150,7 +150,7 @@ def fuse_arrays(
     top_k: int,
     keep: int | None,
 ) -> Fused:
-    """`infifusion.fuse`."""
+    """`infifusion.fuse_beliefs`."""
     if not len(sources):
         raise RecipeError("fuse: give at least one source.")
     for name, value in (("top_k", top_k), ("keep", keep)):

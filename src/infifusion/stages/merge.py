@@ -24,8 +24,8 @@ from infifusion.process.runtime import log
 from infifusion.recipe import MergeRun, Recipe, as_json
 from infifusion.store.durable import files_in, temporary_folder
 from infifusion.store.folders import PIVOT, RunFolder
-from infifusion.store.identity import model_identity, stage_identity
-from infifusion.store.records import read_json, write_json
+from infifusion.store.identity import model_identity, stage_identity, stops_of
+from infifusion.store.records import write_json
 from infifusion.store.stage import Finished, Stage, run_stage
 from infifusion.teacher.bits import bits_per_byte_by_domain
 
@@ -181,11 +181,6 @@ def _use_what_was_taught(recipe: Recipe, models: Mapping[str, Path], out: Path) 
             for path in first.glob(pattern):
                 shutil.copyfile(path, out / path.name)
     # Training may have taught them another end of turn than the pivot's.
-    taught, own = (folder / "generation_config.json" for folder in (first, out))
-    if taught.is_file() and _stops(taught) != _stops(own):
-        shutil.copyfile(taught, own)
-
-
-def _stops(path: Path) -> Any:
-    """The tokens at which generation stops, by a generation config that may be missing."""
-    return read_json(path).get("eos_token_id") if path.is_file() else None
+    name = "generation_config.json"
+    if (first / name).is_file() and stops_of(first) != stops_of(out):
+        shutil.copyfile(first / name, out / name)

@@ -36,9 +36,9 @@ def report(recipe: Recipe, folder: RunFolder, tasks: Mapping[str, Task]) -> Path
 def write_cards(recipe: Recipe, folder: RunFolder, tasks: Mapping[str, Task]) -> Json:
     """Write README.md and the recipe beside the weights of each distilled and merged model; returns
     the summary of the run. A model that is not scored yet gets a card that says so."""
-    plan, summary = recipe.resolve(), summarise(folder.root)
-    made = [(folder.merge(one.name) / "model", one.name, one.method) for one in plan.merges]
-    for run in plan.runs:
+    resolved, summary = recipe.resolve(), summarise(folder.root)
+    made = [(folder.merge(one.name) / "model", one.name, one.method) for one in resolved.merges]
+    for run in resolved.runs:
         kind = "sft" if run.target is None else "unified" if run.name == run.group else "pairwise"
         made.append((folder.distill(run.name) / "model", run.name, kind))
     asked = recipe.write_responses

@@ -37,17 +37,18 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "revision": model.revision,
         "chat_template": model.chat_template,
         "files": files,
-        **_stops(Path(model.model)),
+        **({"stops": stops} if isinstance(stops := stops_of(Path(model.model)), list) else {}),
         **(
             {"chat_template_kwargs": variables} if (variables := model.chat_template_kwargs) else {}
         ),
     }
 
 
-def _stops(folder: Path) -> dict[str, Any]:
+def stops_of(folder: Path) -> int | list[int] | None:
+    """The tokens at which generation stops, by the folder's generation config; None where it says
+    nothing or is missing."""
     path = folder / "generation_config.json"
-    stops = read_json(path).get("eos_token_id") if path.is_file() else None
-    return {"stops": stops} if isinstance(stops, list) else {}
+    return read_json(path).get("eos_token_id") if path.is_file() else None
 
 
 def stage_identity(folder: Path, ending: str = "") -> str:
