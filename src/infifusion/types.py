@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,19 @@ FENCED_CODE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTAL
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation, by the names that chat templates read.
+
+    reasoning_content: what an assistant thought before it answered. tool_calls: the functions that
+    it calls, as [{"type": "function", "function": {"name": str, "arguments": dict}, "id": str}].
+    tool_call_id, name: of a tool's result, which call it answers and which function it is of.
+    """
 
     role: str
     content: str
+    reasoning_content: NotRequired[str]
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,11 @@ class Example:
 
     written_by:   the source that wrote the response; None where the data gave it.
     confirmed_by: the source whose kept answer is the response that the data gave; None otherwise.
+    tools:  JSON schemas of the functions that may be called, as chat templates take them.
+    answer: the assistant's turn, where it is more than a text: it calls functions, or its reasoning
+            is kept apart. Each model's template writes such a turn in its own way; `response` is
+            then its common form (data.turns.written), whose bytes positions are counted in.
+    place:  where the data has it (file, line, number), for errors; not kept on disk.
     """
 
     id: str
@@ -45,6 +59,14 @@ class Example:
     response: str
     written_by: str | None = None
     confirmed_by: str | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    answer: Message | None = None
+    place: str = field(default="", compare=False)
+
+    @property
+    def called(self) -> str:
+        """Its id, and where the data has it."""
+        return f"{self.id} ({self.place})" if self.place else self.id
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,9 @@ class Rendered:
                 (a blank, the name of a channel: the lead). The tokens that end the turn start at
                 the length of the response in bytes.
     row_N1:     int64, example n owns start_R[row_N1[n] : row_N1[n + 1]].
+    private_R:  bool, tokens of text that this model's template alone writes (the marks around the
+                call of a function): learnt, and aligned with no other model's. None where there are
+                no such tokens.
     """
 
     ids_L: NDArray[np.int32]
@@ -110,6 +135,7 @@ class Rendered:
     first_N: NDArray[np.int32]
     start_R: NDArray[np.int32]
     row_N1: NDArray[np.int64]
+    private_R: NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.first_N)

@@ -102,9 +102,9 @@ def test_turns_roles_and_system_prompts_are_kept(tmp_path: Path) -> None:
 
 
 def test_an_unknown_speaker_is_refused(tmp_path: Path) -> None:
-    turns = [{"from": "human", "value": "a"}, {"from": "tool", "value": "b"}]
+    turns = [{"from": "human", "value": "a"}, {"from": "narrator", "value": "b"}]
     write_jsonl(tmp_path / "x.jsonl", [{"conversations": turns}])
-    with pytest.raises(DataError, match="example 1: conversations has a turn from 'tool'"):
+    with pytest.raises(DataError, match="example 1: conversations has a turn from 'narrator'"):
         read_examples(source(tmp_path / "x.jsonl"), seed=0)
 
 

@@ -51,7 +51,9 @@ def test_a_conversation_that_waits_for_its_answer_is_a_prompt(tmp_path: Path) ->
     (found,), _ = read_prompts([source(path, messages="turns")], seed=0)
     assert list(found.messages) == turns
     write_jsonl(path, [{"turns": [*turns, {"role": "assistant", "content": "a"}]}])
-    with pytest.raises(DataError, match=r"x\.jsonl, prompt 1: the last message is the assistant's"):
+    with pytest.raises(
+        DataError, match=r"x\.jsonl, line 1, prompt 1: the last message is the assistant's"
+    ):
         read_prompts([source(path, messages="turns")], seed=0)
 
 

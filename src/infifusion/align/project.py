@@ -29,12 +29,14 @@ class Positions:
     """The response positions of some examples under one tokenizer (see types.Rendered).
 
     start_R: int32, start bytes; row_N1: int64, which rows belong to which example; gold_R: int32,
-    the token that is there.
+    the token that is there; private_R: bool, rows that are aligned with nothing (None: there are no
+    such rows).
     """
 
     start_R: NDArray[np.int32]
     row_N1: NDArray[np.int64]
     gold_R: NDArray[np.int32]
+    private_R: NDArray[np.bool_] | None = None
 
     @cached_property
     def key_R(self) -> NDArray[np.int64]:
@@ -123,7 +125,7 @@ def align_sources(
     )
     source_ST, unmapped_S = np.empty(shape, np.int64), np.zeros(len(sources))
     for s, (here, beliefs, mapping, pair) in enumerate(sources):
-        source_ST[s] = pair(here, pivot)
+        source_ST[s] = _public(pair(here, pivot), here, pivot)
         last_T = _path_ends(here, pivot, source_ST[s]) if gold_path else np.full(count, -1)
         unmapped_S[s] = _project(
             source_ST[s],
@@ -157,6 +159,15 @@ def align_sources(
         example_T=example_of(pivot.row_N1),
     )
     return aligned, Origins(source_ST, rows.gold_path, unmapped_S)
+
+
+def _public(source_T: NDArray[np.int64], source: Positions, pivot: Positions) -> NDArray[np.int64]:
+    """The same pairs without those of text that one of the two alone writes: [T]."""
+    if pivot.private_R is not None:
+        source_T = np.where(pivot.private_R, -1, source_T)
+    if source.private_R is not None:
+        source_T = np.where((source_T >= 0) & source.private_R[source_T], -1, source_T)
+    return source_T
 
 
 def _path_ends(

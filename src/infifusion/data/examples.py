@@ -9,9 +9,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
 
-from infifusion.data.files import read_records
+from infifusion.data.files import is_columnar, read_placed
 from infifusion.data.formats import Format, as_turns, recognise
 from infifusion.data.lines import Record
+from infifusion.data.messages import messages_of, sound_text, tools_of
+from infifusion.data.turns import written
 from infifusion.errors import DataError
 from infifusion.process.runtime import log
 from infifusion.recipe import DataFile, DataSource, PromptSource
@@ -19,6 +21,8 @@ from infifusion.registry import nearest
 from infifusion.types import Example, Message
 
 Entry = TypeVar("Entry")
+TURN = "/turn-"
+"""Between the id of a conversation and the number of one of its turns."""
 
 
 def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]:
@@ -31,22 +35,22 @@ def read_examples(source: DataSource, *, seed: int) -> tuple[list[Example], int]
     if form is not None:
         log.info("%s: %s (%s)", source.path, form.name, ", ".join(form.present(first)))
     examples, empty = [], 0
-    for place, record in enumerate(records):
-        example = to_example(source, form, record, place)
-        if example.response.strip():
-            examples.append(example)
-        else:
-            empty += 1
+    for place, (where, record) in enumerate(records):
+        for example in to_examples(source, form, record, place, where):
+            if example.response.strip():
+                examples.append(example)
+            else:
+                empty += 1
     return limited(examples, source, seed=seed), empty
 
 
-def open_records(source: DataFile) -> tuple[Record, Iterator[Record]]:
-    """The first record, and all of them; DataError where there is none."""
-    records = read_records(source)
+def open_records(source: DataFile) -> tuple[Record, Iterator[tuple[str, Record]]]:
+    """The first record, and all of them with the place of each; DataError where there is none."""
+    records = read_placed(source)
     first = next(records, None)
     if first is None:
         raise no_records(source)
-    return first, chain([first], records)
+    return first[1], chain([first], records)
 
 
 def no_records(source: DataFile) -> DataError:
@@ -113,19 +117,6 @@ class _Fields(dict[str, Any]):
         return value
 
 
-def sound_text(text: str, where: str) -> str:
-    """The text; DataError where it holds half of a surrogate pair, which no UTF-8 file can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(
-            f"{where}: character {error.start + 1} is half of a surrogate pair "
-            f"(\\u{ord(text[error.start]):04x}), which stands for no character. Write the "
-            "character whole, or remove it."
-        ) from None
-    return text
-
-
 def field_of(record: Record, name: str, where: str) -> Any:
     """One field; DataError with the fields there are, and the nearest spelling."""
     if name not in record:
@@ -136,21 +127,63 @@ def field_of(record: Record, name: str, where: str) -> Any:
     return record[name]
 
 
-def to_example(source: DataSource, form: Format | None, record: Record, place: int) -> Example:
-    """One record as an example; form is its format, where the recipe names no columns."""
-    where = f"{source.path}, example {place + 1}"
+def to_examples(
+    source: DataSource, form: Format | None, record: Record, place: int, where: str
+) -> list[Example]:
+    """One record as examples: one for its last assistant's turn, or with `train_on: all` one for
+    each; form is its format, where the recipe names no columns. Turns with `weight: 0` (OpenAI's
+    mark for what is not to be learnt) give none; of them all that is left is an empty response."""
+    where = f"{where}, example {place + 1}"
     record = record if form is None else form.read(record, where)
+    name = id_of(source, record, place)
+    column = _messages_column(source, form)
     turns = turns_of(source, form, record, where)
-    if len(turns) == 1:
+    if column is None:
         response = template_fields(source.response or "response", record, where)
-    elif turns[-1]["role"] == "assistant":
-        response = turns.pop()["content"]
-    else:
+        return [Example(name, source.domain, tuple(turns), response, place=where)]
+    tools = tools_in(source, record, where)
+    if source.train_on == "last" and turns[-1]["role"] != "assistant":
         raise DataError(
             f"{where}: the last message is by '{turns[-1]['role']}', not assistant. Drop that "
-            "turn, or give such records as prompts of write_responses."
+            "turn, say `train_on: all` to learn the assistant's turns before it, or give such "
+            "records as prompts of write_responses."
         )
-    return Example(id_of(source, record, place), source.domain, tuple(turns), response)
+    raw = as_turns(record[column])
+    learnt = [
+        number
+        for number, turn in enumerate(turns)
+        if turn["role"] == "assistant" and number and raw[number].get("weight") != 0
+    ]
+    if source.train_on == "last":
+        learnt = [number for number in learnt if number == len(turns) - 1]
+    examples = []
+    for number in learnt:
+        answer = turns[number]
+        more = "tool_calls" in answer or "reasoning_content" in answer
+        own = name if len(learnt) == 1 else f"{name}{TURN}{number + 1}"
+        examples.append(
+            Example(
+                own,
+                source.domain,
+                tuple(turns[:number]),
+                written(answer),
+                tools=tools,
+                answer=answer if more else None,
+                place=where,
+            )
+        )
+    return examples or [Example(name, source.domain, tuple(turns), "", place=where)]
+
+
+def tools_in(
+    source: DataSource | PromptSource, record: Record, where: str
+) -> tuple[dict[str, Any], ...]:
+    """The functions of a record with messages: its column `tools`, where it has one."""
+    return tools_of(record.get("tools"), where, columnar=is_columnar(source))
+
+
+def _messages_column(source: DataSource | PromptSource, form: Format | None) -> str | None:
+    return source.messages if form is None else "messages" if form.messages else None
 
 
 def turns_of(
@@ -158,12 +191,13 @@ def turns_of(
 ) -> list[Message]:
     """The turns of a record that form has read: those of its messages (of an example two or more),
     or one of the user with its prompt."""
-    column = source.messages if form is None else "messages" if form.messages else None
+    column = _messages_column(source, form)
     if column is None:
         asked = template_fields(source.prompt or "prompt", record, where)
         return [Message(role="user", content=asked)]
     at_least = 2 if isinstance(source, DataSource) else 1
-    return messages_of(field_of(record, column, where), where, at_least=at_least)
+    value = field_of(record, column, where)
+    return messages_of(value, where, at_least=at_least, columnar=is_columnar(source))
 
 
 def id_of(source: DataFile, record: Record, place: int) -> str:
@@ -187,23 +221,3 @@ def own_names(names: list[str]) -> list[str]:
         used.add(mine)
         own.append(mine)
     return own
-
-
-def messages_of(value: Any, where: str, *, at_least: int) -> list[Message]:
-    """A list of turns, {role, content} or ShareGPT's {from, value}; DataError where it is none, or
-    shorter than `at_least`."""
-    value = as_turns(value)
-    fits = isinstance(value, list) and len(value) >= at_least
-    fits = fits and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-        for m in value
-    )
-    if not fits:
-        raise DataError(
-            f"{where}: expected a list of {at_least} or more messages, each with the texts 'role' "
-            "and 'content'. Rewrite the record, or leave it out."
-        )
-    return [
-        Message(role=sound_text(m["role"], where), content=sound_text(m["content"], where))
-        for m in value
-    ]

@@ -30,9 +30,20 @@ def is_local(source: DataFile) -> bool:
     return path.suffix in LOCAL_SUFFIXES or path.exists()
 
 
+def is_columnar(source: DataFile) -> bool:
+    """Whether the data set's columns have one type each, so that a record has null for every key
+    that only other records have: Parquet and the hub's."""
+    return not is_local(source) or Path(source.path).suffix == ".parquet"
+
+
 def read_records(source: DataFile) -> Iterator[Record]:
-    """The records of a file or hub data set, in order. A file is read as far as it is asked for; of
-    JSON alone all at once."""
+    """The records of a file or hub data set, in order."""
+    return (record for _, record in read_placed(source))
+
+
+def read_placed(source: DataFile) -> Iterator[tuple[str, Record]]:
+    """(where it stands, a record) for all of a file or hub data set, in order: "PATH", or "PATH,
+    line N". A file is read as far as it is asked for; of JSON alone all at once."""
     path = Path(source.path)
     if is_local(source):
         if not path.is_file():
@@ -41,15 +52,17 @@ def read_records(source: DataFile) -> Iterator[Record]:
                 "file, relative to the recipe file."
             )
         if path.suffix == ".parquet":
-            yield from _read_parquet(path)
+            records = _read_parquet(path)
         elif path.suffix == ".json":
-            yield from _read_json_list(path)
+            records = _read_json_list(path)
         elif path.suffix == ".csv":
-            yield from _read_csv(path)
+            records = _read_csv(path)
         else:
-            yield from (record for _, record in read_jsonl(path))
+            yield from read_jsonl(path)
+            return
     else:
-        yield from _read_hub(source)
+        records = _read_hub(source)
+    yield from ((source.path, record) for record in records)
 
 
 def _read_json_list(path: Path) -> Iterator[Record]:

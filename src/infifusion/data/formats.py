@@ -7,6 +7,7 @@ is what a recipe can name itself. Of columns that are no format, `likely_keys` s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,8 +24,18 @@ ROLES = {
     "assistant": "assistant",
     "model": "assistant",
     "system": "system",
+    "function_call": "assistant",
+    "tool_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+    "tool_response": "tool",
+    "function_response": "tool",
 }
 """ShareGPT's speakers, as the data sets in use write them, and what a chat template calls them."""
+CALLERS = ("function_call", "tool_call")
+"""Speakers whose words are JSON of the functions that the assistant calls."""
+WRAPPED = re.compile(r"\s*<tool_response>\s*(.*?)\s*</tool_response>\s*", re.DOTALL)
+"""A function's result as Hermes data writes it; templates put their own marks around it."""
 PROMPTS = ("prompt", "question", "query", "problem", "instruction", "input", "text")
 RESPONSES = ("response", "solution", "answer", "completion", "output", "canonical_solution", "code")
 CHATS = ("messages", "conversation", "conversations", "dialogue")
@@ -95,7 +106,7 @@ def likely_keys(record: Record, *, answered: bool = True) -> dict[str, str]:
     """The keys of a recipe's entry for a record of no format, by the names of its columns:
     `messages`, or `prompt` and (where answered) `response`. Empty where the names say nothing."""
     for name in CHATS:
-        if _turns(as_turns(record.get(name)), "role", "content"):
+        if _turns(as_turns(record.get(name)), "role"):
             return {"messages": name}
     texts = [name for name, value in record.items() if isinstance(value, str)]
     prompt = next((name for name in PROMPTS if name in texts), None)
@@ -118,12 +129,17 @@ def as_turns(value: Any) -> Any:
     fits = isinstance(value, list) and all(
         isinstance(turn, Mapping) and "from" in turn and "value" in turn for turn in value
     )
-    if not fits:
-        return value
-    return [
-        {"role": ROLES.get(str(turn["from"]).lower(), turn["from"]), "content": turn["value"]}
-        for turn in value
-    ]
+    return [_as_turn(turn) for turn in value] if fits else value
+
+
+def _as_turn(turn: Mapping[str, Any]) -> Record:
+    speaker, said = str(turn["from"]).lower(), turn["value"]
+    one = {"role": ROLES.get(speaker, turn["from"]), "content": said}
+    if speaker in CALLERS:
+        one |= {"content": None, "tool_calls": said}
+    elif one["role"] == "tool" and isinstance(said, str) and (match := WRAPPED.fullmatch(said)):
+        one["content"] = match[1]
+    return one | ({"weight": turn["weight"]} if "weight" in turn else {})
 
 
 def _nearly(record: Record, formats: Mapping[str, Format]) -> str:
@@ -205,9 +221,16 @@ def _turns_in(column: str, *keys: str) -> Callable[[Record], bool]:
     return lambda record: _turns(record[column], *keys)
 
 
-_CONVERSATIONAL = Format(
-    "conversational", ("messages",), _turns_in("messages", "role", "content"), messages=True
-)
+def _messages_in(column: str) -> Callable[[Record], bool]:
+    """Turns with a role, and something to say or to call."""
+    said = ("content", "tool_calls", "function_call")
+    return lambda record: (
+        _turns(record[column], "role")
+        and all(any(key in turn for key in said) for turn in record[column])
+    )
+
+
+_CONVERSATIONAL = Format("conversational", ("messages",), _messages_in("messages"), messages=True)
 _SHAREGPT = Format(
     "sharegpt",
     ("conversations",),
@@ -233,7 +256,7 @@ _COMPLETION = Format(
 _CONVERSATIONAL_COMPLETION = Format(
     "conversational prompt-completion",
     ("prompt", "completion"),
-    _turns_in("prompt", "role", "content"),
+    _messages_in("prompt"),
     _conversational_completion,
     messages=True,
 )

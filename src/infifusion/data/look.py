@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from infifusion.data.examples import format_of, no_records, to_example
+from infifusion.data.examples import format_of, no_records, to_examples
 from infifusion.data.files import first_record, is_local
 from infifusion.data.prompts import prompt_of
+from infifusion.data.turns import written
 from infifusion.errors import DataError, InfiFusionError
 from infifusion.recipe import Data, DataSource, PromptSource, WriteResponses
 from infifusion.types import Message
@@ -56,11 +57,11 @@ def _look_at(source: DataSource | PromptSource) -> list[str]:
     form = format_of(source, first)
     named = {"prompt": source.prompt or "prompt"}
     if isinstance(source, DataSource):
-        example = to_example(source, form, first, 0)
+        example = to_examples(source, form, first, 0, source.path)[0]
         shown = f"{_short(_said(example.prompt))} -> {_short(example.response)}"
         named["response"] = source.response or "response"
     else:
-        shown = _short(_said(prompt_of(source, 0, form, 0, first).messages))
+        shown = _short(_said(prompt_of(source, 0, form, 0, first, source.path).messages))
     if source.messages is not None:
         named = {"messages": source.messages}
     if form is not None:
@@ -72,7 +73,7 @@ def _look_at(source: DataSource | PromptSource) -> list[str]:
 
 
 def _said(turns: Sequence[Message]) -> str:
-    return " | ".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    return " | ".join(f"{turn['role']}: {written(turn)}" for turn in turns)
 
 
 def _short(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from infifusion.data.turns import written
 from infifusion.types import Example
 
 WORD = re.compile(r"\w+")
@@ -12,7 +13,7 @@ WORD = re.compile(r"\w+")
 
 def text_of(example: Example) -> str:
     """Everything an example says, prompt first."""
-    return "\n".join([*(message["content"] for message in example.prompt), example.response])
+    return "\n".join([*(written(message) for message in example.prompt), example.response])
 
 
 def ngrams(text: str, length: int) -> set[str]:

@@ -12,10 +12,12 @@ from infifusion.data.examples import (
     open_records,
     own_names,
     template_fields,
+    tools_in,
     turns_of,
 )
 from infifusion.data.formats import Format
 from infifusion.data.lines import Record
+from infifusion.data.turns import written
 from infifusion.errors import DataError
 from infifusion.recipe import PromptSource
 from infifusion.types import Prompt
@@ -34,9 +36,12 @@ def read_prompts(
     for part, source in enumerate(sources):
         first, records = open_records(source)
         form = format_of(source, first)
-        found = [prompt_of(source, part, form, *one) for one in enumerate(records)]
+        found = [
+            prompt_of(source, part, form, place, record, where)
+            for place, (where, record) in enumerate(records)
+        ]
         for prompt in limited(found, source, seed=seed):
-            text = tuple((m["role"], m["content"]) for m in prompt.messages)
+            text = tuple((m["role"], written(m)) for m in prompt.messages)
             if not any(content.strip() for _, content in text):
                 left_out["empty_prompt"] += 1
             elif text in seen:
@@ -52,13 +57,20 @@ def read_prompts(
 
 
 def prompt_of(
-    source: PromptSource, part: int, form: Format | None, place: int, record: Record
+    source: PromptSource, part: int, form: Format | None, place: int, record: Record, where: str
 ) -> Prompt:
     """One record as a prompt; form is its format, where the recipe names no columns. DataError
     where a field is missing or of another kind."""
-    where = f"{source.path}, prompt {place + 1}"
+    where = f"{where}, prompt {place + 1}"
     read = record if form is None else form.read(record, where)
     messages = turns_of(source, form, read, where)
+    conversational = source.messages is not None or (form is not None and form.messages)
+    if conversational and tools_in(source, read, where):
+        raise DataError(
+            f"{where} has functions that may be called (tools). Every model writes calls in its "
+            "own way, so that the answers of one cannot be given to another: leave such prompts "
+            "out, or give conversations with their calls as data.train."
+        )
     if messages[-1]["role"] == "assistant":
         raise DataError(
             f"{where}: the last message is the assistant's, so there is nothing to answer. "

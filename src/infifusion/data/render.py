@@ -13,11 +13,21 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from infifusion.data.conversation import Conversation, Frame
+from infifusion.data.template import Template, Tools
+from infifusion.data.turns import (
+    in_bytes,
+    left_out,
+    parts_of,
+    shared_runs,
+    split_reasoning,
+    written,
+)
 from infifusion.errors import DataError, TokenizerError
+from infifusion.recipe import SystemPlace
 from infifusion.types import Example, Message
 
 PROBES = ("yes", "Certainly 7.")
@@ -29,50 +39,16 @@ OPEN_REASONING = re.compile(r"<think>(?!.*</think>)\s*\Z", re.DOTALL)
 CLOSE_REASONING = "</think>\n\n"
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """One example as one model's text.
-
-    text:   the whole conversation, with what the template writes behind the response.
-    prompt, asked: bytes and characters of `text` that are asked; what follows is the model's own.
-    start, end: bytes of `text` between which the response stands.
-    lead:   bytes of the response that the template stripped from its front.
-    length: bytes of the whole response.
-    next_turn: what would follow the response where the conversation went on.
-    """
-
-    text: str
-    start: int
-    end: int
-    lead: int
-    length: int
-    prompt: int
-    asked: int
-    next_turn: str = ""
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What a template writes around a response.
-
-    before: between the prompt and the response; the model has to write it by itself.
-    behind: after the response, to the end of the conversation.
-    next_turn: between the response and the text of a user's turn that follows.
-    rewritten: the answered conversation does not begin with the prompt that was asked.
-    """
-
-    before: str
-    behind: str
-    next_turn: str
-    rewritten: bool
-
-
 @dataclass
 class Chat:
-    """One model's way to write conversations: its tokenizer's chat template, or the plain one."""
+    """One model's way to write conversations: its tokenizer's chat template, or the plain one.
+
+    system: where system messages go (recipe.Model.system).
+    """
 
     tokenizer: PreTrainedTokenizerBase
     plain_template: str = "{prompt}{response}"
+    system: SystemPlace = "keep"
 
     @property
     def templated(self) -> bool:
@@ -80,18 +56,30 @@ class Chat:
         return bool(self.tokenizer.chat_template)
 
     @cached_property
+    def template(self) -> Template:
+        """The chat template, ready for use."""
+        return Template(self.tokenizer, self.system)
+
+    @cached_property
     def _frames(self) -> dict[tuple[str, ...], Frame]:
         return {}
 
-    def prompt(self, messages: Sequence[Message], *, name: str) -> str:
+    def prompt(self, messages: Sequence[Message], *, name: str, tools: Tools = ()) -> str:
         """The text that is asked; `name` is the example's, for errors.
 
         Raises TokenizerError where the template cannot render the conversation, DataError where
         the plain template leaves nothing.
         """
         if self.templated:
-            return self._apply(messages, ask=True)
-        prompt = "\n\n".join(message["content"] for message in messages)
+            return self.template.text(messages, ask=True, tools=tools)
+        if tools:
+            raise TokenizerError(
+                f"{name} has functions that may be called (tools), and "
+                f"{self.tokenizer.name_or_path!r} has no chat template to write them. Give the "
+                "model a chat_template in the recipe, or leave such examples out of the data."
+            )
+        shown = [m for m in messages if m["role"] != "system" or self.system != "drop"]
+        prompt = "\n\n".join(written(message) for message in shown)
         prefix = self.plain_template.removesuffix("{response}").replace("{prompt}", prompt)
         if not prefix:
             raise DataError(
@@ -100,20 +88,20 @@ class Chat:
             )
         return prefix
 
-    def frame(self, messages: Sequence[Message]) -> Frame:
+    def frame(self, messages: Sequence[Message], tools: Tools = ()) -> Frame:
         """What stands around a response to such a conversation. The same for all conversations
         of the same roles, so that it is found once for each."""
-        roles = tuple(message["role"] for message in messages)
+        roles = (*(message["role"] for message in messages), "with tools" if tools else "")
         if roles not in self._frames:
-            self._frames[roles] = self._find_frame(messages)
+            self._frames[roles] = self._find_frame(messages, tools)
         return self._frames[roles]
 
     def conversation(self, example: Example) -> Conversation:
         """The example as this model's text.
 
-        Raises TokenizerError where the template changes the response.
+        Raises TokenizerError where the template changes the response, or leaves a part of it out.
         """
-        prompt = self.prompt(example.prompt, name=example.id)
+        prompt = self.prompt(example.prompt, name=example.id, tools=example.tools)
         length = len(example.response.encode())
         if not self.templated:
             start = len(prompt.encode())
@@ -126,13 +114,18 @@ class Chat:
                 prompt=start,
                 asked=len(prompt),
             )
+        if example.answer is not None:
+            return self._own_writing(example, prompt, example.answer)
         answer = Message(role="assistant", content=example.response)
-        whole = self._apply([*example.prompt, answer], ask=False)
+        whole = self.template.text([*example.prompt, answer], ask=False, tools=example.tools)
         for frame in self._frames_of(example):
             response = self._kept_response(whole, prompt, example.response, frame)
             if response is not None:
                 break
         else:
+            reasoned = split_reasoning(example.response)
+            if reasoned is not None:
+                return self._own_writing(example, prompt, reasoned)
             shown = whole[len(prompt) :] if whole.startswith(prompt) else whole[-80:]
             raise TokenizerError(
                 f"{example.id}: the chat template changes the response: expected "
@@ -152,12 +145,76 @@ class Chat:
             next_turn=frame.next_turn,
         )
 
+    def _own_writing(self, example: Example, prompt: str, answer: Message) -> Conversation:
+        """An answer that each template writes in its own way: everything behind the prompt."""
+        frame = self.frame(example.prompt, example.tools)
+        body, behind = self._behind_prompt(example, prompt, answer, frame)
+        before = frame.before if body.startswith(frame.before) else ""
+        reasoning = answer.get("reasoning_content", "")
+        unreasoned = bool(reasoning) and reasoning not in body
+        if unreasoned and OPEN_REASONING.search(prompt):
+            # The prompt opens the block: what goes on from there is the reasoning, whatever the
+            # template makes of it in a history.
+            rest = body.removeprefix(before)
+            before, unreasoned = "", False
+            body = f"{reasoning.rstrip()}\n{CLOSE_REASONING}{rest}"
+        lacks = left_out(answer, body)
+        if lacks is not None:
+            raise TokenizerError(
+                f"{example.id}: the chat template of {self.template.name!r} leaves out {lacks}. "
+                "Give the model a chat_template in the recipe that writes it, or leave such "
+                "examples out of the data."
+            )
+        text, start = prompt + body + behind, len((prompt + before).encode())
+        own = body[len(before) :]
+        runs = in_bytes(shared_runs(example.response, own, parts_of(answer)), example.response, own)
+        return Conversation(
+            text=text,
+            start=start,
+            end=start + len(own.encode()),
+            lead=0,
+            length=len(example.response.encode()),
+            prompt=len(prompt.encode()),
+            asked=len(prompt),
+            next_turn=frame.next_turn,
+            shared=tuple(run._replace(own=run.own + start) for run in runs),
+            own_end=behind != frame.behind,
+            unreasoned=unreasoned,
+        )
+
+    def _behind_prompt(
+        self, example: Example, prompt: str, answer: Message, frame: Frame
+    ) -> tuple[str, str]:
+        """(what the template writes behind the prompt for this answer, what ends the turn)."""
+        whole = self.template.text([*example.prompt, answer], ask=False, tools=example.tools)
+        if whole.startswith(prompt):
+            rest = whole[len(prompt) :]
+        else:  # what differs from the conversation with an answer that is known
+            known = [*example.prompt, Message(role="assistant", content=PROBES[0])]
+            other = self.template.text(known, ask=False, tools=example.tools)
+            pairs = enumerate(zip(whole, other, strict=False))
+            differs = next((place for place, (one, two) in pairs if one != two), len(other))
+            rest = frame.before + whole[min(differs, other.rfind(PROBES[0])) :]
+        if frame.behind and rest.endswith(frame.behind):
+            return rest.removesuffix(frame.behind), frame.behind
+        marks = [token.content for token in self.tokenizer.added_tokens_decoder.values()]
+        for mark in sorted(marks, key=len, reverse=True):
+            if mark.strip() and rest.rstrip().endswith(mark):
+                place = rest.rindex(mark)
+                return rest[:place], rest[place:]
+        if not frame.behind:
+            return rest, ""
+        raise TokenizerError(
+            f"{example.id}: the chat template of {self.template.name!r} writes nothing behind "
+            f"{rest[-40:]!r} that ends a turn. Give the model a chat_template in the recipe."
+        )
+
     def _frames_of(self, example: Example) -> Iterator[Frame]:
         """The frame of its roles; its own, should its text be written otherwise; and that without
         what stands before, where a response brings its reasoning along in place of an empty one."""
         try:
-            yield self.frame(example.prompt)
-            own = self._find_frame(example.prompt)
+            yield self.frame(example.prompt, example.tools)
+            own = self._find_frame(example.prompt, example.tools)
         except TokenizerError as error:
             raise TokenizerError(f"{example.id}: {error}") from error
         yield own
@@ -174,13 +231,13 @@ class Chat:
                 return kept
         return None
 
-    def _find_frame(self, messages: Sequence[Message]) -> Frame:
+    def _find_frame(self, messages: Sequence[Message], tools: Tools) -> Frame:
         """Render with two responses that are known, and see what is the same around them."""
-        prompt = self._apply(messages, ask=True)
+        prompt = self.template.text(messages, ask=True, tools=tools)
         found = []
         for probe in PROBES:
             answered = [*messages, Message(role="assistant", content=probe)]
-            whole = self._apply(answered, ask=False)
+            whole = self.template.text(answered, ask=False, tools=tools)
             place = whole.rfind(probe)
             if place < 0:
                 raise TokenizerError(
@@ -201,57 +258,18 @@ class Chat:
                 ", so that no end of a turn can be learnt. Give the model a chat_template in the "
                 "recipe."
             )
-        return Frame(first.before, first.behind, self._next_turn(messages), first.rewritten)
+        return Frame(first.before, first.behind, self._next_turn(messages, tools), first.rewritten)
 
-    def _next_turn(self, messages: Sequence[Message]) -> str:
+    def _next_turn(self, messages: Sequence[Message], tools: Tools) -> str:
         """What the template writes between an answer and the text of a user's next turn; nothing
         where it refuses that."""
         answered = [*messages, Message(role="assistant", content=PROBES[1]), NEXT_TURN]
         try:
-            whole = self._apply(answered, ask=False)
+            whole = self.template.text(answered, ask=False, tools=tools)
         except TokenizerError:
             return ""
         after = whole.rpartition(PROBES[1])[2] if PROBES[1] in whole else ""
         return after.partition(NEXT_TURN["content"])[0]
-
-    @cached_property
-    def _in_parts(self) -> bool:
-        """Whether the template reads content as a list of parts, as those of models that see
-        pictures do: it drops a plain text, or fails on it."""
-        probe = [Message(role="user", content=PROBES[1])]
-        for in_parts in (False, True):
-            try:
-                if PROBES[1] in self._render(probe, ask=True, in_parts=in_parts):
-                    return in_parts
-            except Exception:  # said where a conversation of the data fails in the same way
-                continue
-        return False
-
-    def _apply(self, messages: Sequence[Message], *, ask: bool) -> str:
-        try:
-            text = self._render(messages, ask=ask, in_parts=self._in_parts)
-        except Exception as error:  # jinja2 errors and the template's own raise_exception
-            raise TokenizerError(
-                f"The chat template of {self.tokenizer.name_or_path!r} cannot render a "
-                f"conversation with the roles {[m['role'] for m in messages]}: {error}. Give the "
-                "model a chat_template in the recipe."
-            ) from error
-        if not isinstance(text, str):
-            raise TokenizerError(
-                f"{self.tokenizer.name_or_path!r}: the chat template gives no text."
-            )
-        return text
-
-    def _render(self, messages: Sequence[Message], *, ask: bool, in_parts: bool) -> Any:
-        def content(message: Message) -> Any:
-            text = message["content"]
-            return [{"type": "text", "text": text}] if in_parts else text
-
-        return self.tokenizer.apply_chat_template(
-            [{"role": m["role"], "content": content(m)} for m in messages],
-            tokenize=False,
-            add_generation_prompt=ask,
-        )
 
 
 def _closing(prompt: str) -> str:

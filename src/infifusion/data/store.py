@@ -21,14 +21,16 @@ ARRAYS = tuple(field.name for field in fields(Target))
 
 
 def write_examples(path: Path, examples: list[Example]) -> None:
-    """One JSON object a line; confirmed_by stands only where there is one."""
+    """One JSON object a line; what most examples lack stands only where it is."""
     write_lines(path, map(_line, examples))
 
 
 def _line(example: Example) -> Record:
     line = asdict(example)
-    if example.confirmed_by is None:
-        del line["confirmed_by"]
+    del line["place"]
+    for key in ("confirmed_by", "tools", "answer"):
+        if not line[key]:
+            del line[key]
     return line
 
 
@@ -68,10 +70,12 @@ def _example(value: Record, written_by: str | None, confirmed_by: str | None = N
     return Example(
         value["id"],
         value["domain"],
-        tuple(Message(role=m["role"], content=m["content"]) for m in value["prompt"]),
+        tuple(Message(role=m["role"], content=m["content"]) | m for m in value["prompt"]),
         value["response"],
         written_by,
         confirmed_by,
+        tuple(value.get("tools", ())),
+        value.get("answer"),
     )
 
 
@@ -88,7 +92,8 @@ def load_answers(path: Path) -> list[Written]:
 def write_rendered(path: Path, rendered: Rendered) -> None:
     """The arrays of one Rendered as safetensors."""
     with atomic_write(path) as temporary:
-        save_file({f.name: getattr(rendered, f.name) for f in fields(rendered)}, temporary)
+        arrays = {f.name: getattr(rendered, f.name) for f in fields(rendered)}
+        save_file({name: a for name, a in arrays.items() if a is not None}, temporary)
 
 
 def load_rendered(path: Path) -> Rendered:

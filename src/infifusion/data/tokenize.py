@@ -30,7 +30,10 @@ class Tokenized:
     response), the length of the response for every token of the end of the turn. straddles: a
     token covers both the last bytes of the prompt and the first of the response. control: the
     first token of the response that is a special one (an end of turn, a role), which text must not
-    hold, or None. Arrays, because all of a data set are in memory at once.
+    hold, or None. private: tokens, from `first` on, that this model's template alone writes
+    (types.Rendered.private_R); None where there are none. unreasoned: the template leaves out the
+    reasoning that the response begins with. Arrays, because all of a data set are in memory at
+    once.
     """
 
     ids: NDArray[np.int32]
@@ -38,6 +41,8 @@ class Tokenized:
     starts: NDArray[np.int32]
     straddles: bool
     control: int | None
+    private: NDArray[np.bool_] | None = None
+    unreasoned: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,8 +129,9 @@ def tokenize(
             way = ends.way(encode(tokenizer, [conversation.next_turn])[0])
         if way is None:
             way = [end_of_text(tokenizer, tokenizer.name_or_path)]
-        offset = conversation.start - conversation.lead
-        start = starts[first:last] - offset
+        start, private = _in_response(conversation, starts[first : last + 1])
+        if private is not None:
+            private = np.append(private, [conversation.own_end] * len(way))
         begin = int(np.searchsorted(starts[:-1], conversation.start))
         done.append(
             Tokenized(
@@ -133,10 +139,62 @@ def tokenize(
                 first=len(before) + first,
                 starts=np.append(start, [conversation.length] * len(way)).astype(np.int32),
                 straddles=int(starts[begin]) > conversation.start,
-                control=next((i for i in ids[begin:last] if i in special), None),
+                control=_control(conversation, ids[begin:last], starts[begin:], special),
+                private=private,
+                unreasoned=conversation.unreasoned,
             )
         )
     return done
+
+
+def _in_response(
+    conversation: Conversation, start_R1: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_] | None]:
+    """(the byte of the response at which each token starts, whether it is private), for the tokens
+    that start at these bytes of the text; the last byte is where the last one ends.
+
+    Where the model writes the response in its own way, a token that lies in a shared run starts
+    where the run says; those between two runs are private, and are spread over the bytes of the
+    response between them, in order.
+    """
+    start_R, end_R = start_R1[:-1], start_R1[1:]
+    if conversation.shared is None:
+        return start_R - (conversation.start - conversation.lead), None
+    length = conversation.length
+    edges = [
+        (conversation.start, 0),
+        *(
+            edge
+            for run in conversation.shared
+            for edge in ((run.own, run.common), (run.own + run.size, run.common + run.size))
+        ),
+        (max(conversation.end, int(end_R[-1])), length),
+    ]
+    own, common = np.array(edges).T
+    place_R = np.floor(np.interp(start_R, own, common)).astype(np.int64)
+    # Where two edges meet at one byte of the text, a token starts at the latter.
+    latter = dict(edges)
+    place_R = np.array([latter.get(int(at), p) for at, p in zip(start_R, place_R, strict=True)])
+    place_R = np.minimum(place_R, length - 1)
+    shared_R = np.zeros(len(start_R), np.bool_)
+    for run in conversation.shared:
+        shared_R |= (start_R >= run.own) & (end_R <= run.own + run.size)
+    early_R = start_R < conversation.start
+    place_R = np.where(early_R, start_R - conversation.start, place_R)
+    return place_R, ~shared_R & ~early_R
+
+
+def _control(
+    conversation: Conversation, ids: list[int], start_R: NDArray[np.int64], special: set[int]
+) -> int | None:
+    """The first special token in the response's own text; those that a template writes around a
+    call are no part of it."""
+    runs = conversation.shared
+    for token, start in zip(ids, start_R.tolist(), strict=False):
+        inside = runs is None or any(run.own <= start < run.own + run.size for run in runs)
+        if token in special and inside:
+            return token
+    return None
 
 
 ANCHORS = ("", "\n", "a", ".")
@@ -170,12 +228,19 @@ def as_rendered(tokenized: list[Tokenized]) -> Rendered:
     """Lay the examples end to end."""
     lengths = [len(one.ids) for one in tokenized]
     rows = [len(one.starts) for one in tokenized]
+    private = None
+    if any(one.private is not None and one.private.any() for one in tokenized):
+        parts = (
+            np.zeros(len(o.starts), bool) if o.private is None else o.private for o in tokenized
+        )
+        private = np.concatenate(list(parts))
     return Rendered(
         ids_L=np.concatenate([NOTHING, *(one.ids for one in tokenized)]),
         offset_N1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
         first_N=np.asarray([one.first for one in tokenized], dtype=np.int32),
         start_R=np.concatenate([NOTHING, *(one.starts for one in tokenized)]),
         row_N1=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
+        private_R=private,
     )
 
 
@@ -189,18 +254,26 @@ def take(rendered: Rendered, numbers: NDArray[np.int64]) -> Rendered:
 
     ids_L, offset_N1 = gather(rendered.ids_L, rendered.offset_N1)
     start_R, row_N1 = gather(rendered.start_R, rendered.row_N1)
-    return Rendered(ids_L, offset_N1, rendered.first_N[numbers], start_R, row_N1)
+    private_R = rendered.private_R
+    if private_R is not None:
+        private_R, _ = gather(private_R, rendered.row_N1)
+    return Rendered(ids_L, offset_N1, rendered.first_N[numbers], start_R, row_N1, private_R)
 
 
 def end_of_turn(rendered: Rendered) -> tuple[int, ...]:
     """The tokens that end every response, the last of which stops generation: the longest way of
-    all examples (a response whose last bytes melt into it has less)."""
+    all examples (a response whose last bytes melt into it has less). The ends of turns that call
+    functions count where there is no other."""
     end_R = rendered.start_R == lengths(rendered.start_R, rendered.row_N1)
     ends_N = np.add.reduceat(end_R.astype(np.int64), rendered.row_N1[:-1])
     after_N = rendered.offset_N1[1:]
+    own_N = np.zeros(len(after_N), np.bool_)
+    if rendered.private_R is not None:
+        own_N = rendered.private_R[rendered.row_N1[1:] - 1]
     ways = {
         tuple(rendered.ids_L[after - ends : after].tolist())
-        for after, ends in zip(after_N, ends_N, strict=True)
+        for after, ends, own in zip(after_N, ends_N, own_N, strict=True)
+        if not own or own_N.all()
     }
     return max(ways, key=lambda way: (len(way), way), default=())
 

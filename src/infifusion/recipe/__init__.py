@@ -6,7 +6,7 @@ abbreviates and returns a `Resolved`. models.py, data.py and steps.py hold the f
 
 from infifusion.recipe.data import Data, DataFile, DataSource, PromptSource, WriteResponses
 from infifusion.recipe.fields import LONGEST_NAME
-from infifusion.recipe.models import Dtype, Model
+from infifusion.recipe.models import Dtype, Model, SystemPlace
 from infifusion.recipe.recipe import (
     STAGES,
     Recipe,
@@ -36,6 +36,7 @@ __all__ = [
     "PromptSource",
     "Recipe",
     "Resolved",
+    "SystemPlace",
     "Teach",
     "TrainingRun",
     "WriteResponses",

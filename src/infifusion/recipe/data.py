@@ -37,7 +37,11 @@ class DataSource(DataFile):
     given."""
     messages: str | None = None
     """Field that holds a list of {role, content} or of ShareGPT's {from, value}; the last one, an
-    assistant's, is the response. In place of prompt and response."""
+    assistant's, is the response. In place of prompt and response. Functions that may be called are
+    read from the field `tools` beside it."""
+    train_on: Literal["last", "all"] = "last"
+    """Which of the assistant's turns of a conversation are learnt: the last one, or all, each from
+    the prompt that would be asked for it. Turns with `weight: 0` are not learnt."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:

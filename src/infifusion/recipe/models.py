@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -10,6 +11,7 @@ from infifusion.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["4bit", "8bit"]
+SystemPlace = Literal["keep", "merge_into_user", "drop"]
 
 
 class Model(Strict):
@@ -29,6 +31,12 @@ class Model(Strict):
     chat_template_kwargs: dict[str, bool | int | float | str | None] = {}
     """Variables of the chat template, such as enable_thinking: false or date_string: 1 Jan 2026.
     They become part of the template: in training, answers, scores, and in the saved model."""
+    chat_template_date: datetime.date | None = None
+    """The day that a chat template which writes today's date is to write, such as 2026-01-31. It
+    becomes part of the template, as chat_template_kwargs do."""
+    system: SystemPlace = "keep"
+    """System messages of the data: keep them, merge_into_user (put before the text of the user's
+    turn that follows, for templates that have no place for them), or drop them."""
     attn_implementation: str | None = None
     """Passed to from_pretrained, e.g. sdpa, eager or flash_attention_2."""
     device_map: str | None = None

@@ -23,6 +23,7 @@ def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: in
         start_R=rendered.start_R[rows],
         row_N1=rendered.row_N1[begin : end + 1] - rendered.row_N1[begin],
         gold_R=gold_R[rows],
+        private_R=None if rendered.private_R is None else rendered.private_R[rows],
     )
 
 

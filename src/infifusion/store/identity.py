@@ -14,6 +14,12 @@ from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sampled_sha256, sha256_of
 from infifusion.store.records import read_json
 
+LATER: dict[str, Any] = {
+    "chat_template_kwargs": {},
+    "chat_template_date": None,
+    "system": "keep",
+}
+"""Fields of a model that decide how it sees text, and what they are where nothing is said."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -21,14 +27,16 @@ def model_identity(model: Model) -> dict[str, Any]:
     """A folder by the contents of its files, a hub model by name and revision. Its temperature is
     left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
-    if not model.chat_template_kwargs:
-        del values["chat_template_kwargs"]  # folders from before there was such a field go on
+    for key in LATER:  # folders from before there was such a field go on
+        if values[key] == LATER[key]:
+            del values[key]
     return {**values, "files": _folder_identity(Path(model.model))}
 
 
 def tokenizer_fields(model: Model) -> dict[str, Any]:
-    """What decides how a model sees text: tokenizer files, chat template, and where generation
-    stops, if its generation config names more than one token."""
+    """What decides how a model sees text: tokenizer files, chat template, what the recipe says of
+    it, and where generation stops, if its generation config names more than one token."""
+    said = as_json(model)
     name = model.tokenizer or model.model
     folder = Path(name)
     files = {f: sha256_of(folder / f) for f in TOKENIZER_FILES if (folder / f).is_file()}
@@ -38,9 +46,7 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "chat_template": model.chat_template,
         "files": files,
         **({"stops": stops} if isinstance(stops := stops_of(Path(model.model)), list) else {}),
-        **(
-            {"chat_template_kwargs": variables} if (variables := model.chat_template_kwargs) else {}
-        ),
+        **{key: said[key] for key, nothing in LATER.items() if said[key] != nothing},
     }
 
 
