@@ -198,7 +198,7 @@ def test_stages_meet_on_disk() -> None:
 def test_maths_imports_numbers_and_words_alone(path: Path) -> None:
     outside = {m.split(".")[0] for m in imports_of(path) if not m.startswith("infifusion")}
     standard = {"__future__", "abc", "collections", "dataclasses", "decimal", "enum", "functools"}
-    standard |= {"itertools", "math", "re", "typing"}
+    standard |= {"itertools", "math", "re", "typing", "unicodedata"}
     assert outside <= standard | {"torch", "numpy", "numba", "pydantic"}
 
 

@@ -9,6 +9,7 @@ a tokenizer that normalises its text (lower case, NFKC) is refused.
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -161,16 +162,39 @@ def _lay(id_T, first, last, flat, begin_V1, data, size, starts, here, dummy):
 
 def _refuse(segment: list[bytes], data: bytes, here: int) -> None:
     position = here
-    for piece in segment:
+    for number, piece in enumerate(segment):
+        if number == 0 and not data.startswith(piece, position):
+            piece = piece.removeprefix(b" ")  # a dummy prefix
         if not data.startswith(piece, position):
             break
         position += len(piece)
     goes_on = data[position : position + 20].decode(errors="replace")
+    around = data[max(position - 12, here) : position + 24].decode(errors="ignore")
     raise TokenizerError(
         f"The tokens do not tile the text: at byte {position} the text goes on with {goes_on!r}, "
-        "the tokens with something else. The tokenizer normalises its text (lower case, NFKC, "
-        "dropped blanks) and cannot be aligned by bytes; use a model whose tokenizer keeps every "
-        "byte, or normalise the data beforehand."
+        f"the tokens with something else. {_why(around)}"
+    )
+
+
+def _why(around: str) -> str:
+    """What a tokenizer has made of a text that its tokens do not spell, and what to do."""
+    if "\u2581" in around:
+        return (
+            "The text holds '\u2581' (U+2581), by which SentencePiece tokenizers write a blank. "
+            "Replace it in the data."
+        )
+    forms = {form: unicodedata.normalize(form, around) for form in ("NFC", "NFKC")}
+    for form, written in forms.items():
+        if written != around:
+            kinds = "combining marks" if form == "NFC" else "forms of characters"
+            return (
+                f"The text holds {kinds} that the tokenizer's normalizer ({form}) rewrites. Write "
+                f"the data in that form: unicodedata.normalize({form!r}, text)."
+            )
+    return (
+        "The tokenizer normalises its text (lower case, dropped blanks or characters) and cannot "
+        "be aligned by bytes; use a model whose tokenizer keeps every byte, or normalise the data "
+        "beforehand."
     )
 
 

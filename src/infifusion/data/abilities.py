@@ -28,17 +28,16 @@ TOOL = {
         },
     },
 }
-ABSENT = "absent"
 Render = Callable[[Sequence[dict[str, Any]], Sequence[dict[str, Any]]], str | None]
 """(turns, tools) -> the text; None where the template refuses them."""
 
 
 @dataclass(frozen=True)
 class CallForm:
-    """How a template wants a turn that calls a function and says nothing: `content` is a text, null
-    or not there; the arguments are an object, or JSON in a text."""
+    """How a template wants a turn that calls a function and says nothing: `content` is empty or not
+    there (null, to transformers); the arguments are an object, or JSON in a text."""
 
-    content: Literal["", "absent"] | None
+    empty: bool
     as_text: bool
 
     def turn(self, message: Message) -> dict[str, Any]:
@@ -56,10 +55,8 @@ class CallForm:
                 }
                 for call in calls
             ]
-        if not message["content"]:
-            turn.pop("content")
-            if self.content != ABSENT:
-                turn["content"] = self.content
+        if not message["content"] and not self.empty:
+            del turn["content"]
         return turn
 
 
@@ -94,8 +91,8 @@ def _system(render: Render) -> Literal["written", "left out", "refused"]:
 def _call_form(render: Render) -> CallForm | None:
     message = Message(role="assistant", content="", tool_calls=[CALL])
     for as_text in (False, True):
-        for content in ("", None, ABSENT):
-            form = CallForm(content, as_text)  # type: ignore[arg-type]
+        for empty in (True, False):
+            form = CallForm(empty, as_text)
             text = render([USER, form.turn(message)], [TOOL])
             # Behind the user's turn: the prompt may show the function, too.
             _, _, said = (text or "").rpartition(USER["content"])

@@ -91,7 +91,7 @@ def _content(value: Any, where: str) -> str | None:
         )
     texts = []
     for part in value:
-        text = part if isinstance(part, str) else _of({"part": part}, "part").get("text")
+        text = part.get("text") if isinstance(part, Mapping) else None
         if not isinstance(text, str):
             kind = part.get("type") if isinstance(part, Mapping) else type(part).__name__
             raise DataError(
@@ -116,8 +116,9 @@ def _calls(turn: Mapping[str, Any], where: str, columnar: bool) -> list[dict[str
         raise DataError(f"{where}: tool_calls holds a {type(value).__name__}; expected a list.")
     calls = []
     for call in value:
-        function = call.get("function", call) if isinstance(call, Mapping) else None
-        name = function.get("name") if isinstance(function, Mapping) else None
+        whole = _of({"call": call}, "call")
+        function = _of(whole, "function") or whole
+        name = function.get("name")
         if not isinstance(name, str) or not name:
             raise DataError(
                 f"{where}: a call is {str(call)[:80]!r}; expected "
@@ -132,8 +133,8 @@ def _calls(turn: Mapping[str, Any], where: str, columnar: bool) -> list[dict[str
                 "arguments": _without_nulls(arguments) if columnar else arguments,
             },
         }
-        if isinstance(call.get("id"), str):
-            one["id"] = call["id"]
+        if isinstance(whole.get("id"), str):
+            one["id"] = whole["id"]
         calls.append(one)
     if calls and turn["role"] != "assistant":
         raise DataError(

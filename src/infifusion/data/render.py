@@ -128,7 +128,7 @@ class Chat:
                 return self._own_writing(example, prompt, reasoned)
             shown = whole[len(prompt) :] if whole.startswith(prompt) else whole[-80:]
             raise TokenizerError(
-                f"{example.id}: the chat template changes the response: expected "
+                f"the chat template changes the response: expected "
                 f"{example.response[:40]!r}, found {shown[:40]!r}. Give the model a chat_template "
                 "in the recipe that writes the response as it is."
             )
@@ -161,7 +161,7 @@ class Chat:
         lacks = left_out(answer, body)
         if lacks is not None:
             raise TokenizerError(
-                f"{example.id}: the chat template of {self.template.name!r} leaves out {lacks}. "
+                f"the chat template of {self.template.name!r} leaves out {lacks}. "
                 "Give the model a chat_template in the recipe that writes it, or leave such "
                 "examples out of the data."
             )
@@ -205,18 +205,15 @@ class Chat:
         if not frame.behind:
             return rest, ""
         raise TokenizerError(
-            f"{example.id}: the chat template of {self.template.name!r} writes nothing behind "
+            f"the chat template of {self.template.name!r} writes nothing behind "
             f"{rest[-40:]!r} that ends a turn. Give the model a chat_template in the recipe."
         )
 
     def _frames_of(self, example: Example) -> Iterator[Frame]:
         """The frame of its roles; its own, should its text be written otherwise; and that without
         what stands before, where a response brings its reasoning along in place of an empty one."""
-        try:
-            yield self.frame(example.prompt, example.tools)
-            own = self._find_frame(example.prompt, example.tools)
-        except TokenizerError as error:
-            raise TokenizerError(f"{example.id}: {error}") from error
+        yield self.frame(example.prompt, example.tools)
+        own = self._find_frame(example.prompt, example.tools)
         yield own
         yield replace(own, before="")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -9,7 +10,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from infifusion.data.abilities import WORD, Abilities, abilities_of
+from infifusion.data.abilities import USER, WORD, Abilities, abilities_of
 from infifusion.errors import TokenizerError
 from infifusion.recipe import SystemPlace
 from infifusion.types import Message
@@ -44,6 +45,20 @@ class Template:
             return text if isinstance(text, str) else None
 
         return abilities_of(render)
+
+    @cached_property
+    def dated(self) -> bool:
+        """Whether what is asked depends on the day it is asked."""
+
+        def on(day: str) -> Any:
+            today = f"{{% macro strftime_now(form) %}}{day}{{% endmacro %}}"
+            with contextlib.suppress(Exception):
+                template = today + self.tokenizer.get_chat_template()
+                turns = [self._content(USER)]
+                return self._apply(turns, (), ask=True, chat_template=template)
+            return None
+
+        return on("1 January") != on("2 February")
 
     def text(self, messages: Sequence[Message], *, ask: bool, tools: Tools = ()) -> str:
         """The conversation; ask: up to where the model is to answer.
@@ -116,12 +131,15 @@ class Template:
                 continue
         return False
 
-    def _apply(self, turns: Sequence[dict[str, Any]], tools: Tools, *, ask: bool) -> Any:
+    def _apply(
+        self, turns: Sequence[dict[str, Any]], tools: Tools, *, ask: bool, **variables: Any
+    ) -> Any:
         return self.tokenizer.apply_chat_template(
             list(turns),
             tools=list(tools) or None,  # type: ignore[arg-type]
             tokenize=False,
             add_generation_prompt=ask,
+            **variables,
         )
 
     def _require(self, messages: Sequence[Message], tools: Tools) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime
 import functools
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -77,9 +79,9 @@ def _require_vocabulary(tokenizer: PreTrainedTokenizerBase, model: str) -> None:
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     """`load_tokenizer` for a model of a recipe, with the recipe's chat template if it names one,
-    and the template's variables written into it.
+    and the template's variables and its date written into it.
 
-    Raises TokenizerError where there are variables and no template.
+    Raises TokenizerError where there are variables and no template, or a date and no place for it.
     """
     tokenizer = load_tokenizer(
         model.tokenizer or model.model,
@@ -88,17 +90,51 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
     )
     if model.chat_template is not None:
         tokenizer.chat_template = model.chat_template
-    if model.chat_template_kwargs:
-        if not isinstance(tokenizer.chat_template, str):
-            raise TokenizerError(
-                f"chat_template_kwargs: the tokenizer of {model.model!r} has "
-                f"{'several chat templates' if tokenizer.chat_template else 'no chat template'}. "
-                "Give the model one chat_template, or remove chat_template_kwargs."
-            )
-        tokenizer.chat_template = with_variables(
-            tokenizer.chat_template, model.chat_template_kwargs
+    said = [
+        *(["chat_template_date"] if model.chat_template_date is not None else []),
+        *(["chat_template_kwargs"] if model.chat_template_kwargs else []),
+    ]
+    if not said:
+        return tokenizer
+    template = tokenizer.chat_template
+    if not isinstance(template, str):
+        raise TokenizerError(
+            f"{said[0]}: the tokenizer of {model.model!r} has "
+            f"{'several chat templates' if template else 'no chat template'}. Give the model one "
+            f"chat_template, or remove {said[0]}."
         )
+    if model.chat_template_date is not None:
+        template = with_date(template, model.chat_template_date)
+    tokenizer.chat_template = with_variables(template, model.chat_template_kwargs)
     return tokenizer
+
+
+def with_date(template: str, day: datetime.date) -> str:
+    """A Jinja template for which it is always this day (at midnight): `strftime_now`, by which
+    transformers' templates learn today's date, is replaced for every form that the template asks
+    for. TokenizerError where it asks for none, or for one that is not written out in it."""
+    asked = re.findall(r"\bstrftime_now\s*\(\s*([^)]*?)\s*\)", template)
+    forms = {ask[1:-1] for ask in asked if len(ask) > 1 and ask[0] == ask[-1] and ask[0] in "\"'"}
+    if not asked or len(forms) != len(set(asked)):
+        raise TokenizerError(
+            "chat_template_date: the chat template "
+            + ("does not ask for the date. Remove chat_template_date" if not asked else
+               f"asks for the date by {asked}, which are not all written out. Give the model a "
+               "chat_template that does")
+            + ", or give the date by chat_template_kwargs where the template has a variable for it."
+        )  # fmt: skip
+    midnight = datetime.datetime.combine(day, datetime.time())
+    cases = "".join(
+        f"{{% if form == {json.dumps(form)} %}}{midnight.strftime(form)}{{% endif %}}"
+        for form in sorted(forms)
+    )
+    return _before(f"{{% macro strftime_now(form) %}}{cases}{{% endmacro %}}", template)
+
+
+def _before(blocks: str, template: str) -> str:
+    """Jinja blocks that write nothing, and then a template; a line break behind a block would be
+    taken for the end of its line."""
+    return blocks + ('{{ "" }}' if blocks and template.startswith("\n") else "") + template
 
 
 def with_variables(template: str, variables: Mapping[str, Any]) -> str:
@@ -109,8 +145,7 @@ def with_variables(template: str, variables: Mapping[str, Any]) -> str:
         f"{'none' if value is None else json.dumps(value)} %}}{{% endif %}}"
         for name, value in variables.items()
     )
-    # A line break behind a block would be taken for the end of its line.
-    return written + ('{{ "" }}' if template.startswith("\n") else "") + template
+    return _before(written, template)
 
 
 def _as_its_file_says(tokenizer: PreTrainedTokenizerBase, model: str) -> PreTrainedTokenizerBase:

@@ -14,7 +14,7 @@ from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
 from infifusion.process.runtime import log, rank
 from infifusion.recipe import DataSource, Recipe, as_json
-from infifusion.stages.rendering import tokenize_examples
+from infifusion.stages.rendering import require_readable, tokenize_each
 from infifusion.store.artifacts import (
     LOOK_EVERY,
     MANIFEST,
@@ -67,6 +67,7 @@ def _work(recipe: Recipe, folder: RunFolder) -> Finished:
             **left_out,
             "too_long": dict.fromkeys(models, 0),
             "control_tokens": dict.fromkeys(models, 0),
+            "unreadable": dict.fromkeys(models, 0),
         },
         "tokens": {},
         "straddling": {},
@@ -96,18 +97,29 @@ def _write(
     write_rendered(path, as_rendered(conversations))
     straddling = sum(one.straddles for one in conversations)
     counts["straddling"][name] = counts["straddling"].get(name, 0) + straddling
+    if unreasoned := sum(one.unreasoned for one in conversations):
+        known = counts.setdefault("unreasoned", {})
+        known[name] = known.get(name, 0) + unreasoned
     if split == "train":
         counts["tokens"][name] = sum(len(one.starts) for one in conversations)
     return path
 
 
-def _tokenized(recipe: Recipe, name: str, split: str, examples: list[Example]) -> list[Tokenized]:
-    return tokenize_examples(
+def _tokenized(
+    recipe: Recipe, name: str, split: str, examples: list[Example]
+) -> list[Tokenized | str]:
+    """Every example's tokens, or why the model cannot be given it. TokenizerError where these are
+    too many."""
+    done = tokenize_each(
         model_called(recipe, name),
         examples,
         plain_template=recipe.data.plain_template,
         title=f"prepare {name} {split}",
     )
+    require_readable(done, name=name, where=f"{split.replace('_', '-')} examples")
+    for reason in (one for one in done if isinstance(one, str)):
+        log.warning("prepare: left out for %s: %s", name, reason)
+    return done
 
 
 def _fitting(
@@ -121,9 +133,13 @@ def _fitting(
     for name, conversations in rendered.items():
         limit = _longest(recipe, name)
         for place, one in enumerate(conversations):
-            reason = _unfit(one, limit, recipe.data.max_length)
-            left_out["too_long"][name] += len(one.ids) > limit
-            left_out["control_tokens"][name] += one.control is not None
+            if isinstance(one, str):
+                left_out["unreadable"][name] += 1
+                reason = "cannot be given to it"
+            else:
+                reason = _unfit(one, limit, recipe.data.max_length)
+                left_out["too_long"][name] += len(one.ids) > limit
+                left_out["control_tokens"][name] += one.control is not None
             reasons[place] = reasons[place] or (reason and f"{reason} for {name}")
     places = [place for place, reason in enumerate(reasons) if reason is None]
     if split == "train" and not places:
@@ -131,7 +147,10 @@ def _fitting(
             f"No training example is left of {len(examples)}; the first, {examples[0].id}, "
             f"{reasons[0]}."
         )
-    kept = {name: [found[place] for place in places] for name, found in rendered.items()}
+    kept = {
+        name: [one for place in places if isinstance(one := found[place], Tokenized)]
+        for name, found in rendered.items()
+    }
     return [examples[place] for place in places], kept
 
 
@@ -152,14 +171,16 @@ def add_sources(recipe: Recipe, folder: RunFolder, names: list[str], fingerprint
             examples = load_examples(folder.examples(split))
             conversations = _tokenized(recipe, name, split, examples)
             for example, one in zip(examples, conversations, strict=True):
-                if reason := _unfit(one, limit, recipe.data.max_length):
+                reason = one if isinstance(one, str) else _unfit(one, limit, recipe.data.max_length)
+                if reason:
                     raise DataError(
                         f"{example.id} {reason} for the new source {name}; the run was prepared "
                         "without it. Prepare anew, which also repeats the teacher passes: --redo, "
                         "or another --run-dir."
                     )
-            files.append(_write(folder, split, name, conversations, counts))
-        for counted in ("too_long", "control_tokens"):
+            fitting = [one for one in conversations if isinstance(one, Tokenized)]
+            files.append(_write(folder, split, name, fitting, counts))
+        for counted in ("too_long", "control_tokens", "unreadable"):
             counts["left_out"].setdefault(counted, {})[name] = 0
     seconds = manifest["seconds"] + time.monotonic() - started
     close_stage(folder.prepare, fingerprint, counts=counts, seconds=seconds, files=files)
@@ -226,8 +247,12 @@ def _in_words(counts: Json) -> str:
     gone = left["empty_response"] + left["duplicate"] + left["contaminated"]
     longest = max(left["too_long"].values(), default=0)
     control = max(left["control_tokens"].values(), default=0)
+    unreadable = max(left["unreadable"].values(), default=0)
+    unreasoned = ", ".join(f"{n} for {name}" for name, n in counts.get("unreasoned", {}).items())
     return (
         ", ".join(parts)
         + f"; left out: {gone} empty, repeated or overlapping, {longest} too long"
         + (f", {control} with special tokens in the response" if control else "")
+        + (f", {unreadable} that a model cannot be given" if unreadable else "")
+        + (f"; learnt without the reasoning, by the template: {unreasoned}" if unreasoned else "")
     )

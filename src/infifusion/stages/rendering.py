@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,10 +10,11 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
+from infifusion.data.conversation import Conversation
 from infifusion.data.render import Chat
 from infifusion.data.tokenize import Ends, Tokenized, ends_of, tokenize
 from infifusion.data.tokenizers import encode, leading_ids, tokenizer_json, tokenizer_of
-from infifusion.errors import TokenizerError
+from infifusion.errors import DataError, TokenizerError
 from infifusion.process.bar import track
 from infifusion.process.runtime import tokenizing_on_all_processors
 from infifusion.recipe import Model
@@ -21,6 +23,9 @@ from infifusion.types import Example, Prompt
 
 TOGETHER = 256
 """Examples tokenized at once."""
+MOST_UNREADABLE = 0.01
+"""Share of examples that may be left out because a model cannot be given them."""
+SHOWN = 5
 PROBE = "yes"
 """A response that every template leaves as it is."""
 
@@ -42,27 +47,53 @@ class Renderer:
         return self.chat.tokenizer
 
     def tokenize(self, examples: list[Example]) -> list[Tokenized]:
-        """TokenizerError names the tokenizer and the example that does not fit."""
-        conversations = [self.chat.conversation(example) for example in examples]
-        with tokenizing_on_all_processors():  # nine tenths of what `prepare` does
-            return tokenize(
-                self.tokenizer,
-                conversations,
-                partial(byte_starts, self.table),
-                templated=self.chat.templated,
-                names=[example.id for example in examples],
-                ends=self.ends,
-            )
+        """TokenizerError names the tokenizer and the first example that does not fit."""
+        done = self.tokenize_each(examples)
+        for one in done:
+            if isinstance(one, str):
+                raise TokenizerError(one)
+        return [one for one in done if isinstance(one, Tokenized)]
 
-    def tokenize_fitting(self, examples: list[Example]) -> list[Tokenized | None]:
-        """As `tokenize`; None in the place of an example that does not fit."""
-        done: list[Tokenized | None] = []
+    def tokenize_each(self, examples: list[Example]) -> list[Tokenized | str]:
+        """Every example's tokens, or why this model cannot be given it."""
+        done: list[Tokenized | str] = []
         for start in range(0, len(examples), TOGETHER):
             some = examples[start : start + TOGETHER]
-            try:
-                done += self.tokenize(some)
-            except TokenizerError:
-                done += [self._tokenize_one(example) for example in some]
+            done += self._tokenize([(one, self._conversation(one)) for one in some])
+        return done
+
+    def tokenize_fitting(self, examples: list[Example]) -> list[Tokenized | None]:
+        """As `tokenize_each`; None in the place of an example that does not fit."""
+        return [None if isinstance(one, str) else one for one in self.tokenize_each(examples)]
+
+    def _conversation(self, example: Example) -> Conversation | str:
+        try:
+            return self.chat.conversation(example)
+        except (TokenizerError, DataError) as error:
+            return f"{example.called}: {error}"
+
+    def _tokenize(self, some: list[tuple[Example, Conversation | str]]) -> list[Tokenized | str]:
+        """All at once; one by one where a text among them has no tokens that fit."""
+        able = {n: (e, one) for n, (e, one) in enumerate(some) if isinstance(one, Conversation)}
+        done: list[Tokenized | str] = [one if isinstance(one, str) else "" for _, one in some]
+        try:
+            with tokenizing_on_all_processors():  # nine tenths of what `prepare` does
+                found = tokenize(
+                    self.tokenizer,
+                    [conversation for _, conversation in able.values()],
+                    partial(byte_starts, self.table),
+                    templated=self.chat.templated,
+                    names=[example.called for example, _ in able.values()],
+                    ends=self.ends,
+                )
+        except TokenizerError as error:
+            if len(able) == 1:
+                (place,) = able
+                done[place] = str(error)
+                return done
+            return [self._tokenize([one])[0] for one in some]
+        for place, one in zip(able, found, strict=True):
+            done[place] = one
         return done
 
     def prompt_ids(self, prompts: list[Prompt]) -> list[list[int]]:
@@ -109,12 +140,6 @@ class Renderer:
         )
         return b"".join(pieces).decode(errors="replace")
 
-    def _tokenize_one(self, example: Example) -> Tokenized | None:
-        try:
-            return self.tokenize([example])[0]
-        except TokenizerError:
-            return None
-
 
 def open_renderer(model: Model, *, plain_template: str) -> Renderer:
     """Load the model's tokenizer. TokenizerError where its tokens do not say their bytes."""
@@ -124,7 +149,7 @@ def open_renderer(model: Model, *, plain_template: str) -> Renderer:
     except TokenizerError as error:
         raise TokenizerError(f"{tokenizer.name_or_path}: {error}") from None
     ends = ends_of(tokenizer, stops_in_config(model))
-    return Renderer(Chat(tokenizer, plain_template), table, ends)
+    return Renderer(Chat(tokenizer, plain_template, model.system), table, ends)
 
 
 def tokenize_examples(
@@ -134,9 +159,34 @@ def tokenize_examples(
 
     Raises TokenizerError naming the tokenizer and the example that does not fit.
     """
+    done = tokenize_each(model, examples, plain_template=plain_template, title=title)
+    for one in done:
+        if isinstance(one, str):
+            raise TokenizerError(one)
+    return [one for one in done if isinstance(one, Tokenized)]
+
+
+def tokenize_each(
+    model: Model, examples: list[Example], *, plain_template: str, title: str
+) -> list[Tokenized | str]:
+    """The same; in the place of an example that the model cannot be given the reason."""
     renderer = open_renderer(model, plain_template=plain_template)
-    done: list[Tokenized] = []
+    done: list[Tokenized | str] = []
     starts = range(0, len(examples), TOGETHER)
     for start in track(starts, title, len(starts)):
-        done += renderer.tokenize(examples[start : start + TOGETHER])
+        done += renderer.tokenize_each(examples[start : start + TOGETHER])
     return done
+
+
+def require_readable(done: Sequence[Tokenized | str], *, name: str, where: str) -> None:
+    """TokenizerError where a model cannot be given more than a hundredth of some examples, with the
+    reasons of five of them. name: pivot or a source; where: which examples."""
+    reasons = [one for one in done if isinstance(one, str)]
+    if len(reasons) <= MOST_UNREADABLE * len(done):
+        return
+    listed = "\n".join(f"  {reason}" for reason in reasons[:SHOWN])
+    more = f"\n  and {len(reasons) - SHOWN} more" if len(reasons) > SHOWN else ""
+    raise TokenizerError(
+        f"{len(reasons)} of {len(done)} {where} cannot be given to {name}:\n{listed}{more}\n"
+        f"Up to {MOST_UNREADABLE:.0%} would be left out and counted."
+    )

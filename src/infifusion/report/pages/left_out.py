@@ -12,6 +12,7 @@ LEFT_OUT = {
     "empty_response": "examples with an empty response",
     "too_long": "examples longer than max_length or than a model's window",
     "control_tokens": "examples with special tokens in the response",
+    "unreadable": "examples that a model's tokenizer or template cannot be given",
 }
 WRITTEN = {
     "unfinished": "answers of {source} that ran out of room before they ended",
