@@ -54,7 +54,7 @@ def test_a_model_without_a_chat_template_is_named_with_the_key_that_gives_it_one
     del models["b"]["chat_template"]
     changes = {"pivot": models.pop("pivot"), "sources": models}
     said = check_recipe(Recipe(**make_recipe(suite, **changes)))
-    told = [line for line in said.splitlines() if line.startswith("  template")]
+    told = [line for line in said.splitlines() if "has no chat template" in line]
     assert len(told) == 1 and "sources.b has no chat template" in told[0]
     assert "'{prompt}{response}'" in told[0] and "sources.b.chat_template" in told[0]
 

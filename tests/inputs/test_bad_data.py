@@ -167,7 +167,7 @@ MESSAGES = {
 def test_messages_of_another_form_are_refused(kind: str, refused, tmp_path: Path) -> None:
     path = tmp_path / "train.jsonl"
     write_jsonl(path, [{"messages": MESSAGES[kind]}])
-    says = "expected a list of 2 or more messages|not assistant|half of a surrogate pair"
+    says = "expected a list of 2 or more messages|not assistant|only text is read|half of a surrog"
     refused(path, ["example 1: ", says], messages="messages")
 
 

@@ -19,9 +19,15 @@ ROWS_AT_ONCE = 512
 
 def first_record(source: DataFile) -> Record | None:
     """The first record, without reading a whole hub data set; None where there is none."""
+    return next((record for _, record in first_records(source)), None)
+
+
+def first_records(source: DataFile) -> Iterator[tuple[str, Record]]:
+    """As `read_placed`, but for a caller that wants a few: a hub data set is read as far as it is
+    asked for."""
     if is_local(source):
-        return next(read_records(source), None)
-    return next(_read_hub(source, streaming=True), None)
+        return read_placed(source)
+    return ((source.path, record) for record in _read_hub(source, streaming=True))
 
 
 def is_local(source: DataFile) -> bool:
@@ -34,11 +40,6 @@ def is_columnar(source: DataFile) -> bool:
     """Whether the data set's columns have one type each, so that a record has null for every key
     that only other records have: Parquet and the hub's."""
     return not is_local(source) or Path(source.path).suffix == ".parquet"
-
-
-def read_records(source: DataFile) -> Iterator[Record]:
-    """The records of a file or hub data set, in order."""
-    return (record for _, record in read_placed(source))
 
 
 def read_placed(source: DataFile) -> Iterator[tuple[str, Record]]:

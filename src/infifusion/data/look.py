@@ -1,25 +1,38 @@
-"""What `check` says of data sets and prompts: which format, which columns, and one example."""
+"""What `check` says of data sets and prompts: which format, which columns, and one example; and the
+first examples, which the models are then to write."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
+from typing import NamedTuple
 
 from infifusion.data.examples import format_of, no_records, to_examples
-from infifusion.data.files import first_record, is_local
+from infifusion.data.files import first_records, is_local
 from infifusion.data.prompts import prompt_of
 from infifusion.data.turns import written
 from infifusion.errors import DataError, InfiFusionError
 from infifusion.recipe import Data, DataSource, PromptSource, WriteResponses
-from infifusion.types import Message
+from infifusion.types import Example, Message
 
 SHOWN = 60  # characters of a prompt and of a response
-Looked = tuple[list[str], list[str]]
-"""Lines to show, and problems."""
+LOOKED_AT = 200
+"""Examples of each data set that are read."""
+PROBE = "yes"
+"""Stands for the answer to a prompt that waits for one."""
+
+
+class Looked(NamedTuple):
+    """Lines to show, problems, and the examples that were read."""
+
+    lines: list[str]
+    problems: list[str]
+    examples: list[Example]
 
 
 def look_at_data(data: Data, *, ask_hub: bool) -> Looked:
-    """Two lines for each data set, and what is wrong with them: the first example of each is read,
-    with ask_hub from the hub too, where it can be reached."""
+    """Two lines for each data set, and what is wrong with them: the first examples of each are
+    read, with ask_hub from the hub too, where it can be reached."""
     parts = {"train": data.train, "held_out": data.held_out, "decontaminate": data.decontaminate}
     named = {f"data.{part}.{n}": s for part, found in parts.items() for n, s in enumerate(found)}
     return _look_at_all(named, ask_hub)
@@ -32,36 +45,45 @@ def look_at_prompts(asked: WriteResponses, *, ask_hub: bool) -> Looked:
 
 
 def _look_at_all(named: Mapping[str, DataSource | PromptSource], ask_hub: bool) -> Looked:
-    lines: list[str] = []
-    problems: list[str] = []
+    looked = Looked([], [], [])
     for where, source in named.items():
         if not ask_hub and not is_local(source):
             continue
         try:
-            lines += _look_at(source)
+            lines, examples = _look_at(source)
         except InfiFusionError as error:
-            problems.append(f"{where}: {error}")
-    return lines, problems
+            looked.problems.append(f"{where}: {error}")
+            continue
+        looked.lines.extend(lines)
+        if not where.startswith("data.decontaminate"):  # which no model is given
+            looked.examples.extend(examples)
+    return looked
 
 
-def _look_at(source: DataSource | PromptSource) -> list[str]:
-    """How the columns are read, and the first example or prompt."""
+def _look_at(source: DataSource | PromptSource) -> tuple[list[str], list[Example]]:
+    """(how the columns are read and the first example or prompt, the first examples)."""
     try:
-        first = first_record(source)
+        records = list(islice(first_records(source), LOOKED_AT))
     except DataError as error:
         if is_local(source):
             raise
-        return [f"  data      {source.domain}: {source.path}, not looked at: {error}"]
-    if first is None:
+        return [f"  data      {source.domain}: {source.path}, not looked at: {error}"], []
+    if not records:
         raise no_records(source)
+    first = records[0][1]
     form = format_of(source, first)
+    examples: list[Example] = []
     named = {"prompt": source.prompt or "prompt"}
     if isinstance(source, DataSource):
-        example = to_examples(source, form, first, 0, source.path)[0]
-        shown = f"{_short(_said(example.prompt))} -> {_short(example.response)}"
+        for place, (where, record) in enumerate(records):
+            examples += to_examples(source, form, record, place, where)
+        shown = f"{_short(_said(examples[0].prompt))} -> {_short(examples[0].response)}"
         named["response"] = source.response or "response"
     else:
-        shown = _short(_said(prompt_of(source, 0, form, 0, first, source.path).messages))
+        for place, (where, record) in enumerate(records):
+            prompt = prompt_of(source, 0, form, place, record, where)
+            examples.append(Example(prompt.id, prompt.domain, prompt.messages, PROBE, place=where))
+        shown = _short(_said(examples[0].prompt))
     if source.messages is not None:
         named = {"messages": source.messages}
     if form is not None:
@@ -69,7 +91,8 @@ def _look_at(source: DataSource | PromptSource) -> list[str]:
     else:
         columns = ", ".join(f"{key}: {name!r}" for key, name in named.items())
         read = f"as the recipe says ({columns})"
-    return [f"  data      {source.domain}: {source.path}, {read}", f"            {shown}"]
+    lines = [f"  data      {source.domain}: {source.path}, {read}", f"            {shown}"]
+    return lines, [example for example in examples if example.response.strip()]
 
 
 def _said(turns: Sequence[Message]) -> str:

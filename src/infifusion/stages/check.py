@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from infifusion.data.look import look_at_data, look_at_prompts
 from infifusion.data.questions import responding_sources
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
-from infifusion.merge.checkpoints.reader import Checkpoint, read_config, text_config
-from infifusion.merge.engine.models import LAYER, LAYER_COUNTS
+from infifusion.merge.engine.causal import require_causal_model
 from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config
 from infifusion.recipe import Model, Recipe, Resolved, WriteResponses
@@ -24,58 +21,52 @@ from infifusion.stages.decide import choosers_of
 from infifusion.stages.distill import find_callbacks
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
-from infifusion.stages.rendering import open_renderer
+from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
 from infifusion.train.arguments import try_arguments
 from infifusion.train.parallel import parallel_settings
-
-# Heads that look at the whole text or give one answer for all of it.
-OTHER_HEADS = (
-    "ForMaskedLM",
-    "ForNextSentencePrediction",
-    "ForPreTraining",
-    "ForSequenceClassification",
-    "ForTokenClassification",
-    "ForMultipleChoice",
-    "ForQuestionAnswering",
-)
+from infifusion.types import Example
 
 
 def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
     """What the recipe would make, in words; RecipeError that lists every problem found. ask_hub:
-    also the first example of data sets that are not here is looked at."""
+    also the first examples of data sets that are not here are looked at."""
     resolved = recipe.resolve()
-    data_lines, data_problems = look_at_data(recipe.data, ask_hub=ask_hub)
-    model_lines, model_problems = _look_at_models(recipe)
+    looked = [look_at_data(recipe.data, ask_hub=ask_hub)]
+    if recipe.write_responses is not None:
+        looked.append(look_at_prompts(recipe.write_responses, ask_hub=ask_hub))
+    data_lines, data_problems, examples = (
+        list(chain(*parts)) for parts in zip(*looked, strict=True)
+    )
+    model_lines, model_problems = _look_at_models(recipe, examples)
     problems = [*model_problems, *data_problems, *_name_problems(recipe, resolved)]
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
         problems += _chooser_problems(recipe.write_responses)
-        lines, prompt_problems = look_at_prompts(recipe.write_responses, ask_hub=ask_hub)
-        data_lines, problems = [*data_lines, *lines], [*problems, *prompt_problems]
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
     return _in_words(recipe, resolved, [*model_lines, *data_lines])
 
 
-def _look_at_models(recipe: Recipe) -> tuple[list[str], list[str]]:
-    """(what there is to know of models without a chat template, problems)."""
+def _look_at_models(recipe: Recipe, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
+    """(how each model writes the first examples, problems)."""
     models = {"pivot": recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
     lines, problems = [], []
     for where, model in models.items():
-        problem, templated = _look_at(model)
-        problems += [f"{where}: {problem}"] if problem else []
-        if not problem and not templated:
-            lines += [
-                f"  template  {where} has no chat template: data.plain_template, "
-                f"{recipe.data.plain_template!r}, unless {where}.chat_template is given"
-            ]
+        problem, renderer = _look_at(model, recipe.data.plain_template)
+        if renderer is None:
+            problems.append(f"{where}: {problem}")
+            continue
+        try:
+            lines += look_at_chat(renderer, examples, where=where)
+        except InfiFusionError as error:
+            problems.append(f"{where}: {error}")
     return lines, problems
 
 
-def _look_at(model: Model) -> tuple[str | None, bool]:
-    """(what is wrong, whether the model has a chat template)."""
+def _look_at(model: Model, plain_template: str) -> tuple[str, Renderer | None]:
+    """(what is wrong, None), or its renderer."""
     folder = Path(model.model)
     looks_local = folder.is_absolute() or model.model.startswith((".", "~"))
     try:
@@ -94,72 +85,15 @@ def _look_at(model: Model) -> tuple[str | None, bool]:
                 f"the folder {folder} holds no .safetensors weights. Pickled weights are not read; "
                 "save the model again with save_pretrained."
             )
-        renderer = open_renderer(model, plain_template="")
+        renderer = open_renderer(model, plain_template=plain_template)
         if folder.is_dir():
-            _require_model_folder(folder, model, renderer.tokenizer)
+            require_causal_model(folder, renderer.tokenizer, own_code=model.trust_remote_code)
         if model.quantization is not None:
             quantization_config(model.quantization)
     except InfiFusionError as error:
         here = folder.is_dir() or looks_local
-        said = str(error) if here else f"{error} Paths are relative to the recipe file."
-        return said, False
-    return None, renderer.chat.templated
-
-
-def _require_model_folder(folder: Path, model: Model, tokenizer: PreTrainedTokenizerBase) -> None:
-    """CheckpointError unless the folder holds whole weights of a causal language model that embeds
-    every token of the tokenizer."""
-    config = read_config(folder)
-    _require_causal(folder, config, own_code=model.trust_remote_code)
-    _require_layers(folder, config)
-    _require_embedding(folder, config, tokenizer)
-
-
-def _require_causal(folder: Path, config: dict[str, Any], *, own_code: bool) -> None:
-    kind, listed = config.get("model_type"), config.get("architectures")
-    named = [str(name) for name in listed] if isinstance(listed, list) else []
-    known = kind in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES or (own_code and "auto_map" in config)
-    other = bool(named) and all(name.endswith(OTHER_HEADS) for name in named)
-    if not known or other or config.get("is_encoder_decoder"):
-        raise CheckpointError(
-            f"{folder / 'config.json'}: {', '.join(named) or 'model_type'} ({kind}) is no causal "
-            "language model that transformers knows. Give a folder that AutoModelForCausalLM loads"
-            + ("; one with code of its own needs trust_remote_code: true." if not known else ".")
-        )
-
-
-def _require_layers(folder: Path, config: dict[str, Any]) -> None:
-    """Of the groups of numbered tensors, one has as many layers as the config says, or more."""
-    said = [text_config(config).get(key) for key in LAYER_COUNTS]
-    count = next((number for number in said if isinstance(number, int)), 0)
-    found: dict[str, set[int]] = {}
-    for name in Checkpoint(folder):
-        if match := LAYER.match(name):
-            found.setdefault(match[1], set()).add(int(match[2]))
-    if found and not any(set(range(count)) <= numbers for numbers in found.values()):
-        stack = max(found, key=lambda prefix: len(found[prefix]))
-        missing = sorted(set(range(count)) - found[stack])[0]
-        raise CheckpointError(
-            f"{folder / 'config.json'} says {count} layers, but the weights lack {stack}{missing}. "
-            "Is the config.json of another model? Number the layers from 0 without a gap."
-        )
-
-
-def _require_embedding(
-    folder: Path, config: dict[str, Any], tokenizer: PreTrainedTokenizerBase
-) -> None:
-    rows = text_config(config).get("vocab_size")
-    if not isinstance(rows, int):
-        return  # transformers' default; the teacher pass compares with the weights
-    by_id = ((id, token) for token, id in tokenizer.get_vocab().items())
-    largest, token = max(by_id, default=(-1, ""))
-    if largest >= rows:
-        raise CheckpointError(
-            f"the tokenizer at {tokenizer.name_or_path} has the token {token!r} with the id "
-            f"{largest}, but the model at {folder} embeds only {rows} tokens. Name the tokenizer "
-            "that belongs to it (tokenizer:), or give it rows for all: "
-            "model.resize_token_embeddings(len(tokenizer))."
-        )
+        return str(error) if here else f"{error} Paths are relative to the recipe file.", None
+    return "", renderer
 
 
 def _chooser_problems(asked: WriteResponses) -> list[str]:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from infifusion.align.byte_spans import TokenTable, byte_starts, token_table
 from infifusion.data.conversation import Conversation
 from infifusion.data.render import Chat
+from infifusion.data.template import Template
 from infifusion.data.tokenize import Ends, Tokenized, ends_of, tokenize
 from infifusion.data.tokenizers import encode, leading_ids, tokenizer_json, tokenizer_of
 from infifusion.errors import DataError, TokenizerError
@@ -111,6 +112,22 @@ class Renderer:
         ends = byte_starts(self.table, whole, text + PROBE)[1:]
         return whole[: int(np.searchsorted(ends, len(text.encode()), side="right"))]
 
+    def asks(self, example: Example, done: Tokenized) -> bool:
+        """Whether the prompt that is trained has the tokens that `apply_chat_template` gives."""
+        if not self.chat.templated:
+            return True
+        asked = self.tokenizer.apply_chat_template(
+            self.chat.template.turns(example.prompt),
+            tools=list(example.tools) or None,  # type: ignore[arg-type]
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        return done.ids[: done.first].tolist() == asked
+
+    def way_of(self, done: Tokenized) -> str:
+        """What ends the turn of an example, as text."""
+        return str(self.tokenizer.decode(done.ids[done.first :][done.starts == done.starts[-1]]))
+
     def end_ids(self, like: Prompt) -> list[int]:
         """The token at which an answer to a prompt such as `like` ends, by the model's template."""
         example = Example(like.id, like.domain, like.messages, PROBE)
@@ -190,3 +207,71 @@ def require_readable(done: Sequence[Tokenized | str], *, name: str, where: str) 
         f"{len(reasons)} of {len(done)} {where} cannot be given to {name}:\n{listed}{more}\n"
         f"Up to {MOST_UNREADABLE:.0%} would be left out and counted."
     )
+
+
+def look_at_chat(renderer: Renderer, examples: Sequence[Example], *, where: str) -> list[str]:
+    """How a model writes conversations, found out with these examples: its template, what ends a
+    turn and what stops it, what its template can write, and what will be done about the rest.
+    TokenizerError where it cannot be given more than a hundredth of them, or would be trained on
+    other prompts than those that are asked."""
+    done = renderer.tokenize_each(list(examples))
+    require_readable(done, name=where, where="of the first examples")
+    readable = [one for one in done if isinstance(one, Tokenized)]
+    unequal = [
+        example.called
+        for example, one in zip(examples, done, strict=True)
+        if isinstance(one, Tokenized) and not renderer.asks(example, one)
+    ]
+    if unequal:
+        raise TokenizerError(
+            f"the prompts of {len(unequal)} examples, first of {unequal[0]}, are not those of "
+            "apply_chat_template. Give the model a chat_template in the recipe."
+        )
+    chat, template = renderer.chat, renderer.chat.template
+    lines = []
+    if chat.templated:
+        lines.append(f"  chat      {where}: its chat template")
+    else:
+        lines.append(
+            f"  chat      {where} has no chat template: data.plain_template, "
+            f"{chat.plain_template!r}, unless {where}.chat_template is given"
+        )
+    ends = sorted({renderer.way_of(one) for one in readable})
+    stops = [str(renderer.tokenizer.decode([token])) for token in sorted(renderer.ends.stops)]
+    if ends:
+        lines.append(f"            a turn ends with {_quoted(ends)}")
+        lasts = {int(one.ids[-1]) for one in readable} - renderer.ends.stops
+        also = ", and once trained there, too" if lasts else ""
+        lines[-1] += f"; generation stops at {_quoted(stops) or 'nothing'}{also}"
+    if chat.templated:
+        lines += [f"            {line}" for line in _abilities(template)]
+    left_out = len(done) - len(readable)
+    unreasoned = sum(one.unreasoned for one in readable)
+    lines.append(
+        f"            {len(readable)} of the first {len(done)} examples render"
+        + (", their prompts as apply_chat_template writes them" if chat.templated else "")
+        + (f"; {left_out} would be left out" if left_out else "")
+        + (f"; {unreasoned} would be learnt without their reasoning" if unreasoned else "")
+    )
+    return lines
+
+
+def _abilities(template: Template) -> list[str]:
+    """What a template can write, in words."""
+    can = template.abilities
+    placed = {"merge_into_user": "put before the user's text", "drop": "dropped"}
+    system = placed.get(template.system, can.system)
+    functions = {"tools": can.tools, "calls": can.calls is not None, "results": can.results}
+    able = [name for name, is_able in functions.items() if is_able]
+    lines = [
+        f"system messages: {system}; functions: "
+        + (", ".join(able) if able else "none")
+        + ("" if all(functions.values()) or not able else " alone")
+    ]
+    if template.dated:
+        lines.append("what is asked holds today's date; chat_template_date pins it to a day")
+    return lines
+
+
+def _quoted(texts: Sequence[str]) -> str:
+    return ", ".join(map(repr, texts))
