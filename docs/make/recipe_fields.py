@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import types
 from collections.abc import Iterator, Mapping
@@ -50,6 +51,7 @@ PARAMETERS: dict[str, tuple[str, Mapping[str, type[Strict]]]] = {
 }
 WORDS: list[tuple[Any, str]] = [
     (str, "text"),
+    (datetime.date, "a date"),
     (int, "whole number"),
     (float, "number"),
     (bool, "true or false"),

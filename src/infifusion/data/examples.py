@@ -175,6 +175,11 @@ def to_examples(
     return examples or [Example(name, source.domain, tuple(turns), "", place=where)]
 
 
+def conversation_of(example: Example) -> str:
+    """The id of the conversation that an example is a turn of."""
+    return example.id.partition(TURN)[0]
+
+
 def tools_in(
     source: DataSource | PromptSource, record: Record, where: str
 ) -> tuple[dict[str, Any], ...]:

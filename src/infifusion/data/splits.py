@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 
-from infifusion.data.examples import own_names, read_examples
+from infifusion.data.examples import conversation_of, own_names, read_examples
 from infifusion.data.overlap import text_of, without_duplicates, without_overlap
 from infifusion.errors import DataError
 from infifusion.recipe import DataSource, Recipe
@@ -77,10 +77,16 @@ def _split_validation(
     examples: list[Example], share: float, seed: int
 ) -> tuple[list[Example], list[Example]]:
     """(training, validation): `share` of each domain is kept apart, chosen by the seed; both lists
-    keep their order. Only given responses are kept apart: what a source wrote is no yardstick.
+    keep their order. Only given responses are kept apart: what a source wrote is no yardstick. The
+    turns of one conversation stay together.
     """
     apart: set[str] = set()
     for domain in sorted({example.domain for example in examples}):
-        ids = [e.id for e in examples if e.domain == domain and e.written_by is None]
+        some = (e for e in examples if e.domain == domain and e.written_by is None)
+        ids = list(dict.fromkeys(conversation_of(e) for e in some))
         apart |= set(random.Random(f"{seed}:{domain}").sample(ids, round(share * len(ids))))
-    return [e for e in examples if e.id not in apart], [e for e in examples if e.id in apart]
+    there = [conversation_of(example) in apart for example in examples]
+    return (
+        [e for e, is_apart in zip(examples, there, strict=True) if not is_apart],
+        [e for e, is_apart in zip(examples, there, strict=True) if is_apart],
+    )

@@ -75,9 +75,12 @@ class Counter:
         environment.globals["strftime_now"] = lambda form: "26 Jul 2024"
         source = MARKS.sub("", self.template or "")
         prompt = [dict(message) for message in example.prompt]
-        whole = [*prompt, {"role": "assistant", "content": example.response}]
+        said = {"tools": list(example.tools) or None, **self.special}
+        answer = example.answer or {"role": "assistant", "content": example.response}
         template = environment.from_string(source)
-        text = template.render(messages=whole, add_generation_prompt=False, **self.special)
+        text = template.render(messages=[*prompt, answer], add_generation_prompt=False, **said)
+        if example.answer is not None:  # written in the template's own way
+            return text, len(template.render(messages=prompt, add_generation_prompt=True, **said))
         start = text.rfind(example.response.strip())
         if start < 0:
             raise ValueError("the template changes the response")
