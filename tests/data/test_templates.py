@@ -191,6 +191,18 @@ def test_a_turn_that_only_the_next_one_ends_does_not_end_with_the_user_s_words()
     assert tokenizer.convert_ids_to_tokens(way.tolist()) == ["<|user|>"]
 
 
+def test_a_template_that_refuses_to_end_with_an_answer_is_asked_with_a_next_turn() -> None:
+    template = (
+        "<s>{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]"
+        "{% elif loop.last %}{{ raise_exception('the last role must be user') }}"
+        "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+    )
+    tokenizer = tokenizer_for(template, "byte_level")
+    for example in EXAMPLES:
+        _, done = rendered(tokenizer, template, example)
+        assert tokenizer.decode(done.ids[done.first :]) == example.response + "</s>"
+
+
 def test_variables_of_a_template_hold_wherever_it_is_rendered_and_can_be_overruled() -> None:
     template = "{% for m in messages %}{{ m.content }}{% endfor %}{{ day }}"
     template += "{% if thinks %}<think>{% endif %}"

@@ -131,6 +131,30 @@ def test_two_manners_are_aligned_where_their_bytes_are_the_same(tmp_path: Path) 
     assert '": {"city": "Oslo"}}' in learnt and "arguments" not in learnt
 
 
+MISTRAL = (
+    "<s>{% for m in messages %}{% if m.role == 'user' %}{% if tools %}[AVAILABLE_TOOLS]"
+    "{{ tools | tojson }}[/AVAILABLE_TOOLS]{% endif %}[INST]{{ m.content }}[/INST]"
+    "{% elif m.tool_calls %}[TOOL_CALLS][{% for c in m.tool_calls %}"
+    "{% if c.id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}"
+    '{"name": "{{ c.function.name }}", "arguments": {{ c.function.arguments | tojson }}, '
+    '"id": "{{ c.id }}"}{% endfor %}]</s>{% elif m.role == \'tool\' %}'
+    "{% if m.tool_call_id | length != 9 %}{{ raise_exception('nine letters') }}{% endif %}"
+    "[TOOL_RESULTS]{{ m.content }}, {{ m.tool_call_id }}[/TOOL_RESULTS]"
+    "{% else %}{{ m.content }}</s>{% endif %}{% endfor %}"
+)
+
+
+def test_ids_have_the_form_that_a_template_wants(tmp_path: Path) -> None:
+    tokenizer = tokenizer_for(MISTRAL, "byte_level")
+    done = [
+        rendered(tokenizer, MISTRAL, example)[1]
+        for example in read(tmp_path, WHOLE, train_on="all")
+    ]
+    whole = tokenizer.decode(done[1].ids)
+    assert '"id": "call00000"}]</s>[TOOL_RESULTS]17 degrees, sun, call00000[' in whole
+    assert tokenizer.decode(done[0].ids[done[0].first :]).startswith("[TOOL_CALLS][{")
+
+
 @pytest.mark.skipif("gptoss" not in TEMPLATES, reason="the templates of TRL are not installed")
 def test_a_call_may_end_otherwise_than_an_answer(tmp_path: Path) -> None:
     tokenizer = tokenizer_for(TEMPLATES["gptoss"], "byte_level")

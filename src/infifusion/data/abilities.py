@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from infifusion.types import Message
@@ -35,12 +35,14 @@ Render = Callable[[Sequence[dict[str, Any]], Sequence[dict[str, Any]]], str | No
 @dataclass(frozen=True)
 class CallForm:
     """How a template wants a turn that calls a function and says nothing: `content` is empty or not
-    there (null, to transformers); the arguments are an object, or JSON in a text."""
+    there (null, to transformers); the arguments are an object, or JSON in a text; ids of calls have
+    nine letters and digits (Mistral's), or are as the data has them."""
 
     empty: bool
     as_text: bool
+    own_ids: bool = False
 
-    def turn(self, message: Message) -> dict[str, Any]:
+    def turn(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """A turn with calls, as this template reads it."""
         turn: dict[str, Any] = dict(message)
         calls = message.get("tool_calls", [])
@@ -98,7 +100,11 @@ def _call_form(render: Render) -> CallForm | None:
             _, _, said = (text or "").rpartition(USER["content"])
             wrong = "{'near'" in said or '\\"near' in said  # Python's writing, or JSON twice
             if "find_place" in said and "Lisbon" in said and not wrong:
-                return form
+                longer = Message(
+                    role="assistant", content="", tool_calls=[CALL | {"id": "call_0123456789"}]
+                )
+                own_ids = render([USER, form.turn(longer)], [TOOL]) is None
+                return replace(form, own_ids=own_ids)
     return None
 
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from transformers import PreTrainedTokenizerBase
 
 from infifusion.data.conversation import Conversation, Frame
-from infifusion.data.template import Template, Tools
+from infifusion.data.template import NEXT_TURN, Template, Tools
 from infifusion.data.turns import (
     in_bytes,
     left_out,
@@ -32,8 +32,6 @@ from infifusion.types import Example, Message
 
 PROBES = ("yes", "Certainly 7.")
 """Responses that every template leaves as they are."""
-NEXT_TURN = Message(role="user", content="Please go on.")
-"""What follows an answer, for templates that write the end of a turn with the next one."""
 OPEN_REASONING = re.compile(r"<think>(?!.*</think>)\s*\Z", re.DOTALL)
 """A prompt that ends inside a block of reasoning."""
 CLOSE_REASONING = "</think>\n\n"
@@ -117,7 +115,7 @@ class Chat:
         if example.answer is not None:
             return self._own_writing(example, prompt, example.answer)
         answer = Message(role="assistant", content=example.response)
-        whole = self.template.text([*example.prompt, answer], ask=False, tools=example.tools)
+        whole = self.template.answered([*example.prompt, answer], tools=example.tools)
         for frame in self._frames_of(example):
             response = self._kept_response(whole, prompt, example.response, frame)
             if response is not None:
@@ -186,12 +184,12 @@ class Chat:
         self, example: Example, prompt: str, answer: Message, frame: Frame
     ) -> tuple[str, str]:
         """(what the template writes behind the prompt for this answer, what ends the turn)."""
-        whole = self.template.text([*example.prompt, answer], ask=False, tools=example.tools)
+        whole = self.template.answered([*example.prompt, answer], tools=example.tools)
         if whole.startswith(prompt):
             rest = whole[len(prompt) :]
         else:  # what differs from the conversation with an answer that is known
             known = [*example.prompt, Message(role="assistant", content=PROBES[0])]
-            other = self.template.text(known, ask=False, tools=example.tools)
+            other = self.template.answered(known, tools=example.tools)
             pairs = enumerate(zip(whole, other, strict=False))
             differs = next((place for place, (one, two) in pairs if one != two), len(other))
             rest = frame.before + whole[min(differs, other.rfind(PROBES[0])) :]
@@ -234,7 +232,7 @@ class Chat:
         found = []
         for probe in PROBES:
             answered = [*messages, Message(role="assistant", content=probe)]
-            whole = self.template.text(answered, ask=False, tools=tools)
+            whole = self.template.answered(answered, tools=tools)
             place = whole.rfind(probe)
             if place < 0:
                 raise TokenizerError(

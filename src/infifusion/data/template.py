@@ -18,6 +18,10 @@ from infifusion.types import Message
 Tools = Sequence[dict[str, Any]]
 
 
+NEXT_TURN = Message(role="user", content="Please go on.")
+"""What follows an answer, for templates that write the end of a turn with the next one."""
+
+
 @dataclass
 class Template:
     """One model's chat template.
@@ -70,25 +74,36 @@ class Template:
         turns = self.turns(messages)
         try:
             text = self._apply(turns, tools, ask=ask)
-        except Exception as error:
-            try:  # some templates want ids of their own form
-                text = self._apply(_with_own_ids(turns), tools, ask=ask)
-            except Exception:
-                raise self._refused(messages, error) from error
+        except Exception as error:  # jinja2 errors and the template's own raise_exception
+            raise TokenizerError(
+                f"The chat template of {self.name!r} cannot render a conversation with the roles "
+                f"{[message['role'] for message in messages]}: {error}. Give the model a "
+                "chat_template in the recipe."
+            ) from error
         if not isinstance(text, str):
             raise TokenizerError(f"{self.name!r}: the chat template gives no text.")
         return text
 
+    def answered(self, messages: Sequence[Message], *, tools: Tools = ()) -> str:
+        """A conversation that ends with an answer, and at least what ends its turn. Some templates
+        refuse that; it is then what they write up to the text of a user's next turn."""
+        try:
+            return self.text(messages, ask=False, tools=tools)
+        except TokenizerError:
+            with contextlib.suppress(TokenizerError):
+                whole = self.text([*messages, NEXT_TURN], ask=False, tools=tools)
+                return whole.rpartition(NEXT_TURN["content"])[0]
+            raise
+
     def turns(self, messages: Sequence[Message]) -> list[dict[str, Any]]:
         """The messages as this template reads them, what `apply_chat_template` is to be given:
         system messages in their place, calls and contents in its form."""
-        form = self.abilities.calls if any("tool_calls" in m for m in messages) else None
-        return [
-            self._content(
-                form.turn(message) if form is not None and "tool_calls" in message else {**message}
-            )
-            for message in self._placed(messages)
-        ]
+        turns: list[dict[str, Any]] = [{**message} for message in self._placed(messages)]
+        form = self.abilities.calls if any("tool_calls" in turn for turn in turns) else None
+        if form is not None:
+            turns = [form.turn(turn) if "tool_calls" in turn else turn for turn in turns]
+            turns = _with_own_ids(turns) if form.own_ids else turns
+        return [self._content(turn) for turn in turns]
 
     def _content(self, turn: dict[str, Any]) -> dict[str, Any]:
         text = turn.get("content")
@@ -165,13 +180,6 @@ class Template:
                     f"The chat template of {self.name!r} does not write {what}. {advice}, or leave "
                     "such examples out of the data."
                 )
-
-    def _refused(self, messages: Sequence[Message], error: Exception) -> TokenizerError:
-        return TokenizerError(
-            f"The chat template of {self.name!r} cannot render a conversation with the roles "
-            f"{[message['role'] for message in messages]}: {error}. Give the model a chat_template "
-            "in the recipe."
-        )
 
 
 def _with_own_ids(turns: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
