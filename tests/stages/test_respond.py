@@ -422,7 +422,7 @@ def test_a_chat_source_is_asked_by_its_template_and_ends_with_its_own_token(
     (ids,) = renderer.prompt_ids([one])
     assert tokenizer.decode(ids) == "<|user|>\nHi<|end|>\n<|assistant|>\n"
     end = tokenizer.convert_tokens_to_ids("<|end|>")
-    assert renderer.end_ids(one) == [end]
+    assert renderer.around(one)[2] == [end]
     # Special tokens are no text; blanks at the front and every byte of the rest are.
     said = [*tokenizer(" naïve 🙂\n").input_ids, end, 10_000]
     assert renderer.text_of(said) == " naïve 🙂\n"

@@ -128,22 +128,17 @@ class Renderer:
         """What ends the turn of an example, as text."""
         return str(self.tokenizer.decode(done.ids[done.first :][done.starts == done.starts[-1]]))
 
-    def end_ids(self, like: Prompt) -> list[int]:
-        """The token at which an answer to a prompt such as `like` ends, by the model's template."""
-        example = Example(like.id, like.domain, like.messages, PROBE)
-        (done,) = self.tokenize_fitting([example])
-        return [] if done is None else [int(done.ids[-1])]
-
-    def around(self, like: Prompt) -> tuple[str, str]:
-        """The text that the model writes before and behind an answer to such a prompt: a blank, the
-        name of a channel, a line break before the end of the turn. Special tokens are no text."""
+    def around(self, like: Prompt) -> tuple[str, str, list[int]]:
+        """(the text that the model writes before an answer to such a prompt: a blank, the name of a
+        channel; the text behind it: a line break; the token at which it ends, by the model's
+        template). Special tokens are no text."""
         example = Example(like.id, like.domain, like.messages, PROBE)
         (done,) = self.tokenize_fitting([example])
         if done is None:
-            return "", ""
+            return "", "", []
         own, turn = done.ids[done.first :], done.starts == done.starts[-1]
         before = self.text_of(own[~turn].tolist()).removesuffix(PROBE)
-        return before, self.text_of(own[turn].tolist())
+        return before, self.text_of(own[turn].tolist()), [int(own[-1])]
 
     def text_of(self, ids: list[int]) -> str:
         """The text that generated tokens stand for, byte for byte; special tokens are no text.

@@ -115,8 +115,8 @@ class Writer:
     ) -> list[Written]:
         """Every prompt's answers, in the order of the prompts; `advance(n)` per batch."""
         ids = self._renderer.prompt_ids(prompts)
-        ends = sorted({*self._ends, *self._renderer.end_ids(prompts[0])})
-        before, behind = self._renderer.around(prompts[0])
+        before, behind, own_ends = self._renderer.around(prompts[0])
+        ends = sorted({*self._ends, *own_ends})
         names = [prompt.id for prompt in prompts]
 
         def work(size: int) -> dict[int, list[Answer]]:
