@@ -6,10 +6,11 @@ import json
 import types
 from pathlib import Path
 from types import NoneType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic.functional_serializers import model_serializer
 from pydantic_core import ErrorDetails
 
 from infifusion.errors import RecipeError
@@ -38,8 +39,7 @@ PLAIN = {
 """pydantic's kinds of problems in the words of docs/recipe_fields.md."""
 MEND_YAML = "Correct that place; text that YAML takes for something else goes in quotes."
 QUOTES = " Put it in quotes to make it text."
-LONGEST_SHOWN = 300
-"""Characters of a value in a message."""
+LONGEST_SHOWN = 300  # characters of a value in a message
 
 
 class Strict(BaseModel):
@@ -52,6 +52,14 @@ class Strict(BaseModel):
         protected_namespaces=(),
         allow_inf_nan=False,
     )
+    LATER: ClassVar[tuple[str, ...]] = ()
+    """Fields newer than some run folders, whose fingerprints fit if defaults are not written."""
+
+    @model_serializer(mode="wrap")
+    def _without_later(self, handler: Any) -> dict[str, Any]:
+        fields, values = type(self).model_fields, handler(self)
+        same = {name for name in self.LATER if getattr(self, name) == fields[name].default}
+        return {key: value for key, value in values.items() if key not in same}
 
     @field_validator("*", mode="before")
     @classmethod

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from lzma import LZMAError
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from infifusion.errors import ArtifactError, DataError
 from infifusion.store.durable import atomic_write
@@ -25,15 +26,20 @@ OTHER_KINDS = {
 
 
 def read_jsonl(
-    path: Path, *, advice: str = "Correct or remove it.", longest: int = LONGEST_LINE
+    path: Path,
+    opened: BinaryIO | None = None,
+    *,
+    advice: str = "Correct or remove it.",
+    longest: int = LONGEST_LINE,
 ) -> Iterator[tuple[str, Record]]:
     """("PATH, line N", object) for every line that is not blank, read as far as it is asked for.
+    opened: the file's lines where they do not stand in it as they are (it is compressed).
 
     Raises DataError that names the line: more than `longest` bytes, not JSON in UTF-8 (`advice` is
     then the end of the message), or no object.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(iter(partial(file.readline, longest + 1), b""), start=1):
+    with path.open("rb") if opened is None else opened as file:
+        for number, line in enumerate(_lines(path, file, longest + 1), start=1):
             where = f"{path}, line {number}"
             if len(line) > longest:
                 raise DataError(
@@ -54,6 +60,14 @@ def read_jsonl(
                     f"found a {type(record).__name__}. Rewrite or remove the line."
                 )
             yield where, record
+
+
+def _lines(path: Path, file: BinaryIO, longest: int) -> Iterator[bytes]:
+    """The lines, each cut after `longest` bytes. DataError where compressed bytes are damaged."""
+    try:
+        yield from iter(partial(file.readline, longest), b"")
+    except (OSError, EOFError, LZMAError) as error:
+        raise DataError(f"{path} cannot be read to its end: {error}. Copy it again.") from None
 
 
 def read_lines(path: Path, make: Callable[[Record], Made] = dict) -> Iterator[Made]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from infifusion.data.files import files_of
 from infifusion.errors import RecipeError
 from infifusion.recipe import Recipe, WriteResponses
 from infifusion.store.hashes import sha256_of
@@ -28,4 +27,4 @@ def responding_sources(recipe: Recipe) -> list[str]:
 
 def prompt_files(asked: WriteResponses) -> dict[str, str]:
     """SHA-256 of every local file of prompts."""
-    return {s.path: sha256_of(Path(s.path)) for s in asked.prompts if Path(s.path).is_file()}
+    return {str(f): sha256_of(f) for source in asked.prompts for f in files_of(source)}

@@ -8,6 +8,7 @@ from dataclasses import replace
 from infifusion.data.examples import conversation_of, own_names, read_examples
 from infifusion.data.overlap import text_of, without_duplicates, without_overlap
 from infifusion.errors import DataError
+from infifusion.process.runtime import log
 from infifusion.recipe import DataSource, Recipe
 from infifusion.store.folders import SPLITS
 from infifusion.types import Example
@@ -49,14 +50,31 @@ def read_splits(
                 "Every training example overlaps data.decontaminate. Give other training data, or "
                 "raise data.decontaminate_ngram."
             )
-    train_and_validation = _split_validation(clean, data.validation_share, recipe.seed)
     held_out = _with_own_ids(read(data.held_out))
+    _warn_of_overlap(clean, held_out, data.decontaminate_ngram)
+    train_and_validation = _split_validation(clean, data.validation_share, recipe.seed)
     left_out = {
         "duplicate": len(train) - len(unique),
         "contaminated": len(unique) - len(clean),
         "empty_response": empty,
     }
     return dict(zip(SPLITS, (*train_and_validation, held_out), strict=True)), left_out
+
+
+def _warn_of_overlap(train: list[Example], held_out: list[Example], length: int) -> None:
+    """Say how many training examples the held-out ones give away."""
+    apart = {example.id for example in without_overlap(train, held_out, length=length)}
+    given_away = [example for example in train if example.id not in apart]
+    if given_away:
+        log.warning(
+            "data: %d of %d training examples share %d words in a row, or their whole prompt, with "
+            "held-out ones (the first: %s). Name the held-out file under data.decontaminate, too, "
+            "to leave them out.",
+            len(given_away),
+            len(train),
+            length,
+            given_away[0].called,
+        )
 
 
 def _confirmed(given: list[Example], written: list[Example]) -> list[Example]:

@@ -14,7 +14,7 @@ import numpy as np
 from safetensors import safe_open
 
 from infifusion.data.examples import read_examples
-from infifusion.data.files import LOCAL_SUFFIXES
+from infifusion.data.files import is_local
 from infifusion.data.overlap import without_duplicates
 from infifusion.errors import DataError, RecipeError
 from infifusion.estimate.costs.case import PIVOT
@@ -188,8 +188,7 @@ def _from_data(recipe: Recipe, models: Mapping[str, Model], notes: list[str]) ->
 def _read(sources: list[DataSource], seed: int) -> list[Example]:
     examples: list[Example] = []
     for source in sources:
-        path = Path(source.path)
-        if not path.exists() and path.suffix not in LOCAL_SUFFIXES:
+        if not is_local(source):
             raise DataError(
                 f"{source.path} is a data set of the hub, which plan does not download. Give its "
                 "size: --examples 130000 --tokens-per-example 700; or run `prepare` first: "

@@ -12,22 +12,37 @@ from infifusion.strict import Strict
 class DataFile(Strict):
     """One file or hub data set."""
 
+    LATER = ("streaming",)
+
     path: str
-    """A local .jsonl, .json, .parquet or .csv file, relative to the recipe file, or a hub name."""
+    """A local .jsonl, .json, .parquet, .csv or .tsv file (all but Parquet also as .gz, .bz2, .zst
+    or .xz), a pattern such as data/*.jsonl, or a folder that save_to_disk of datasets wrote,
+    relative to the recipe file; or a hub name."""
     name: str | None = None
     """Configuration of a hub data set."""
     split: str = "train"
-    """Split of a hub data set."""
+    """Split of a hub data set, or of a folder of datasets."""
+    streaming: bool = False
+    """Read a hub data set as a stream, without storing it: `limit` examples (which must be given)
+    drawn from a buffer of 10,000."""
     domain: str
     """Label of these examples: gate: domain, a run's domains, tables and plots go by it."""
     limit: int | None = Field(default=None, ge=1)
     """Take at most this many examples, chosen by the recipe's seed."""
+
+    @model_validator(mode="after")
+    def _streams_so_many(self) -> Self:
+        if self.streaming and self.limit is None:
+            raise ValueError("streaming needs limit: how many examples to take of the stream")
+        return self
 
 
 class DataSource(DataFile):
     """Training examples: prompts with their responses. Where neither prompt, response nor messages
     is given, the columns say the format: prompt-response, conversational, sharegpt, alpaca,
     prompt-completion, conversational prompt-completion."""
+
+    LATER = (*DataFile.LATER, "train_on")
 
     prompt: str | None = None
     """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'; `prompt`

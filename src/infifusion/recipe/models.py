@@ -17,6 +17,8 @@ SystemPlace = Literal["keep", "merge_into_user", "drop"]
 class Model(Strict):
     """A pivot or a source: what `from_pretrained` needs."""
 
+    LATER = ("chat_template_kwargs", "chat_template_date", "system")
+
     model: str
     """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name."""
     revision: str | None = None

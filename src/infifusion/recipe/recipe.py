@@ -62,7 +62,7 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
             return text
         candidate = folder / Path(text).expanduser()
         # A first part that is here means a folder, and a mistyped rest is not looked up on the hub.
-        here = candidate.exists() or (folder / text.partition("/")[0]).is_dir()
+        here = candidate.exists() or (folder / text.partition("/")[0]).is_dir() or "*" in text
         return str(candidate) if here or text.startswith((".", "~")) else text
 
     def placed(section: Section, *fields: str) -> Section:

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from infifusion.data.files import LOCAL_SUFFIXES, first_record, is_local
+from infifusion.data.files import LOCAL_SUFFIXES, files_of, first_record, is_local
 from infifusion.data.formats import likely_keys, recognise
 from infifusion.data.lines import Record
 from infifusion.errors import CheckpointError, DataError, RecipeError
@@ -127,11 +127,12 @@ def _data(wishes: Wishes, out: Path) -> str:
 
 def _entry(domain: str, path: str, out: Path) -> str:
     local = Path(path).expanduser()
-    file = path.startswith((".", "/", "~")) or path.endswith(LOCAL_SUFFIXES)
-    if not local.exists() and file:
+    source = DataFile(path=str(local), domain=domain)
+    file = path.startswith((".", "/", "~")) or is_local(source)
+    if file and not files_of(source):
         kinds = ", ".join(LOCAL_SUFFIXES)
         raise DataError(f"There is no data file {path}. Give the path of a {kinds} file.")
-    keys, comment = _keys_of_file(str(local) if local.exists() else path)
+    keys, comment = _keys_of_file(str(local) if file else path)
     entry = _flow({"path": _place(path, out), "domain": domain, **keys})
     return f"    - {entry}{f'    # {comment}' if comment else ''}"
 

@@ -7,6 +7,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
+from infifusion.data.files import files_of
 from infifusion.data.questions import responding_sources
 from infifusion.data.splits import read_splits
 from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
@@ -218,7 +219,7 @@ def _only_new_sources(out: Path, fingerprint: Json) -> list[str]:
 
 def _fingerprint(recipe: Recipe, folder: RunFolder) -> Json:
     def files(sources: list[DataSource]) -> dict[str, str]:
-        return {s.path: sha256_of(Path(s.path)) for s in sources if Path(s.path).is_file()}
+        return {str(f): sha256_of(f) for source in sources for f in files_of(source)}
 
     data = recipe.data
     responses = {}

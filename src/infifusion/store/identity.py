@@ -14,12 +14,6 @@ from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sampled_sha256, sha256_of
 from infifusion.store.records import read_json
 
-LATER: dict[str, Any] = {
-    "chat_template_kwargs": {},
-    "chat_template_date": None,
-    "system": "keep",
-}
-"""Fields of a model that decide how it sees text, and what they are where nothing is said."""
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -27,9 +21,6 @@ def model_identity(model: Model) -> dict[str, Any]:
     """A folder by the contents of its files, a hub model by name and revision. Its temperature is
     left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
-    for key in LATER:  # folders from before there was such a field go on
-        if values[key] == LATER[key]:
-            del values[key]
     return {**values, "files": _folder_identity(Path(model.model))}
 
 
@@ -46,7 +37,7 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "chat_template": model.chat_template,
         "files": files,
         **({"stops": stops} if isinstance(stops := stops_of(Path(model.model)), list) else {}),
-        **{key: said[key] for key, nothing in LATER.items() if said[key] != nothing},
+        **{key: said[key] for key in Model.LATER if key in said},
     }
 
 
