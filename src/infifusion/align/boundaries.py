@@ -6,6 +6,9 @@ which positions belong to which example.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -72,3 +75,33 @@ def _match(key_T, key_U, index_T):
         while u < len(key_U) and key_U[u] < key_T[t]:
             u += 1
         index_T[t] = u if u < len(key_U) and key_U[u] == key_T[t] else -1
+
+
+@dataclass(frozen=True)
+class Positions:
+    """The response positions of some examples under one tokenizer (see types.Rendered).
+
+    start_R: int32, start bytes; row_N1: int64, which rows belong to which example; gold_R: int32,
+    the token that is there; private_R: bool, rows that are aligned with nothing (None: there are no
+    such rows).
+    """
+
+    start_R: NDArray[np.int32]
+    row_N1: NDArray[np.int64]
+    gold_R: NDArray[np.int32]
+    private_R: NDArray[np.bool_] | None = None
+
+    @cached_property
+    def key_R(self) -> NDArray[np.int64]:
+        """Where each token starts, as `keys`."""
+        return keys(self.start_R, self.row_N1)
+
+    @cached_property
+    def aligns_R(self) -> NDArray[np.bool_]:
+        """As `can_be_aligned`."""
+        return can_be_aligned(self.start_R, self.row_N1)
+
+    @cached_property
+    def end_R(self) -> NDArray[np.int64]:
+        """Where each token ends, as `end_keys`."""
+        return end_keys(self.start_R, self.row_N1)

@@ -9,49 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.align.boundaries import can_be_aligned, end_keys, example_of, keys, match
+from infifusion.align.boundaries import Positions, example_of, match
 from infifusion.align.evidence import bits_per_byte, running_evidence
+from infifusion.align.inside import Inside, fill_inside, places_inside
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.rows import add, compiled, keep_row
 from infifusion.types import Aligned, Beliefs, lengths
 
 ZERO, ONE, TINY = np.float32(0), np.float32(1), np.finfo(np.float32).tiny
-
-
-@dataclass(frozen=True)
-class Positions:
-    """The response positions of some examples under one tokenizer (see types.Rendered).
-
-    start_R: int32, start bytes; row_N1: int64, which rows belong to which example; gold_R: int32,
-    the token that is there; private_R: bool, rows that are aligned with nothing (None: there are no
-    such rows).
-    """
-
-    start_R: NDArray[np.int32]
-    row_N1: NDArray[np.int64]
-    gold_R: NDArray[np.int32]
-    private_R: NDArray[np.bool_] | None = None
-
-    @cached_property
-    def key_R(self) -> NDArray[np.int64]:
-        """Where each token starts, as boundaries.keys."""
-        return keys(self.start_R, self.row_N1)
-
-    @cached_property
-    def aligns_R(self) -> NDArray[np.bool_]:
-        """As boundaries.can_be_aligned."""
-        return can_be_aligned(self.start_R, self.row_N1)
-
-    @cached_property
-    def end_R(self) -> NDArray[np.int64]:
-        """Where each token ends, as boundaries.end_keys."""
-        return end_keys(self.start_R, self.row_N1)
 
 
 Pair = Callable[[Positions, Positions], NDArray[np.int64]]
@@ -72,24 +42,28 @@ def by_bytes(source: Positions, pivot: Positions) -> NDArray[np.int64]:
 
 class Believed(NamedTuple):
     """One source on some examples: its positions and what it believed there, its map to the pivot's
-    ids, and how its positions are aligned with the pivot's."""
+    ids, how its positions are aligned with the pivot's, and how its tokens are carried over where a
+    pivot position lies inside of one (None: such positions are not taught)."""
 
     positions: Positions
     beliefs: Beliefs
     mapping: VocabularyMap
     pair: Pair
+    inside: Inside | None = None
 
 
 @dataclass(frozen=True)
 class Origins:
     """Where the rows of an `Aligned` come from; for counts alone, no fusion function reads it.
 
-    source_ST: int64, index of the aligned source position or -1. gold_path_ST: bool, positions
-    where the chain rule gave the gold token its probability. unmapped_S: float64, probability,
+    source_ST: int64, index of the aligned source position or -1. inside_ST: bool, positions inside
+    of that source position's token. gold_path_ST: bool, positions where the chain rule gave the
+    gold token its probability. unmapped_S: float64, probability,
     summed over aligned positions, that the vocabulary map could not place.
     """
 
     source_ST: NDArray[np.int64]
+    inside_ST: NDArray[np.bool_]
     gold_path_ST: NDArray[np.bool_]
     unmapped_S: NDArray[np.float64]
 
@@ -100,7 +74,9 @@ def align_sources(
     """Every source at the pivot's positions of the same examples: align the positions, map the
     vocabulary, correct the gold path.
 
-    A position that `pair` aligns with nothing is empty (source_ST = -1). Mapped probabilities that
+    A position that `pair` aligns with nothing takes what the source believed inside of a token
+    (align.inside), where that is asked for and known well enough; else it is empty (source_ST =
+    -1). Mapped probabilities that
     land on one pivot id add up; what cannot be mapped goes to the tail.
 
     Gold path, unless switched off: where the pivot's gold token g spans source tokens y_1..y_m
@@ -124,16 +100,17 @@ def align_sources(
         gold_path=np.zeros(shape, np.bool_),
     )
     source_ST, unmapped_S = np.empty(shape, np.int64), np.zeros(len(sources))
-    for s, (here, beliefs, mapping, pair) in enumerate(sources):
+    inside_ST = np.zeros(shape, np.bool_)
+    for s, (here, beliefs, mapping, pair, inside) in enumerate(sources):
         source_ST[s] = _public(pair(here, pivot), here, pivot)
         last_T = _path_ends(here, pivot, source_ST[s]) if gold_path else np.full(count, -1)
-        unmapped_S[s] = _project(
-            source_ST[s],
-            last_T,
-            _source(here, beliefs, mapping),
-            pivot.gold_R,
-            _Rows(*(array[s] for array in rows)),
-        )
+        source, out = _source(here, beliefs, mapping), _Rows(*(array[s] for array in rows))
+        unmapped_S[s] = _project(source_ST[s], last_T, source, pivot.gold_R, out)
+        if inside is not None:
+            place = places_inside(here, pivot, source_ST[s], inside.source, gold_path=gold_path)
+            taught_P = fill_inside(inside, place, source, pivot.gold_R, out)
+            inside_ST[s, place.t_P[taught_P]] = True
+            source_ST[s, place.t_P[taught_P]] = place.u_P[taught_P]
 
     def evidence(forgetting: float) -> NDArray[np.float32]:
         evidence_ST = np.zeros(shape, np.float32)
@@ -158,7 +135,7 @@ def align_sources(
         evidence=evidence,
         example_T=example_of(pivot.row_N1),
     )
-    return aligned, Origins(source_ST, rows.gold_path, unmapped_S)
+    return aligned, Origins(source_ST, inside_ST, rows.gold_path, unmapped_S)
 
 
 def _public(source_T: NDArray[np.int64], source: Positions, pivot: Positions) -> NDArray[np.int64]:

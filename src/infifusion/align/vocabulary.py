@@ -61,6 +61,18 @@ def identity_map(size: int, *, known: int) -> VocabularyMap:
     return VocabularyMap(np.where(ids_V < known, ids_V, -1).astype(np.int32), how_V)
 
 
+def ids_by_bytes(table: TokenTable) -> dict[bytes, int]:
+    """The token of each text of bytes that is one, special tokens apart. Where several have the
+    same bytes, ordinary ones come before `<0xNN>` ones, then the lowest id: the same in every
+    process."""
+    of_bytes: dict[bytes, int] = {}
+    order = sorted(range(len(table)), key=lambda index: (bool(table.fallback_V[index]), index))
+    for index in order:
+        if table.bytes_V[index] and not table.special_V[index]:
+            of_bytes.setdefault(table.bytes_V[index], index)
+    return of_bytes
+
+
 def vocabulary_map(
     source: TokenTable,
     pivot: TokenTable,
@@ -76,14 +88,8 @@ def vocabulary_map(
     pivot's tokenizer makes of each in the middle of a text, or -1 (first_token.first_tokens; with
     how = NEAREST edit_distance.nearest_tokens). roles maps special source ids to pivot ids (end of
     turn).
-    Where several pivot tokens have the same bytes, ordinary ones come before `<0xNN>` ones, then
-    the lowest id: the map is the same in every process.
     """
-    of_bytes: dict[bytes, int] = {}
-    order = sorted(range(len(pivot)), key=lambda index: (bool(pivot.fallback_V[index]), index))
-    for index in order:
-        if pivot.bytes_V[index] and not pivot.special_V[index]:
-            of_bytes.setdefault(pivot.bytes_V[index], index)
+    of_bytes = ids_by_bytes(pivot)
     pivot_V = np.full(size, -1, dtype=np.int32)
     how_V = np.full(size, How.EMPTY, dtype=np.uint8)
     others: list[int] = []

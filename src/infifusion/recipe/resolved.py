@@ -23,6 +23,7 @@ class FuseTarget(Strict):
     keep: int
     alignment: str
     gold_path: bool
+    inside: float | None = None
     teacher: str
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from infifusion.strict import Strict
 
@@ -54,9 +54,20 @@ class Fuse(Strict):
     gold_path: bool = True
     """Where the pivot's gold token is several tokens of a source, give it the product of their
     probabilities (the chain rule). false: it has what the vocabulary map gives it."""
+    inside: float | None = Field(default=None, gt=0, le=1)
+    """Teach also where a pivot token begins inside a source's token: by the source's tokens that
+    begin with the bytes read since, cut and scaled (align/inside.py), where at least this share of
+    the row is known, 0.5 say. null: such positions are learnt from the text alone. Not with
+    alignment: min_ed, nor with the loss uld."""
     teacher: Literal["cached", "online"] = "cached"
     """online: no teacher pass and no cache; the sources run beside the pivot while it trains. Saves
     the cache and the wait in a run of one epoch that is made once, costs a pass per epoch."""
+
+    @model_validator(mode="after")
+    def _inside_by_bytes(self) -> Self:
+        if self.inside is not None and self.alignment != "bytes":
+            raise ValueError("inside needs alignment: bytes")
+        return self
 
 
 class Lora(Strict):

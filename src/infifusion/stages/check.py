@@ -18,7 +18,7 @@ from infifusion.recipe import Model, Recipe, Resolved, WriteResponses
 from infifusion.sandbox.programs import require_sandbox
 from infifusion.stages.combine import check_target
 from infifusion.stages.decide import choosers_of
-from infifusion.stages.distill import find_callbacks
+from infifusion.stages.distill import find_callbacks, require_rows
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
@@ -134,6 +134,7 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
         where = f"distill.{run.name}.training"
         attempt(try_arguments, run.training, parallel=run.parallel, where=where)
         attempt(parallel_settings, run.parallel, run.training)
+        attempt(require_rows, recipe, run)
     for merge in resolved.merges:
         attempt(check_merge, merge)
     attempt(find_callbacks, recipe.callbacks)

@@ -21,6 +21,7 @@ from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.registry import look_up
+from infifusion.stages.combine import target_identity
 from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
@@ -205,7 +206,7 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
     if target is None:
         return stage_identity(folder.fuse(run.target), ".npy")  # weights.json is for the report
     return {
-        "target": as_json(target),
+        "target": target_identity(target),
         "top_k": recipe.teach.top_k,
         "sources": {
             name: {
@@ -218,10 +219,23 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
     }
 
 
+def require_rows(recipe: Recipe, run: TrainingRun) -> None:
+    """RecipeError where the run's loss reads logits and its target has rows that come of none."""
+    targets = recipe.resolve().targets
+    inside = any(t.name == run.target and t.inside is not None for t in targets)
+    if inside and run.loss not in WITHOUT_ZSCORES:
+        raise RecipeError(
+            f"distill.{run.name}: the loss {run.loss} reads the sources' logits, and positions "
+            f"inside of a source's token (fuse.{run.target}.inside) have none. Leave out `inside`, "
+            "or take another loss."
+        )
+
+
 def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Teaching | None:
     """The target's rows, or what makes them; without what the run's loss does not read."""
     if run.target is None:
         return None
+    require_rows(recipe, run)
     zscores = run.loss not in WITHOUT_ZSCORES
     online = _online(recipe, run)
     if online is not None:

@@ -14,9 +14,16 @@ from infifusion.align import byte_spans, edit_distance, first_token, vocabulary
 from infifusion.align.byte_spans import token_table
 from infifusion.align.edit_distance import nearest_tokens
 from infifusion.align.first_token import first_tokens
+from infifusion.align.inside import Inside
 from infifusion.align.min_ed import pair_by_edit_distance
 from infifusion.align.project import Pair, by_bytes
-from infifusion.align.vocabulary import How, VocabularyMap, identity_map, vocabulary_map
+from infifusion.align.vocabulary import (
+    How,
+    VocabularyMap,
+    identity_map,
+    ids_by_bytes,
+    vocabulary_map,
+)
 from infifusion.data.tokenizers import encode, tokenizer_identity, tokenizer_json, tokenizer_of
 from infifusion.recipe import Model
 from infifusion.store.artifacts import cache_folder
@@ -37,6 +44,25 @@ def pair_between(source: Model, pivot: Model, mapping: VocabularyMap, *, alignme
         pivot_table=token_table(tokenizer_json(tokenizer_of(pivot))),
         mapping=mapping,
     )
+
+
+def inside_between(source: Model, pivot: Model, *, floor: float | None) -> Inside | None:
+    """What carries the rest of a source's token to the pivot's vocabulary; None without a floor."""
+    if floor is None:
+        return None
+    tokenizer = tokenizer_of(pivot)
+    pivot_table = token_table(tokenizer_json(tokenizer))
+    of_bytes = ids_by_bytes(pivot_table)
+
+    def pivot_ids(rests: list[bytes]) -> list[int]:
+        ids = [of_bytes.get(rest, -1) for rest in rests]
+        others = [place for place, id in enumerate(ids) if id < 0]
+        made = first_tokens(pivot_table, partial(encode, tokenizer), [rests[n] for n in others])
+        for place, id in zip(others, made, strict=True):
+            ids[place] = id
+        return ids
+
+    return Inside(token_table(tokenizer_json(tokenizer_of(source))), pivot_ids, floor)
 
 
 def map_between(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.evidence import bits_per_byte
+from infifusion.align.inside import Inside
 from infifusion.align.project import Believed, Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_labels, load_rendered
@@ -17,7 +18,7 @@ from infifusion.errors import CheckpointError
 from infifusion.fuse.gate import better_on_response
 from infifusion.recipe import FuseTarget, Model, Recipe
 from infifusion.stages.combine import fuse_chunk, fusion_function, positions
-from infifusion.stages.mapping import map_between, pair_between
+from infifusion.stages.mapping import inside_between, map_between, pair_between
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.teacher.calibrate import calibrated
 from infifusion.teacher.forward import Teacher, believe, make_teacher
@@ -34,13 +35,14 @@ class Source:
     rendered: Rendered
     mapping: VocabularyMap
     pair: Pair
+    inside: Inside | None
 
     def examples(self, numbers: NDArray[np.int64], names: list[str]) -> Believed:
         """What it believes on these examples."""
         rendered = take(self.rendered, numbers)
         beliefs = believe(self.teacher, rendered, 0, len(numbers), names=names)
         here = positions(rendered, gold_ids(rendered), 0, len(numbers))
-        return Believed(here, beliefs, self.mapping, self.pair)
+        return Believed(here, beliefs, self.mapping, self.pair, self.inside)
 
 
 class OnlineTarget:
@@ -86,7 +88,8 @@ class OnlineTarget:
                 teacher, model, folder, name=name, kept=out / f"temperature-{name}.json"
             )
             pair = pair_between(model, recipe.pivot, mapping, alignment=target.alignment)
-            loaded[name] = Source(teacher, rendered, mapping, pair)
+            inside = inside_between(model, recipe.pivot, floor=target.inside)
+            loaded[name] = Source(teacher, rendered, mapping, pair, inside)
         self._sources = [loaded[name] for name in names]
         self._judge = loaded[PIVOT] if gated else None
         self.temperatures = {name: loaded[name].teacher.temperature for name in target.sources}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.align.evidence import bits_per_byte
+from infifusion.align.inside import Inside
 from infifusion.align.project import Believed, Pair
 from infifusion.align.vocabulary import VocabularyMap
 from infifusion.data.store import load_rendered
@@ -18,7 +19,7 @@ from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.fuse.gate import better_in_domain, better_on_response
 from infifusion.recipe import FuseTarget, Recipe
 from infifusion.stages.combine import positions
-from infifusion.stages.mapping import map_between, pair_between
+from infifusion.stages.mapping import inside_between, map_between, pair_between
 from infifusion.store.folders import RunFolder, model_called
 from infifusion.teacher.cache import BeliefReader
 from infifusion.teacher.load import vocabulary_size
@@ -38,15 +39,23 @@ class Source:
     reader: BeliefReader
     mapping: VocabularyMap
     pair: Pair
+    inside: Inside | None
 
     def examples(self, begin: int, end: int) -> Believed:
         """What it believed on examples [begin, end)."""
         here = positions(self.rendered, self.gold_U, begin, end)
-        return Believed(here, self.reader.examples(begin, end), self.mapping, self.pair)
+        return Believed(
+            here, self.reader.examples(begin, end), self.mapping, self.pair, self.inside
+        )
 
 
 def open_source(
-    recipe: Recipe, folder: RunFolder, name: str, pivot: Rendered, alignment: str
+    recipe: Recipe,
+    folder: RunFolder,
+    name: str,
+    pivot: Rendered,
+    alignment: str,
+    inside: float | None = None,
 ) -> Source:
     """A source's cache, ready to be read; pivot: the training examples as the pivot sees them."""
     model = model_called(recipe, name)
@@ -65,6 +74,7 @@ def open_source(
         ),
         mapping=mapping,
         pair=pair_between(model, recipe.pivot, mapping, alignment=alignment),
+        inside=inside_between(model, recipe.pivot, floor=inside),
     )
 
 

@@ -21,6 +21,7 @@ def tally(names: list[str], aligned: Aligned, origins: Origins, fused: Target) -
         shut_T = aligned_T & ~aligned.aligned_ST[s]
         of[name] = {
             "aligned": int(aligned_T.sum()),
+            "inside": int(origins.inside_ST[s].sum()),
             "gold_paths": int(origins.gold_path_ST[s].sum()),
             "gated_examples": len(np.unique(aligned.example_T[shut_T])),
             "unmapped_mass": float(origins.unmapped_S[s]),
@@ -46,7 +47,7 @@ def add_tallies(parts: list[Json]) -> Json:
 
 def _sum_of_sources(total: Json, part: Json) -> Json:
     return {
-        name: {key: total[name][key] + value for key, value in counts.items()}
+        name: {key: total[name].get(key, 0) + value for key, value in counts.items()}
         for name, counts in part.items()
     }
 
