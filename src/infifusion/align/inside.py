@@ -138,8 +138,10 @@ def fill_inside(inside: Inside, place: Place, source, gold_T: NDArray[np.int32],
     unseen_P = np.maximum(1 - prob_PK.sum(axis=1, dtype=np.float64), 0)
     whole_P = known_P + shorter_P + unseen_P
     certain_P = known_P >= inside.floor * whole_P
-    path_P = np.exp(source.before_U1[place.last_P + 1] - source.before_U1[place.u_P])
-    path_P = np.where(place.last_P >= 0, path_P, 0)
+    there_P = place.last_P >= 0
+    path_P = np.zeros(len(there_P))
+    ends_P, begins_P = place.last_P[there_P] + 1, place.u_P[there_P]
+    path_P[there_P] = np.exp(source.before_U1[ends_P] - source.before_U1[begins_P])
     _fill(
         np.flatnonzero(certain_P),
         place.t_P,
