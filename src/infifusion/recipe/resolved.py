@@ -14,6 +14,8 @@ Made = TypeVar("Made", bound=Strict)
 class FuseTarget(Strict):
     """One target to be fused: every field decided."""
 
+    LATER = ("inside",)
+
     name: str
     sources: list[str]
     function: str

@@ -28,6 +28,8 @@ class Teach(Strict):
 class Fuse(Strict):
     """One fused target: which sources, combined how."""
 
+    LATER = ("inside",)
+
     function: str = "uncertainty"
     """A fusion function (`infifusion list`), or module:function."""
     params: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,16 +12,8 @@ from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.fuse.gate import shut
 from infifusion.named import function_and_params
-from infifusion.recipe import FuseTarget, as_json
+from infifusion.recipe import FuseTarget
 from infifusion.types import Aligned, Rendered, Target
-
-
-def target_identity(target: FuseTarget) -> dict[str, Any]:
-    """What decides a target's rows, for fingerprints."""
-    values = as_json(target)
-    if target.inside is None:
-        del values["inside"]  # folders from before there was such a field go on
-    return values
 
 
 def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:

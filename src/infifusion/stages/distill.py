@@ -21,7 +21,6 @@ from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.registry import look_up
-from infifusion.stages.combine import target_identity
 from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
@@ -206,7 +205,7 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
     if target is None:
         return stage_identity(folder.fuse(run.target), ".npy")  # weights.json is for the report
     return {
-        "target": target_identity(target),
+        "target": as_json(target),
         "top_k": recipe.teach.top_k,
         "sources": {
             name: {

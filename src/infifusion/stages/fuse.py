@@ -18,8 +18,8 @@ from infifusion.data.store import ARRAYS, load_examples, load_rendered
 from infifusion.data.tokenize import gold_ids
 from infifusion.process.bar import track
 from infifusion.process.runtime import log, rank
-from infifusion.recipe import FuseTarget, Recipe
-from infifusion.stages.combine import fuse_chunk, fusion_function, positions, target_identity
+from infifusion.recipe import FuseTarget, Recipe, as_json
+from infifusion.stages.combine import fuse_chunk, fusion_function, positions
 from infifusion.stages.sources import gate, open_source
 from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
 from infifusion.stages.teaching import TeachingView, who_may_teach
@@ -53,7 +53,7 @@ def fuse(recipe: Recipe, folder: RunFolder, target: FuseTarget) -> None:
         title=f"fuse {target.name}",
         folder=folder.fuse(target.name),
         fingerprint={
-            "target": target_identity(target),
+            "target": as_json(target),
             "prepare": prepared_identity(folder, sorted({PIVOT, *taught})),
             "teach": {name: stage_identity(folder.teach(name)) for name in taught},
         },
