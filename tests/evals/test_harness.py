@@ -183,6 +183,16 @@ def test_a_chat_template_is_used_where_there_is_one(learnt, data, tmp_path):
     assert items_of(tmp_path / "given")[0]["prompt"] == "<user>a?\n<answer>"
 
 
+def test_a_template_that_reads_content_in_parts_is_asked_with_the_question(learnt, data, tmp_path):
+    """As those of models that see pictures do; given a plain text they drop it without a word."""
+    in_parts = CHAT.replace(
+        "{{ m.content }}", "{% for part in m.content %}{{ part.text }}{% endfor %}"
+    )
+    assert in_parts != CHAT
+    run(learnt, data, tmp_path / "parts", chat_template=in_parts)
+    assert items_of(tmp_path / "parts")[0]["prompt"] == "<user>a?\n<assistant>"
+
+
 def test_a_limit_asks_the_same_items_every_time(learnt, data, tmp_path):
     run(learnt, data, tmp_path / "all")
     assert run(learnt, data, tmp_path / "a", limit=2)["n"] == 2

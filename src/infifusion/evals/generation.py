@@ -22,6 +22,7 @@ from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.teacher.answer import RefuseNaN, end_ids
+from infifusion.types import Message
 
 Base: Any = HFLM  # the decorator that registers HFLM hides its type
 Key = tuple[str, str]  # a prompt and how it is to be answered
@@ -53,17 +54,17 @@ class GreedyLM(Base):
         super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
         self.outputs: dict[Key, Output] = {}
         self.end_ids = end_ids(self.model, self.tokenizer)
-        self._chat, self._before, self._behind = chat, "", ""
-        if chat:
-            self._learn_frame()
+        self._chat, self._before, self._behind = Chat(self.tokenizer) if chat else None, "", ""
+        if self._chat:
+            self._learn_frame(self._chat)
         # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
         self.model.generation_config = GenerationConfig(
             eos_token_id=self.end_ids or None, pad_token_id=self.tokenizer.pad_token_id
         )
 
-    def _learn_frame(self) -> None:
+    def _learn_frame(self, chat: Chat) -> None:
         """Find out where a templated answer ends, and which text the model writes around it."""
-        frame = Chat(self.tokenizer).frame([NEXT_TURN])
+        frame = chat.frame([NEXT_TURN])
         ends = ends_of(self.tokenizer, self.end_ids)
         behind, next_turn, before = encode(
             self.tokenizer, [frame.behind, frame.next_turn, frame.before]
@@ -72,6 +73,19 @@ class GreedyLM(Base):
             self.end_ids = sorted({*self.end_ids, way[-1]})
             self._behind = self.tokenizer.decode(way, skip_special_tokens=True)
         self._before = self.tokenizer.decode(before, skip_special_tokens=True)
+
+    def apply_chat_template(
+        self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
+    ) -> str:
+        """The prompt of training. lm-eval's own gives a template that reads content as a list of
+        parts a plain text, which it drops, and leaves out a system message that it refuses.
+
+        Raises TokenizerError where the template cannot render the conversation.
+        """
+        if self._chat is None or not add_generation_prompt:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        messages = [Message(role=m["role"], content=m["content"]) for m in chat_history]
+        return self._chat.prompt(messages, name="the prompt of the task")
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per lm-eval Instance, in order; the prompt is never cut.
