@@ -2,7 +2,7 @@
 learnt some answers give them back, wherever it is asked?
 
     .venv/bin/python benchmarks/templates.py [--short | --only NAME ...] [--without-fusion]
-        [--work runs/templates] [--json benchmarks/out/templates.json]
+        [--work runs/templates] [--json benchmarks/out/templates.json] [--page docs/templates.md]
 
 A pivot of two layers with the template and a base model's tokenizer (its end of text is not what
 ends most templates' turns) learns 16 pairs of question and answer by `infifusion run`. Asked are
@@ -16,7 +16,8 @@ ends most templates' turns) learns 16 pairs of question and answer by `infifusio
               other templates and tokenizers (gold_weight: 0.1)
 
 A cell is the answers that came back, of 16, and how many were cut off, if any. What is finished is
-not done again; what failed is. Needs the `bench` and `test` extras. About ten seconds a template.
+not done again, what failed is; a new `--json` begins anew. Needs the extras
+`bench` and `test`. About ten seconds a template on one free core.
 """
 
 from __future__ import annotations
@@ -141,6 +142,13 @@ def summary(rows: dict[str, Any]) -> str:
     return f"All {len(PAIRS)} answers back: {', '.join(said)}. {versions}."
 
 
+def put(text: str, page: Path) -> None:
+    """Replace what stands between the markers of a page."""
+    before, begin, rest = page.read_text(encoding="utf-8").partition("<!-- table: templates -->\n")
+    _, end, after = rest.partition("<!-- end -->")
+    page.write_text(f"{before}{begin}\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
 def main() -> None:
     """Run what is missing and print the table."""
     parser = argparse.ArgumentParser(
@@ -151,6 +159,7 @@ def main() -> None:
     parser.add_argument("--without-fusion", action="store_true")
     parser.add_argument("--work", type=Path, default=Path("runs/templates"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/out/templates.json"))
+    parser.add_argument("--page", type=Path, help="put the table between the page's markers")
     options = parser.parse_args()
     transformers_logging.disable_progress_bar()
     names = options.only or [n for n in TEMPLATES if n in SHORT or not options.short]
@@ -170,8 +179,10 @@ def main() -> None:
             options.json.parent.mkdir(parents=True, exist_ok=True)
             options.json.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
     rows = {name: kept[name] for name in TEMPLATES if name in kept}
-    print(table(rows))
-    print(f"\n{summary(rows)}")
+    text = f"{summary(rows)}\n\n{table(rows)}"
+    print(text)
+    if options.page:
+        put(text, options.page)
 
 
 if __name__ == "__main__":
