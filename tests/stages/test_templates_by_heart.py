@@ -15,7 +15,8 @@ from templates import source
 from templates_ask import by_evaluate, by_generate, by_lm_eval
 from templates_suite import PAIRS, TEMPLATES, fuse, learn, of_history
 
-STEPS = 200
+pytestmark = pytest.mark.slow
+STEPS = 120
 HISTORY = {
     # A blank and a beginning of text, a tokenizer in SentencePiece's manner.
     "llama2": "",
