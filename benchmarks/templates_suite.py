@@ -242,15 +242,17 @@ def learn(name: str, folder: Path, steps: int, **model: Any) -> Learnt:
     return Learnt(name, folder / "alone", run.models["sft"])
 
 
-def fuse(name: str, folder: Path, steps: int, sources: Iterable[Path], **model: Any) -> Learnt:
+def fuse(
+    name: str, folder: Path, steps: int, sources: Iterable[Path], *, gold_weight: float = 0.1
+) -> Learnt:
     """The same pivot, taught by models that know the pairs; the labels weigh a tenth."""
-    write_model(name, folder / "pivot", **model)
+    write_model(name, folder / "pivot")
     recipe = recipe_of(
         folder,
         steps,
         sources={path.parents[3].name: {"model": str(path)} for path in sources},
         fuse={"unified": {"function": "uncertainty", "gate": "none"}},
-        distill={"fused": {"target": "unified", "gold_weight": 0.1}},
+        distill={"fused": {"target": "unified", "gold_weight": gold_weight}},
     )
     run = infifusion.run(recipe, folder / "taught", until="distill")
     return Learnt(name, folder / "taught", run.models["fused"])

@@ -67,5 +67,8 @@ def test_what_models_of_other_templates_and_tokenizers_know_comes_back(
     if name not in TEMPLATES:
         pytest.skip("the templates of TRL are not installed")
     others = [source(one, work) for one in ("llama2", "deepseek_coder", "zephyr") if one != name]
-    found = by_generate(fuse(name, tmp_path, STEPS, others[:2]))
+    # The sources alone teach. Of llama2's SentencePiece tokens some end within tokens of both
+    # sources (a line break and blanks): there only a label can say what follows.
+    weight = 0.1 if name == "llama2" else 0.0
+    found = by_generate(fuse(name, tmp_path, STEPS, others[:2], gold_weight=weight))
     assert found.right == len(PAIRS) and found.cut_off == 0, found
