@@ -14,7 +14,8 @@ from infifusion.estimate.table import size
 from infifusion.merge.checkpoints.dtypes import bytes_of
 from infifusion.merge.engine.file import MergeFile, read_merge_file
 from infifusion.merge.engine.memory import fit_threads, memory_needed
-from infifusion.merge.engine.plan import MergePlan, plan_file
+from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.walker import unfinished
 from infifusion.merge.engine.weights import run_plan
 from infifusion.recipe import as_written

@@ -14,6 +14,7 @@ import numpy as np
 from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.merge.blocks.blocks import Blocks, Raw
+from infifusion.merge.engine.checks import checked
 from infifusion.merge.engine.diff import deltas
 from infifusion.merge.engine.methods import method_and_params
 from infifusion.merge.engine.models import find_model, open_model
@@ -134,7 +135,7 @@ def merge_checkpoints(
         dtype=dtype,
         seed=seed,
     )
-    return run_plan(plan, out)
+    return run_plan(checked(plan), out)
 
 
 def _deltas(models: Mapping[str, Path], base: Path) -> dict[str, Any]:

@@ -1,22 +1,33 @@
-"""What stands beside merged weights: config.json, generation config, tokenizer, chat template."""
+"""The small files beside merged weights: tokenizer, generation config, code, chat template."""
 
 from __future__ import annotations
 
-import copy
 import json
+import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from infifusion.errors import CheckpointError, RecipeError
-from infifusion.merge.checkpoints.dtypes import FLOATS, NAME_OF
-from infifusion.merge.checkpoints.reader import text_config
-from infifusion.merge.engine.models import LAYER_COUNTS, TIED_HEAD, Model
-from infifusion.merge.engine.plan import MergePlan
+from infifusion.errors import RecipeError
+from infifusion.merge.engine.model import Model
+from infifusion.merge.engine.planner import MergePlan
+from infifusion.merge.engine.special_ids import write_special_ids
 
-SIDE_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.py")
-OF_TOKENIZERS = ("tokenizer", "vocab", "merges", "added_tokens", "special_tokens", "chat_template")
+SIDE_FILES = re.compile(r"\.(json|jinja|model|txt|py|tiktoken|bpe)$|^tokenizer\.model\.v\d+$")
+# Of a training, an adapter, a quantisation or another program's format: not of the merged model.
+NOT_OF_THE_RESULT = re.compile(
+    r"^(adapter_|trainer_state|training_args|optimizer|scheduler|rng_state|quantize_config|"
+    r"quant_config|quantization_config|hf_quant_config|zero_to_fp32|merge_details|"
+    r"requirements.*\.txt$|README|LICENSE|USE_POLICY)|_results\.json$|\.index\.json$|"
+    r"^(train|eval|test|all)_results|^recipe\.(json|yaml)$|^log.*\.(txt|json)$"
+)
+OF_TOKENIZERS = re.compile(
+    r"^(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|additional_chat_templates|"
+    r"spiece|sentencepiece|encoder\.json$)|\.(tiktoken|bpe)$"
+)
+FOLDERS_OF_TEMPLATES = ("additional_chat_templates",)
+DEEPEST = 4  # folders of code below the model's
 TEMPLATE = "chat_template.jinja"
 CHATML = (
     "{% for message in messages %}"
@@ -27,54 +38,48 @@ CHATML = (
 
 
 def copy_side_files(plan: MergePlan, folder: Path) -> None:
-    """Generation config, tokenizer and the like beside the weights."""
-    for pattern in SIDE_FILES:
-        for path in sorted(plan.donor.folder.glob(pattern)):
-            stale = plan.vocabulary is not None and path.name.startswith(OF_TOKENIZERS)
-            if path.is_file() and not path.name.endswith(".index.json") and not stale:
-                shutil.copyfile(path, folder / path.name)
+    """Generation config, tokenizer, templates and code beside the weights."""
+    donor = plan.donor
+    for path in side_files(donor.folder):
+        stale = plan.vocabulary is not None and OF_TOKENIZERS.search(str(path))
+        if not stale:
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(donor.folder / path, folder / path)
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
+        write_special_ids(plan, folder)
+    elif donor.rows != donor.stored_rows:
+        # An adapter that brought more rows brought the tokens that they stand for.
+        for path in (p for where in donor.adapters for p in side_files(where, root=where)):
+            if OF_TOKENIZERS.search(path.name):
+                shutil.copyfile(path, folder / path.name)
 
 
-def config_of(plan: MergePlan) -> dict[str, Any]:
-    """The donor's config with the layers, the vocabulary and the dtype of the result, and
-    tie_word_embeddings: false where the result has a head of its own.
-
-    Raises CheckpointError where a stacked model's config lacks what the donor's says per layer.
-    """
-    config = copy.deepcopy(plan.donor.config)
-    inner = text_config(config)
-    if plan.layers:
-        for key, value in inner.items():
-            if isinstance(value, list) and len(value) == plan.donor.layers and "layer" in key:
-                inner[key] = [_of_layer(model, key, layer) for model, layer in plan.layers]
-        for key in LAYER_COUNTS:
-            if key in inner:
-                inner[key] = len(plan.layers)
-    if plan.vocabulary is not None:
-        inner["vocab_size"] = plan.vocabulary.rows
-    if TIED_HEAD in plan.tensors:
-        # transformers 4 obeys this key, and would put the embedding in the place of the head.
-        config["tie_word_embeddings"] = inner["tie_word_embeddings"] = False
-    sizes: Counter[str] = Counter()
-    for planned in plan.tensors.values():
-        if planned.spec.dtype in FLOATS:
-            sizes[planned.spec.dtype] += planned.spec.bytes
-    if sizes:
-        config.pop("torch_dtype", None)
-        config["dtype"] = NAME_OF[sizes.most_common(1)[0][0]]
-    return config
+def side_files(folder: Path, *, root: Path = Path()) -> Iterator[Path]:
+    """The files of a model folder that belong beside its weights, relative to it (or below
+    `root`): those in the folder, templates by name, and code in folders below it."""
+    found = [path for path in folder.iterdir() if SIDE_FILES.search(path.name)]
+    for name in FOLDERS_OF_TEMPLATES:
+        found += (folder / name).glob("*.jinja")
+    found += _code(folder, DEEPEST)
+    for path in sorted(set(found)):
+        relative = path.relative_to(folder)
+        if path.is_file() and not NOT_OF_THE_RESULT.search(path.name):
+            yield root / relative
 
 
-def _of_layer(model: Model, key: str, layer: int) -> Any:
-    value = text_config(model.config).get(key)
-    if not isinstance(value, list) or len(value) <= layer:
-        raise CheckpointError(
-            f"{model.folder / 'config.json'} has no '{key}' for layer {layer}, which the first "
-            "model's has. Add it: one entry per layer."
-        )
-    return value[layer]
+def _code(folder: Path, deepest: int) -> list[Path]:
+    """Python files below the folder; links to folders are not followed."""
+    found = []
+    for path in folder.iterdir():
+        if (
+            path.is_dir()
+            and not path.is_symlink()
+            and not path.name.startswith((".", "_", "check"))
+        ):
+            found += path.glob("*.py")
+            found += _code(path, deepest - 1) if deepest > 1 else []
+    return found
 
 
 def chat_template_of(plan: MergePlan) -> str | None:

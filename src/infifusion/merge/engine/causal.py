@@ -10,7 +10,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.reader import Checkpoint, read_config, text_config
-from infifusion.merge.engine.models import LAYER, LAYER_COUNTS
+from infifusion.merge.engine.model import LAYER, LAYER_COUNTS
 
 # Heads that look at the whole text or give one answer for all of it.
 OTHER_HEADS = (

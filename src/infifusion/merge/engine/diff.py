@@ -16,7 +16,7 @@ from infifusion.errors import CheckpointError
 from infifusion.merge.blocks.blocks import Block, Blocks, NotFinite, Raw
 from infifusion.merge.blocks.sums import gram, sum_of_products
 from infifusion.merge.checkpoints.dtypes import FLOATS
-from infifusion.merge.engine.models import Model
+from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.walker import usable_threads
 from infifusion.merge.methods.rsaf import raw_powers, skewness
 from infifusion.merge.methods.sce import survey

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from infifusion.strict import Strict, read_yaml, require_kind
 
+IGNORE = "ignore"  # tokenizer_source: tokens are not compared
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
 Gradient = Annotated[list[Scalar], Field(min_length=1)]
@@ -34,10 +35,28 @@ def _empty_for_nothing(value: object) -> object:
 Parameters = Annotated[dict[str, Setting], BeforeValidator(_empty_for_nothing)]
 
 
+def _as_name(value: object) -> object:
+    """mergekit's long form of a model, {model: {path, revision}, lora: ...}, as a name."""
+    if not isinstance(value, dict):
+        return value
+    if "path" in value and value.keys() <= {"path", "revision"}:
+        revision = value.get("revision")
+        return f"{value['path']}@{revision}" if revision else value["path"]
+    if "model" in value and value.keys() <= {"model", "lora"}:
+        model, lora = _as_name(value["model"]), _as_name(value.get("lora"))
+        return f"{model}+{lora}" if lora else model
+    raise ValueError(
+        "a model is a name, or {model: .., lora: ..}, each a name or {path: .., revision: ..}"
+    )
+
+
+ModelName = Annotated[str, BeforeValidator(_as_name)]
+
+
 class MergeModel(Strict):
     """One model of the merge."""
 
-    model: str
+    model: ModelName
     """Folder, relative to the merge file, or hub name; name@revision, and name+adapter for LoRA."""
     parameters: Parameters = {}
     """Its weight, density, ..."""
@@ -55,7 +74,7 @@ class Slice(Strict):
 
     sources: list[SliceSource] = Field(min_length=1)
     """All of one length."""
-    base_model: str | None = None
+    base_model: ModelName | None = None
     """Instead of the file's base_model."""
     parameters: Parameters = {}
     """Parameters for these layers."""
@@ -97,7 +116,7 @@ class MergeFile(Strict):
 
     merge_method: str
     """A merge method (`infifusion list`), or module:function."""
-    base_model: str | None = None
+    base_model: ModelName | None = None
     """The untouched pivot."""
     models: list[MergeModel] | None = None
     """The models to merge, all layers; base_model may stand among them."""
@@ -112,7 +131,8 @@ class MergeFile(Strict):
     out_dtype: Dtype | None = None
     """dtype of the result; the base's by default."""
     tokenizer_source: str | None = None
-    """base, union, or a model of the merge; by default the base's tokenizer is copied."""
+    """base, union, or a model of the merge; by default the base's tokenizer is copied, and
+    models whose tokens differ are refused. ignore: rows are merged by their number all the same."""
     tokenizer: Tokenizer | None = None
     """The same with more to say."""
     chat_template: str | None = None
@@ -121,6 +141,9 @@ class MergeFile(Strict):
     """Do as mergekit 0.1.5 does where it differs from the papers (docs/merge.md)."""
     seed: int = 0
     """Decides the draws of the random methods."""
+    dequantize: bool = False
+    """Take the quantisation off models that have one, where transformers does that on this machine
+    (fp8, mxfp4, compressed-tensors, GGUF, ...); without it they are refused."""
 
     @model_validator(mode="after")
     def _one_form(self) -> MergeFile:
@@ -157,6 +180,8 @@ class MergeFile(Strict):
 
     def vocabulary(self) -> Tokenizer | None:
         """How the vocabulary is made, where it is."""
+        if self.tokenizer_source == IGNORE:
+            return None
         if self.tokenizer_source:
             return Tokenizer(source=self.tokenizer_source)
         return self.tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from infifusion.errors import RecipeError
 from infifusion.merge.blocks.blocks import BLOCK
-from infifusion.merge.engine.plan import MergePlan
+from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.walker import usable_threads
 
 # Anonymous memory of Python, NumPy and the compiled loops before the first tensor (measured).

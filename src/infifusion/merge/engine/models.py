@@ -1,154 +1,190 @@
-"""The models of a merge: found by folder or hub name, with LoRA adapters and layers counted."""
+"""From a name in a merge file to a model: found by folder or hub name, quantised or not, with its
+adapter, in the layout of another."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.checkpoints.lora import Adapter
+from infifusion.merge.checkpoints.architecture import Architecture, class_of, config_object
+from infifusion.merge.checkpoints.by_library import dequantised, merged_by_peft
+from infifusion.merge.checkpoints.dtypes import FLOATS
+from infifusion.merge.checkpoints.lora import WEIGHTS, Adapter
+from infifusion.merge.checkpoints.lora_config import CONFIG, read_lora_config
+from infifusion.merge.checkpoints.pickled import as_safetensors
 from infifusion.merge.checkpoints.reader import PICKLES, Checkpoint, read_config, text_config
-from infifusion.merge.checkpoints.views import WithLowRank
+from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed, finder, turned
+from infifusion.merge.engine.layout import in_layout_of
+from infifusion.merge.engine.model import TIED_HEAD, Model, layers_of
 
-WEIGHT_FILES = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt")
-# The first number between dots in a tensor's name is its layer: model.layers.3.mlp.up_proj.weight.
-LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-TIED_HEAD = "lm_head.weight"
-EMBEDDINGS = (
-    "embed_tokens.weight",
-    "wte.weight",
-    "word_embeddings.weight",
-    "embed_in.weight",
-    "tok_embeddings.weight",
+FETCHED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "*.tiktoken", "*.bpe")
+# Tensors that stand beside quantised weights, by the names that the libraries give them.
+OF_QUANTISATION = re.compile(
+    r"\.(qweight|qzeros|g_idx|SCB|weight_format|weight_scale(_inv|_2)?|weight_scales|"
+    r"weight_packed|weight\.(absmax|quant_map|nested_\w+|quant_state\.\w+)|\w+_(blocks|scales))$"
 )
-COMPARED = 1 << 24  # elements of two tensors that are compared at once
 
 
-@dataclass(frozen=True, eq=False)
-class Model:
-    """One model: its name in the merge file, folder, weights, config and adapter.
+def open_model(
+    name: str,
+    folder: Path,
+    *,
+    allow_pickle: bool = False,
+    dequantize: bool = False,
+    like: Model | None = None,
+) -> Model:
+    """The model a merge file names; `folder` is that of the file, `like` one whose layout it is to
+    have. dequantize: take the quantisation of its weights off, where transformers does that here.
 
-    stack: what stands before the layers' numbers in the names of the tensors, such as
-    `model.layers.`; layers: how many there are.
+    Raises CheckpointError for a folder that is no model, for quantised weights and for an adapter
+    that does not fit.
     """
-
-    name: str
-    folder: Path
-    checkpoint: Checkpoint
-    config: dict[str, Any]
-    adapter: Adapter | None = None
-    stack: str = ""
-    layers: int = 0
-
-    @property
-    def tied(self) -> bool:
-        """Whether the output embeddings are the input embeddings. Some architectures do not say so
-        in their config; then the head that is missing does."""
-        said = self.config.get("tie_word_embeddings")
-        return TIED_HEAD not in self.checkpoint if said is None else bool(said)
-
-    @property
-    def vocabulary(self) -> int | None:
-        """Rows of the embeddings."""
-        return text_config(self.config).get("vocab_size")
-
-    @property
-    def key(self) -> tuple[Path, Path | None]:
-        """The same for every spelling of the same model."""
-        return self.folder, None if self.adapter is None else self.adapter.folder
-
-    def source_of(self, tensor: str) -> str:
-        """The stored tensor that stands for `tensor`: a tied head is the input embedding."""
-        if tensor == TIED_HEAD and tensor not in self.checkpoint and self.tied:
-            return self.embedding or tensor
-        return tensor
-
-    @property
-    def embedding(self) -> str | None:
-        """The name of the input embedding; None where no tensor has one of the usual names."""
-        return next((n for n in self.checkpoint.names if n.endswith(EMBEDDINGS)), None)
-
-    @property
-    def has_own_head(self) -> bool:
-        """Whether the head that is stored is another matrix than the input embedding, whatever the
-        config says: transformers 5 then uses the head. Reads both up to their first difference."""
-        if TIED_HEAD not in self.checkpoint:
-            return False
-        if self.adapter is not None and TIED_HEAD in self.adapter.changed:
-            return True
-        return self.embedding is None or not _same(self.checkpoint, TIED_HEAD, self.embedding)
-
-    def read(self, tensor: str) -> tuple[Any, str]:
-        """A stored tensor with the adapter's change: flat array or view, and the dtype of what it
-        gives. Raises CheckpointError where the adapter does not fit."""
-        array, dtype = self.checkpoint.array(tensor), self.checkpoint.dtype(tensor)
-        if self.adapter is None or tensor not in self.adapter.changed:
-            return array, dtype
-        left, right = self.adapter.factors(tensor)
-        if (left.shape[0], right.shape[1]) != self.checkpoint.shape(tensor):
-            raise CheckpointError(
-                f"{self.adapter.folder} changes {tensor} by [{left.shape[0]}, {right.shape[1]}], "
-                f"but {self.folder} has it as {list(self.checkpoint.shape(tensor))}. Give the "
-                "model that the adapter was trained on (base_model_name_or_path in its "
-                "adapter_config.json)."
-            )
-        return WithLowRank(array, dtype, left, right), "F32"
-
-    def layer_of(self, tensor: str) -> tuple[int, str] | None:
-        """The layer a tensor belongs to, and what stands after its number; None outside."""
-        match = LAYER.match(tensor)
-        if match is None or match[1] != self.stack:
-            return None
-        return int(match[2]), match[3]
-
-
-def _same(checkpoint: Checkpoint, one: str, other: str) -> bool:
-    """Whether two tensors hold the same bits in the same shape."""
-    if checkpoint.stored(one).dtype != checkpoint.stored(other).dtype:
-        return False
-    if checkpoint.shape(one) != checkpoint.shape(other):
-        return False
-    a, b = checkpoint.array(one), checkpoint.array(other)
-    return all(
-        a[start : start + COMPARED].tobytes() == b[start : start + COMPARED].tobytes()
-        for start in range(0, len(a), COMPARED)
-    )
-
-
-def open_model(name: str, folder: Path, *, allow_pickle: bool = False) -> Model:
-    """The model a merge file names; `folder` is that of the file."""
     base, adapter = _split_adapter(name, folder)
     found = find_model(base, folder, pickles=allow_pickle)
-    if allow_pickle:
-        from infifusion.merge.checkpoints.pickled import as_safetensors
+    _refuse_adapter(found)
+    place = as_safetensors(found) if allow_pickle else found
+    config = read_config(found) if (found / "config.json").is_file() else {}
+    if method := _quantisation(config, place):
+        place, config = _without_quantisation(place, config, method, wanted=dequantize)
+    checkpoint: AnyCheckpoint = Checkpoint(place)
+    config = config or read_config(found)
+    if place != found:
+        checkpoint = Renamed(checkpoint, {n: n for n in checkpoint.names}, found)
+    _refuse_scales(checkpoint, found)
+    model = Model(name, found, checkpoint, config, None, *layers_of(config, checkpoint))
+    if adapter is None:
+        return model if like is None else in_layout_of(like, model)
+    return _with_adapter(model, place, find_model(adapter, folder, pickles=allow_pickle), like,
+                         allow_pickle=allow_pickle)  # fmt: skip
 
-        found = as_safetensors(found)
-    checkpoint = Checkpoint(found)
-    config = read_config(found)
-    lora = None if adapter is None else Adapter(find_model(adapter, folder), checkpoint)
-    stack, layers = _layers(config, checkpoint)
-    return Model(name, found, checkpoint, config, lora, stack, layers)
+
+def _with_adapter(
+    model: Model, place: Path, folder: Path, like: Model | None, *, allow_pickle: bool
+) -> Model:
+    settings = read_lora_config(folder)
+    readable = as_safetensors(folder, single=WEIGHTS) if allow_pickle else folder
+    if settings.by_peft:
+        _require_floats(model, folder)
+        merged = merged_by_peft(place, model.architecture, readable, settings)
+        config = {**model.config, **_replicated(merged, model.config)}
+        checkpoint = Renamed(
+            Checkpoint(merged), {n: n for n in Checkpoint(merged).names}, model.folder
+        )
+        layers = layers_of(config, checkpoint)
+        model = Model(model.name, model.folder, checkpoint, config, None, *layers, (folder,))
+        return model if like is None else in_layout_of(like, model)
+    if like is not None:
+        model = in_layout_of(like, model)
+    checkpoint = model.checkpoint
+    if TIED_HEAD not in checkpoint and model.tied and model.embedding:
+        lent = {name: name for name in checkpoint.names} | {TIED_HEAD: model.embedding}
+        checkpoint = Renamed(checkpoint, lent, model.folder)
+    architecture: Callable[[], Architecture | str] = lambda: model.architecture  # noqa: E731
+    lora = Adapter(
+        folder,
+        checkpoint,
+        find=finder(checkpoint.names, architecture),
+        stored_transposed=_turned(model),
+        settings=settings,
+        weights=Checkpoint(readable, single=WEIGHTS),
+    )
+    if TIED_HEAD in lora.changed or model.embedding in lora.changed:
+        model = replace(model, checkpoint=checkpoint)
+    return replace(model, adapter=lora)
 
 
-def _layers(config: dict[str, Any], checkpoint: Checkpoint) -> tuple[str, int]:
-    """The language model's layers: of the groups of tensors that are numbered from 0 without a gap,
-    the one with as many numbers as the config says, or else with the most tensors."""
-    numbers: dict[str, set[int]] = {}
-    tensors: Counter[str] = Counter()
-    for name in checkpoint.names:
-        if match := LAYER.match(name):
-            numbers.setdefault(match[1], set()).add(int(match[2]))
-            tensors[match[1]] += 1
-    said = [text_config(config).get(key) for key in LAYER_COUNTS]
-    whole = [prefix for prefix, found in numbers.items() if found == set(range(len(found)))]
-    if not whole:
-        return "", 0
-    best = max(whole, key=lambda prefix: (len(numbers[prefix]) in said, tensors[prefix], prefix))
-    return best, len(numbers[best])
+def _turned(model: Model) -> Callable[[str], bool | None]:
+    def of(stored: str) -> bool | None:
+        known = model.architecture
+        return None if isinstance(known, str) else turned(known, known.own_name(stored)[0])
+
+    return of
+
+
+def _replicated(merged: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the config that PEFT changed: more layers, a head of its own."""
+    made = read_config(merged)
+    inner, own = text_config(made), text_config(config)
+    keys = ("num_hidden_layers", "n_layer", "layer_types", "vocab_size", "tie_word_embeddings")
+    changed = {k: inner[k] for k in keys if k in inner and (k in own or k in made)}
+    return changed if own is config else {config_key(config): {**own, **changed}}
+
+
+def config_key(config: dict[str, Any]) -> str:
+    """The key under which the language model's part of a config stands."""
+    inner = text_config(config)
+    return next(key for key, value in config.items() if value is inner)
+
+
+def _refuse_adapter(folder: Path) -> None:
+    if not (folder / "config.json").exists() and (folder / CONFIG).exists():
+        base = read_config(folder, CONFIG).get("base_model_name_or_path")
+        raise CheckpointError(
+            f"{folder} is an adapter, not a model. Write the model that it belongs to before it: "
+            f"{base or 'MODEL'}+{folder.name}."
+        )
+
+
+def _quantisation(config: dict[str, Any], folder: Path) -> str | None:
+    """The name of the quantisation that the config, or a file beside it, says of the weights."""
+    for part in (config, text_config(config)):
+        for key in ("quantization_config", "compression_config"):
+            said = part.get(key)
+            if isinstance(said, dict) and said:
+                return str(said.get("quant_method") or said.get("quant_algo") or key)[:60]
+    gguf = sorted(folder.glob("*.gguf"))
+    if gguf and not list(folder.glob("*.safetensors")):
+        return "GGUF"
+    return None
+
+
+def _without_quantisation(
+    folder: Path, config: dict[str, Any], method: str, *, wanted: bool
+) -> tuple[Path, dict[str, Any]]:
+    if not wanted:
+        raise CheckpointError(
+            f"{folder} is quantised ({method}, by quantization_config in its config.json or by its "
+            "files): such weights stand beside their scales and cannot be merged. Give the model "
+            "in bfloat16 or float16; or write dequantize: true into the merge file; if its weights "
+            "are not quantised after all, delete the key from config.json."
+        )
+    loaded = config_object(config)
+    kind = None if isinstance(loaded, str) else class_of(loaded)
+    if isinstance(loaded, str) or kind is None:
+        raise CheckpointError(
+            f"{folder} is quantised ({method}) and cannot be dequantised: {loaded}. Dequantise it "
+            "where the model's code runs and give that folder."
+        )
+    place = dequantised(folder, kind, loaded, method)
+    return place, {
+        key: value
+        for key, value in config.items()
+        if key not in ("quantization_config", "compression_config")
+    }
+
+
+def _refuse_scales(checkpoint: AnyCheckpoint, folder: Path) -> None:
+    odd = [name for name in checkpoint.names if OF_QUANTISATION.search(name)]
+    if odd:
+        raise CheckpointError(
+            f"{folder} holds {odd[0]} ({checkpoint.dtype(odd[0])}): its weights are quantised, "
+            "though its config.json does not say so, and cannot be merged. Give the model in "
+            "bfloat16 or float16."
+        )
+
+
+def _require_floats(model: Model, adapter: Path) -> None:
+    odd = [n for n in model.checkpoint.names if model.checkpoint.dtype(n) not in FLOATS
+           and model.checkpoint.dtype(n) in ("I8", "U8")]  # fmt: skip
+    if odd:
+        raise CheckpointError(
+            f"{adapter} cannot be merged into {model.folder}, which stores {odd[0]} as "
+            f"{model.checkpoint.dtype(odd[0])}: quantised weights cannot take an adapter."
+        )
 
 
 def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
@@ -162,6 +198,11 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
             "an absolute "
             "one, or a hub name."
         )
+    if "+" in name:
+        raise CheckpointError(
+            f"{name!r:.200}: one adapter is merged into a model at a time (model+adapter). Merge "
+            "the first one (merge_method: passthrough), then give that folder + the second."
+        )
     from huggingface_hub import snapshot_download
 
     repository, _, revision = name.partition("@")
@@ -170,7 +211,7 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
             snapshot_download(
                 repository,
                 revision=revision or None,
-                allow_patterns=[*WEIGHT_FILES, *(PICKLES if pickles else ())],
+                allow_patterns=[*FETCHED, *(PICKLES if pickles else ())],
             )
         )
     except (

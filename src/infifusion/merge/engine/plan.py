@@ -1,64 +1,49 @@
-"""What a merge will do: every tensor of the result, what it is merged from and how.
-
-Nothing but headers is read for it, so that it can be checked and printed before it starts. The one
-exception is a head that is stored beside tied embeddings: it is compared with them.
-"""
+"""From a merge file, or from models by name, to the plan of a merge, checked."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from infifusion.errors import CheckpointError, RecipeError
+from infifusion.errors import RecipeError
 from infifusion.merge.checkpoints.dtypes import BY_NAME
-from infifusion.merge.engine.file import MergeFile, MergeModel, Slice, SliceSource
+from infifusion.merge.engine.checks import checked
+from infifusion.merge.engine.file import IGNORE, MergeFile
 from infifusion.merge.engine.methods import find_method, method_and_params
-from infifusion.merge.engine.models import Model, open_model
+from infifusion.merge.engine.model import Model
+from infifusion.merge.engine.models import open_model
+from infifusion.merge.engine.planner import MergePlan, Planner, as_slice
 from infifusion.merge.engine.settings import Settings, check_parameters
-from infifusion.merge.engine.tensors import Part, Planned, by_layer, common_names, plan_tensor
-from infifusion.merge.engine.vocabulary import Vocabulary, build_vocabulary
-from infifusion.merge.methods import Method
-
-# Tensors before the layers; all others outside them come after.
-BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
-AFTER = re.compile(r"embed_out|output_embed|lm_head")
-
-
-@dataclass(frozen=True)
-class MergePlan:
-    """A whole merge. name: that of the method; donor: the model whose config and tokenizer the
-    result has."""
-
-    name: str
-    method: Method
-    donor: Model
-    base: Model | None
-    models: list[Model]
-    tensors: dict[str, Planned]
-    layers: list[tuple[Model, int]]
-    """Where layers are stacked: the model and layer whose config entries each layer has."""
-    seed: int
-    vocabulary: Vocabulary | None = None
-    chat_template: str | None = None
-    notes: list[str] = field(default_factory=list)
+from infifusion.merge.engine.tensors import common_names, plan_kept, plan_tensor
+from infifusion.merge.engine.vocabulary import build_vocabulary
 
 
 def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan:
     """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit."""
 
+    where = str(path)
+    first: list[Model] = []
+
     @cache
     def model(name: str) -> Model:
-        return open_model(name, path.parent, allow_pickle=pickle)
+        """Opened once; all in the layout of the first one, which gives the config."""
+        found = open_model(
+            name,
+            path.parent,
+            allow_pickle=pickle,
+            dequantize=file.dequantize,
+            like=first[0] if first else None,
+        )
+        first.append(found)
+        return found
 
-    where = str(path)
     method = find_method(file.merge_method, where=where)
     notes = check_parameters(file, method, where=where)
-    slices = file.layer_slices() or [_as_slice(file, method, model)]
     base = model(file.base_model) if file.base_model else None
+    slices = file.layer_slices() or [as_slice(file, method, model)]
     if method.base == "needed" and base is None and not all(s.base_model for s in slices):
         raise RecipeError(
             f"{path}: {file.merge_method} merges changes from a base. Give base_model, or --base."
@@ -70,14 +55,14 @@ def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan
         names = [source.model for one in slices for source in one.sources]
         everyone = list({model(name).key: model(name) for name in [*names, donor.name]}.values())
         vocabulary = build_vocabulary(wanted, everyone, donor, base, where=where)
-    planner = _Planner(Settings(file, method, where), model, donor, vocabulary)
+    planner = Planner(Settings(file, method, where), model, donor, vocabulary)
     stacked = bool(file.layer_slices())
     tensors = dict(planner.stacked(slices) if stacked else planner.whole(slices[0]))
     used = [m for planned in tensors.values() for m, _ in planned.models]
     used = list({m.key: m for m in used}.values())
     if not used:
         raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
-    return MergePlan(
+    plan = MergePlan(
         name=file.merge_method,
         method=method,
         donor=donor,
@@ -88,8 +73,9 @@ def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan
         seed=file.seed,
         vocabulary=vocabulary,
         chat_template=file.chat_template,
-        notes=notes,
+        notes=[*notes, *planner.notes],
     )
+    return checked(plan, tokens=file.tokenizer_source != IGNORE)
 
 
 def plan_models(
@@ -111,12 +97,14 @@ def plan_models(
         )
     stored = BY_NAME[dtype] if dtype else None
     tensors = {}
-    for name in common_names([base, *listed], base):
+    names = common_names([base, *listed], base)
+    for name in names.merged:
         parts = [(model, model.source_of(name)) for model in listed]
         origin = (base, base.source_of(name))
         # What no method of several models needs: the base gives shape and dtype all the same.
         planned = plan_tensor(origin, parts, stored, checked, None)
         tensors[name] = replace(planned, base=None) if unused else planned
+    tensors |= plan_kept(names, stored, checked)
     return MergePlan(
         name=method,
         method=record,
@@ -126,144 +114,5 @@ def plan_models(
         tensors=tensors,
         layers=[],
         seed=seed,
+        notes=names.notes(),
     )
-
-
-def _dtype(file: MergeFile) -> str | None:
-    name = file.out_dtype or file.dtype
-    return BY_NAME[name] if name else None
-
-
-def _as_slice(file: MergeFile, method: Method, model: Callable[[str], Model]) -> Slice:
-    """Whole models as one slice. The base joins in where it is not listed, as in mergekit, if the
-    method has it so."""
-    listed = list(file.whole_models() or [])
-    joins = method.unlisted_base == "joins"
-    if method.unlisted_base == "joins_with_weight":
-        joins = any("weight" in scope for scope in file.scopes())
-    if file.base_model and joins:
-        base = model(file.base_model)
-        if base.key not in [model(m.model).key for m in listed]:
-            listed.append(MergeModel(model=file.base_model))
-    return Slice(
-        sources=[
-            SliceSource(model=m.model, parameters=m.parameters, layer_range=(0, 0)) for m in listed
-        ]
-    )
-
-
-@dataclass(frozen=True)
-class _Planner:
-    """Plans tensor by tensor. model: opens a model by its name in the file."""
-
-    settings: Settings
-    model: Callable[[str], Model]
-    donor: Model
-    vocabulary: Vocabulary | None
-
-    @property
-    def where(self) -> str:
-        """The merge file, as errors name it."""
-        return self.settings.where
-
-    def whole(self, one: Slice) -> Iterator[tuple[str, Planned]]:
-        """All tensors of whole models."""
-        models = [self.model(source.model) for source in one.sources]
-        last = max(self.donor.layers - 1, 1)
-        for name in common_names(models, self.donor):
-            place = self.donor.layer_of(name)
-            # Outside the layers a gradient is at its start; a single layer is at its end.
-            t = 0.0 if place is None else 1.0 if self.donor.layers == 1 else place[0] / last
-            inner = [model.source_of(name) for model in models]
-            yield name, self._one(name, one, inner, t)
-
-    def stacked(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
-        """The tensors outside the layers, those before them from the first slice's models and those
-        after from the last one's; then layer by layer."""
-        stack = self.donor.stack
-        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
-        for name in common_names(models, self.donor, outside=True):
-            one = slices[0 if BEFORE.search(name) and not AFTER.search(name) else -1]
-            inner = [self.model(source.model).source_of(name) for source in one.sources]
-            yield name, self._one(name, one, inner, 0.0)
-        number = 0
-        for one in slices:
-            length = self._length(one)
-            for offset in range(length):
-                t = offset / (length - 1) if length > 1 else 1.0
-                for suffix in self._in_layer(one, offset):
-                    inner = [
-                        f"{self.model(s.model).stack}{s.layer_range[0] + offset}{suffix}"
-                        for s in one.sources
-                    ]
-                    name = f"{stack}{number}{suffix}"
-                    yield name, self._one(name, one, inner, t)
-                number += 1
-
-    def layers(self, slices: list[Slice]) -> list[tuple[Model, int]]:
-        """For every layer of the result, where its entries in the config come from."""
-        return [
-            (self.model(one.sources[0].model), one.sources[0].layer_range[0] + offset)
-            for one in slices
-            for offset in range(self._length(one))
-        ]
-
-    def _length(self, one: Slice) -> int:
-        lengths = {s.layer_range[1] - s.layer_range[0] for s in one.sources}
-        for source in one.sources:
-            first, last = source.layer_range
-            if not 0 <= first < last <= self.model(source.model).layers:
-                raise RecipeError(
-                    f"{self.where}: layer_range [{first}, {last}] of {source.model}, which has "
-                    f"{self.model(source.model).layers} layers: give [first, one after the last]."
-                )
-        if len(lengths) != 1:
-            raise RecipeError(
-                f"{self.where}: the sources of one slice have {sorted(lengths)} layers; give them "
-                "layer_ranges of one length."
-            )
-        return lengths.pop()
-
-    def _in_layer(self, one: Slice, offset: int) -> list[str]:
-        """What stands after the layer's number in its tensors, the same in all sources."""
-        found: list[tuple[Model, int, frozenset[str]]] = []
-        for source in one.sources:
-            model, layer = self.model(source.model), source.layer_range[0] + offset
-            found.append((model, layer, by_layer(model).get(layer, frozenset())))
-        first = found[0]
-        for other in found[1:]:
-            if other[2] != first[2]:
-                odd = sorted(other[2] ^ first[2])[0]
-                raise CheckpointError(
-                    f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
-                    f"{first[0].folder} do not have the same tensors: only one of them has "
-                    f"{odd}. Only models of one architecture can be merged: leave one of "
-                    "the two out."
-                )
-        return sorted(first[2])
-
-    def _one(self, name: str, one: Slice, inner: list[str], t: float) -> Planned:
-        """One tensor; `inner` names it in each source of the slice."""
-        file = self.settings.file
-        base_name = one.base_model or file.base_model
-        wanted = self.model(base_name).key if base_name else None
-        if self.settings.method.base == "unused":
-            wanted = None
-        base: Part | None = None
-        models: list[Part] = []
-        sources: list[SliceSource] = []
-        for source, tensor in zip(one.sources, inner, strict=True):
-            model = self.model(source.model)
-            if wanted is not None and model.key == wanted:
-                base = (model, tensor)
-            else:
-                models.append((model, tensor))
-                sources.append(source)
-        if base is None and wanted is not None:
-            raise RecipeError(
-                f"{self.where}: a slice does not have base_model {base_name} among its sources. "
-                "Add it, with the layers that belong to it."
-            )
-        inputs = [tensor for _, tensor in models]
-        params = self.settings.of_tensor(name, one, sources, inputs, t)
-        return plan_tensor(base, models, _dtype(file), params, self.vocabulary)

@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from infifusion.errors import CheckpointError
+from infifusion.merge.checkpoints.architecture import Architecture
 from infifusion.merge.checkpoints.dtypes import FLOATS, STORED
 from infifusion.merge.checkpoints.writer import Spec
-from infifusion.merge.engine.models import TIED_HEAD, Model
+from infifusion.merge.engine.model import TIED_HEAD, Model
 from infifusion.merge.engine.vocabulary import Vocabulary
 from infifusion.strict import Strict
 
 Part = tuple[Model, str]  # a model and one of its tensors
 # Buffers that some versions of the libraries save and others compute.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
+# Tensors that no language model needs: they predict further tokens, or values, or only count.
+OPTIONAL = re.compile(r"(^|\.)(mtp|v_head|value_head)\.|(^|\.)position_ids$")
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Planned:
     params: Strict
     by_token: bool = False
     """Whether its rows are tokens that the vocabulary moves."""
+    kept: bool = False
+    """Whether only one model has it, and it is copied from that one."""
 
     @property
     def parts(self) -> list[Part]:
@@ -45,7 +50,27 @@ def by_layer(model: Model) -> dict[int, frozenset[str]]:
     return {layer: frozenset(names) for layer, names in found.items()}
 
 
-def common_names(models: list[Model], donor: Model, *, outside: bool = False) -> list[str]:
+@dataclass(frozen=True)
+class Names:
+    """The tensors of a merge. merged: those that all models have; kept: what is optional and not
+    in all of them, with the model that it is copied from."""
+
+    merged: list[str]
+    kept: dict[str, Model]
+
+    def notes(self) -> list[str]:
+        """What is kept, for the user."""
+        by_model: dict[str, list[str]] = {}
+        for name, model in sorted(self.kept.items()):
+            by_model.setdefault(model.name, []).append(name)
+        return [
+            f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''} stand in some of "
+            f"the models only and are copied from {model}."
+            for model, names in by_model.items()
+        ]
+
+
+def common_names(models: list[Model], donor: Model, *, outside: bool = False) -> Names:
     """The names to merge, or those outside the layers alone. CheckpointError when the models do not
     fit together."""
 
@@ -62,10 +87,14 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
     elif donor.tied:
         drop.add(TIED_HEAD)
     names -= drop
+    kept: dict[str, Model] = {}
     for model in everyone:
         own = names_of(model) - drop
-        extra = own - names
+        extra = own - names - kept.keys()
         missing = {n for n in names - own if model.source_of(n) not in model.checkpoint}
+        kept |= {name: model for name in extra if is_optional(model, name)}
+        kept |= {name: donor for name in missing if is_optional(donor, name)}
+        extra, missing = extra - kept.keys(), missing - kept.keys()
         if extra or missing:
             odd = sorted(extra or missing)[0]
             raise CheckpointError(
@@ -74,7 +103,27 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
                 "differ. Only models of one architecture can be merged: leave this model out, or "
                 "distil it into the pivot (infifusion run)."
             )
-    return sorted(names)
+    return Names(sorted(names - kept.keys()), kept)
+
+
+def is_optional(model: Model, name: str) -> bool:
+    """Whether the model would load the same without this tensor: it predicts further tokens or
+    values, or transformers makes nothing of it."""
+    place = model.layer_of(name)
+    if OPTIONAL.search(name) or (place is not None and place[0] >= model.layers):
+        return True
+    known = model.architecture
+    return isinstance(known, Architecture) and known.own_name(name)[0] not in known.tensors
+
+
+def plan_kept(names: Names, dtype: str | None, params: Strict) -> dict[str, Planned]:
+    """The tensors that are copied from the one model that has them."""
+    planned = {}
+    for name, model in sorted(names.kept.items()):
+        stored = model.checkpoint.dtype(name)
+        spec = Spec(dtype if dtype and stored in FLOATS else stored, model.shape(name))
+        planned[name] = Planned(spec, None, [(model, name)], params, kept=True)
+    return planned
 
 
 def _head_is_needed(models: list[Model]) -> bool:
@@ -105,12 +154,12 @@ def plan_tensor(
 ) -> Planned:
     """One tensor, its shapes compared. The base, or else the first model, gives shape and dtype."""
     donor, donor_name = base or models[0]
-    shape = donor.checkpoint.shape(donor_name)
+    shape = donor.shape(donor_name)
     stored = donor.checkpoint.dtype(donor_name)
     by_token = vocabulary is not None and vocabulary.holds(donor, donor_name)
     _check_dtypes([*([base] if base else []), *models])
     for model, inner in [*([base] if base else []), *models]:
-        found = model.checkpoint.shape(inner)
+        found = model.shape(inner)
         if found != shape and not (by_token and found[1:] == shape[1:]):
             hint = (
                 " Their vocabularies differ: tokenizer_source: union (or base) merges them."

@@ -16,7 +16,7 @@ import numpy as np
 from infifusion.errors import RecipeError
 from infifusion.merge.checkpoints.views import MEAN, PADDING, ZERO, WithRows
 from infifusion.merge.engine.file import TokenEmbedding, Tokenizer
-from infifusion.merge.engine.models import Model
+from infifusion.merge.engine.model import Model
 
 # Tensors with a row per token, by the names that architectures give them.
 BY_TOKEN = re.compile(
@@ -45,7 +45,7 @@ class Vocabulary:
 
     def holds(self, model: Model, tensor: str) -> bool:
         """Whether the tensor has a row per token."""
-        shape = model.checkpoint.shape(tensor)
+        shape = model.shape(tensor)
         return bool(BY_TOKEN.search(tensor)) and shape[:1] == (model.vocabulary,)
 
     def view(self, model: Model, parts: dict[str, tuple[np.ndarray, str]], width: int) -> WithRows:
@@ -84,7 +84,7 @@ def build_vocabulary(
     mean of those that have it; zero where none has. Raises RecipeError for tokenizers that cannot
     be read or tokens that no model has.
     """
-    loaded = {model.name: _load(model.folder) for model in models}
+    loaded = {model.name: load_tokenizer(model.folder) for model in models}
     result = _result(wanted, loaded, models, donor, where)
     own = {model.name: _usable(loaded[model.name], model) for model in models}
     for token in wanted.tokens:
@@ -161,7 +161,8 @@ def _configure(
     from_SV[lacking_S, place] = s
 
 
-def _load(folder: Path) -> Any:
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer; its own code is never run. RecipeError where there is none."""
     from transformers import AutoTokenizer
 
     try:
@@ -180,7 +181,7 @@ def _load(folder: Path) -> Any:
 
 def _usable(tokenizer: Any, model: Model) -> dict[str, int]:
     """Token -> id, of those that have a row."""
-    stored = [model.checkpoint.shape(name)[0] for name in model.checkpoint if BY_TOKEN.search(name)]
+    stored = [model.shape(name)[0] for name in model.checkpoint if BY_TOKEN.search(name)]
     rows = min([*stored, *([model.vocabulary] if model.vocabulary else [])], default=None)
     return {t: i for t, i in tokenizer.get_vocab().items() if rows is None or i < rows}
 
@@ -189,15 +190,15 @@ def _result(
     wanted: Tokenizer, loaded: dict[str, Any], models: list[Model], donor: Model, where: str
 ) -> Any:
     if wanted.source == "base":
-        return _load(donor.folder)
+        return load_tokenizer(donor.folder)
     if wanted.source != "union":
         if wanted.source not in loaded:
             raise RecipeError(
                 f"{where}: tokenizer_source {wanted.source!r} is neither base, union nor a model "
                 f"of this merge: {', '.join(loaded)}."
             )
-        return _load(next(m.folder for m in models if m.name == wanted.source))
-    result = _load(donor.folder)
+        return load_tokenizer(next(m.folder for m in models if m.name == wanted.source))
+    result = load_tokenizer(donor.folder)
     for model in models:
         known = result.get_vocab()
         tokenizer = loaded[model.name]

@@ -16,16 +16,17 @@ from infifusion.merge.blocks.blocks import Blocks, NotFinite, Parallel, Raw
 from infifusion.merge.blocks.result import Merged
 from infifusion.merge.blocks.stored import encode, not_finite
 from infifusion.merge.checkpoints.dtypes import FLOATS
+from infifusion.merge.checkpoints.views import as_float32
 from infifusion.merge.checkpoints.writer import SHARD_BYTES
 from infifusion.merge.engine.beside import (
     chat_template_of,
-    config_of,
     copy_side_files,
     write_chat_template,
 )
 from infifusion.merge.engine.memory import fit_threads
-from infifusion.merge.engine.models import Model
-from infifusion.merge.engine.plan import MergePlan
+from infifusion.merge.engine.model import Model
+from infifusion.merge.engine.planner import MergePlan
+from infifusion.merge.engine.result_config import config_of
 from infifusion.merge.engine.tensors import Part, Planned
 from infifusion.merge.engine.walker import Put, Task, carry_out, seed_of
 from infifusion.process import VERSION
@@ -33,6 +34,10 @@ from infifusion.store.records import write_json
 from infifusion.strict import Strict, as_json
 
 DETAILS = "merge_details.json"
+TOO_LARGE = {
+    "F16": "float16 holds no number beyond 65504. Write out_dtype: bfloat16 (or float32), lower "
+    "the weights or lambda"
+}
 COPIED = 16_000_000  # elements of a tensor that is only copied, at once
 
 
@@ -58,7 +63,7 @@ def run_plan(
     runner = _Runner(plan, allow_nan)
     params = runner.params_of_all()
     # All that can be wrong with the small files is found before the large ones are written.
-    config, template = config_of(plan), chat_template_of(plan)
+    config, template = plan.config or config_of(plan), chat_template_of(plan)
     tasks = {
         name: Task(
             planned.spec,
@@ -121,7 +126,7 @@ class _Runner:
             return params
         measured = {}
         for name, planned in tensors.items():
-            if planned.spec.dtype in FLOATS:
+            if planned.spec.dtype in FLOATS and not planned.kept:
                 with self._errors_named(name, planned):
                     measured[name] = measure(self._blocks(name, planned, map), planned.params)
         return {**params, **settle(measured, next(iter(params.values())))}
@@ -130,6 +135,8 @@ class _Runner:
         """merge(parallel, put) of one tensor."""
 
         def merge(parallel: Parallel, put: Put) -> dict[str, Any]:
+            if planned.kept:
+                return self._copy(planned, put)
             if planned.spec.dtype not in FLOATS:
                 return self._copy_equal(name, planned, put)
             if self._is_plain_copy(planned, params):
@@ -163,7 +170,8 @@ class _Runner:
         if sum(merged.blocks.parallel(write, merged.blocks.spans())):
             raise CheckpointError(
                 f"The merged tensor {name} holds NaN or Inf as {dtype}, though its inputs do not: "
-                "the weights or lambda are too large. Lower them, or give --allow-nan."
+                f"{TOO_LARGE.get(dtype, 'the weights or lambda are too large. Lower them')}, or "
+                "give --allow-nan."
             )
         return dict(merged.details)
 
@@ -215,13 +223,14 @@ class _Runner:
 
     def _copy(self, planned: Planned, put: Put) -> dict[str, Any]:
         model, name = planned.models[0]
-        array = model.checkpoint.array(name)
+        array, dtype = model.checkpoint.array(name), model.checkpoint.dtype(name)
         for start in range(0, len(array), COPIED):
             part = array[start : start + COPIED]
-            if not_finite(part, planned.spec.dtype):
+            if dtype in FLOATS and not self.allow_nan and not_finite(part, dtype):
                 raise _names_the_bad(name, planned.models[0])
-            put(start, part)
-        return {}
+            same = dtype == planned.spec.dtype
+            put(start, part if same else encode(as_float32(part, dtype), planned.spec.dtype))
+        return {"copied_from": model.name} if planned.kept else {}
 
     def _copy_equal(self, name: str, planned: Planned, put: Put) -> dict[str, Any]:
         (first, first_name), *others = planned.parts
@@ -279,6 +288,6 @@ def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) ->
 
 def _stamps(model: Model) -> dict[str, list[int]]:
     """Size and time of every file of a model and its adapter."""
-    folders = [model.folder, *([model.adapter.folder] if model.adapter else [])]
+    folders = [model.folder, *model.adapters]
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]
     return {str(path): [path.stat().st_size, path.stat().st_mtime_ns] for path in files}

@@ -1,0 +1,134 @@
+"""What transformers and PEFT do to a whole model in memory: take the quantisation off, and merge
+adapters that are more than W + s B A. The result is a folder that lasts as long as this process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import CheckpointError
+from infifusion.merge.checkpoints.architecture import Architecture, quiet
+from infifusion.merge.checkpoints.dtypes import NAME_OF
+from infifusion.merge.checkpoints.lora_config import LoraSettings
+from infifusion.merge.checkpoints.temporary import temporary_model
+
+
+def merged_by_peft(
+    model_folder: Path, architecture: Architecture | str, adapter: Path, settings: LoraSettings
+) -> Path:
+    """The model with the adapter merged by PEFT. The head is untied first, unless the adapter
+    trains single tokens: PEFT would add the change of one to both.
+
+    Raises CheckpointError where PEFT cannot, or would leave a tensor of the adapter out.
+    """
+    import torch
+
+    if isinstance(architecture, str):
+        raise CheckpointError(
+            f"{adapter} has {', '.join(settings.by_peft)}, which PEFT merges into a model of "
+            f"transformers: {architecture}. Merge it where the model's code runs "
+            "(merge_and_unload) and give that folder."
+        )
+    from peft import PeftConfig, PeftModel
+
+    try:
+        with quiet():
+            model = _loaded(architecture, model_folder)
+            if "trainable_token_indices" not in settings.by_peft:
+                _untie(model)
+            config = PeftConfig.from_pretrained(str(adapter))
+            config.inference_mode = True
+            if getattr(config, "ensure_weight_tying", False):
+                config.ensure_weight_tying = False
+            adapted = PeftModel(model, config)  # type: ignore[arg-type]
+            told = adapted.load_adapter(str(adapter), "default", is_trainable=False)
+            left_out = list(getattr(told, "unexpected_keys", []) or [])
+            lacking = [k for k in getattr(told, "missing_keys", []) or [] if "lora_" in k]
+            if not (left_out or lacking):
+                with torch.no_grad():
+                    merged: Any = adapted.merge_and_unload(safe_merge=True)
+    except CheckpointError:
+        raise
+    except Exception as error:  # PEFT raises many kinds for what does not fit
+        raise CheckpointError(
+            f"{adapter}: PEFT cannot merge this adapter ({', '.join(settings.by_peft)}) into "
+            f"{model_folder}: {error!s:.300}. It was trained on {settings.base}."
+        ) from error
+    if left_out or lacking:
+        raise CheckpointError(
+            f"{adapter}: PEFT finds no place for {(left_out or lacking)[0]} in {model_folder} "
+            f"({len(left_out) + len(lacking)} tensors). It was trained on {settings.base}: give "
+            "that model."
+        )
+    return _saved(merged, "adapted")
+
+
+def dequantised(folder: Path, kind: Any, config: Any, method: str) -> Path:
+    """The model (of the class `kind`) without its quantisation, as transformers takes it off on
+    this machine. Raises CheckpointError with what is lacking where it cannot."""
+    gguf = sorted(folder.glob("*.gguf"))
+    options: dict[str, Any] = {"gguf_file": gguf[0].name} if method == "GGUF" else {}
+    try:
+        with quiet():
+            said = getattr(config, "quantization_config", None)
+            if isinstance(said, dict):
+                config.quantization_config = {**said, "dequantize": True}
+            model = kind.from_pretrained(
+                folder,
+                config=config,
+                dtype="auto" if not gguf else None,
+                local_files_only=True,
+                trust_remote_code=False,
+                **options,
+            )
+            if getattr(model, "is_quantized", False):
+                model = model.dequantize()
+            if hasattr(model.config, "quantization_config"):
+                del model.config.quantization_config
+            return _saved(model, "dequantised")
+    except CheckpointError:
+        raise
+    except Exception as error:  # missing packages and devices, by many kinds of errors
+        raise CheckpointError(
+            f"{folder}: transformers cannot take the quantisation ({method}) off on this machine: "
+            f"{error!s:.300}. Install what is lacking, or dequantise the model elsewhere and give "
+            "that folder."
+        ) from error
+
+
+def _loaded(architecture: Architecture, folder: Path) -> Any:
+    return type(architecture.model).from_pretrained(
+        folder, dtype="auto", local_files_only=True, trust_remote_code=False
+    )
+
+
+def _untie(model: Any) -> None:
+    """Give a tied head its own copy of the embedding."""
+    import torch
+
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or embedding is None or head.weight is not embedding.weight:
+        return
+    head.weight = torch.nn.Parameter(embedding.weight.detach().clone())
+    model.config.tie_word_embeddings = False
+    for inner in (getattr(model.config, "text_config", None), model.config.get_text_config()):
+        if inner is not None:
+            inner.tie_word_embeddings = False
+    model.all_tied_weights_keys = {}
+
+
+def _saved(model: Any, what: str) -> Path:
+    """The model as transformers saves it, checked for quantised rests."""
+    place = temporary_model(what)
+    model.save_pretrained(place)
+    bad = [
+        name
+        for name, tensor in model.state_dict().items()
+        if tensor.is_floating_point() and str(tensor.dtype).removeprefix("torch.") not in KNOWN
+    ]
+    if bad:
+        raise CheckpointError(f"{what}: {bad[0]} is still stored in a dtype of its own.")
+    return place
+
+
+KNOWN = frozenset(NAME_OF.values())

@@ -1,0 +1,206 @@
+"""One architecture in two layouts: a model's tensors under the names, and in the shapes, in which
+another model stores its own.
+
+transformers tells, for each stored tensor, which tensor of the model it becomes. Where only names
+differ (`model.language_model.` against `language_model.model.`, with and without `model.`), the
+tensors are read under the other names. Where they are cut otherwise (experts in one tensor or one
+by one), a converted copy is made that lasts as long as this process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from infifusion.errors import CheckpointError
+from infifusion.merge.checkpoints.architecture import Architecture, quiet
+from infifusion.merge.checkpoints.dtypes import NAME_OF
+from infifusion.merge.checkpoints.reader import SINGLE, Checkpoint
+from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed
+from infifusion.merge.checkpoints.temporary import temporary_model
+from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, write_index
+from infifusion.merge.engine.model import LAYER, Model, with_checkpoint
+
+Entries = dict[str, list[tuple[str, str | None]]]  # own name -> stored names and their converters
+
+
+def in_layout_of(donor: Model, model: Model) -> Model:
+    """The model with its tensors under the donor's names; itself where it has them already, or
+    where transformers does not know one of the two."""
+    if model is donor or set(model.checkpoint.names) == set(donor.checkpoint.names):
+        return model
+    one, other = donor.architecture, model.architecture
+    if isinstance(one, str) or isinstance(other, str):
+        return model
+    reader = other if type(other.model) is type(one.model) else one
+    theirs, own = _entries(one, donor.checkpoint), _entries(reader, model.checkpoint)
+    origin: dict[str, str] = {}
+    cut_otherwise: list[str] = []
+    for key, entries in own.items():
+        wanted = theirs.get(key) or _of_another_layer(key, theirs)
+        if not wanted:  # optional, or an error that is found where the names are compared
+            origin |= {stored: stored for stored, _ in entries}
+        elif {p for _, p in wanted} == {p for _, p in entries} and len(wanted) == len(entries):
+            origin |= {to: stored for (to, _), (stored, _) in zip(wanted, entries, strict=True)}
+        else:
+            cut_otherwise.append(key)
+    if not cut_otherwise:
+        if all(to == stored for to, stored in origin.items()):
+            return model
+        renamed = Renamed(model.checkpoint, origin, model.folder)
+    else:
+        place = _convert(model, reader, donor, theirs, own, origin, cut_otherwise)
+        checkpoint = Checkpoint(place)
+        renamed = Renamed(checkpoint, {name: name for name in checkpoint.names}, model.folder)
+    return with_checkpoint(model, renamed)
+
+
+def _entries(architecture: Architecture, checkpoint: AnyCheckpoint) -> Entries:
+    found: Entries = {}
+    for stored in sorted(checkpoint.names, key=_natural):
+        own, pattern = architecture.own_name(stored)
+        found.setdefault(own, []).append((stored, pattern))
+    return found
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
+    """Numbers between dots in their order."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]
+
+
+def _of_another_layer(own: str, theirs: Entries) -> list[tuple[str, str | None]]:
+    """How the donor would store a layer that it does not have: as any of its own."""
+    match = LAYER.match(own)
+    if match is None:
+        return []
+    before, number, after = match.groups()
+    for key, entries in theirs.items():
+        other = LAYER.match(key)
+        if other and (other[1], other[3]) == (before, after):
+            moved = [(LAYER.match(stored), pattern) for stored, pattern in entries]
+            if all(place is not None and place[2] == other[2] for place, _ in moved):
+                return [(f"{p[1]}{number}{p[3]}", pattern) for p, pattern in moved if p]
+    return []
+
+
+def _convert(
+    model: Model,
+    reader: Architecture,
+    donor: Model,
+    theirs: Entries,
+    own: Entries,
+    origin: dict[str, str],
+    cut_otherwise: list[str],
+) -> Path:
+    """A copy of the model with the donor's tensors. Raises CheckpointError where transformers
+    cannot make them."""
+    from safetensors.torch import save_file
+
+    place = temporary_model("layout")
+    shards: dict[str, list[str]] = {}
+    specs: dict[str, Spec] = {}
+    waiting: dict[str, Any] = {}
+
+    def flush() -> None:
+        file = f"model-{len(shards) + 1:05d}.safetensors"
+        save_file(waiting, place / file, metadata={"format": "pt"})
+        shards[file] = list(waiting)
+        waiting.clear()
+
+    try:
+        with quiet():
+            for name, tensor in _tensors(model, reader, donor, theirs, own, origin, cut_otherwise):
+                waiting[name] = tensor.contiguous()
+                specs[name] = Spec("F32", tuple(tensor.shape))
+                if sum(t.nbytes for t in waiting.values()) > SHARD_BYTES // 4:
+                    flush()
+            if waiting:
+                flush()
+    except CheckpointError:
+        raise
+    except Exception as error:  # the library raises many kinds for what it cannot convert
+        raise CheckpointError(
+            f"{model.folder} ({model.name}) stores {cut_otherwise[0]} otherwise than "
+            f"{donor.folder}, and transformers cannot bring it into that layout: {error!s:.300}. "
+            "Load the model with transformers and save it again."
+        ) from error
+    if len(shards) == 1:
+        (place / next(iter(shards))).rename(place / SINGLE)
+    else:
+        write_index(place, shards, specs)
+    return place
+
+
+def _tensors(
+    model: Model,
+    reader: Architecture,
+    donor: Model,
+    theirs: Entries,
+    own: Entries,
+    origin: dict[str, str],
+    cut_otherwise: list[str],
+) -> Iterator[tuple[str, Any]]:
+    """Every tensor by the name that the donor gives it, one group of experts in memory."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    for to, stored in origin.items():
+        yield to, _torch(model.checkpoint, stored)
+    known = set(donor.checkpoint.names)
+    for key in cut_otherwise:
+        made = _joined(model, reader, key, own[key])
+        for name, tensor in made.items():
+            wanted = theirs.get(name) or _of_another_layer(name, theirs)
+            if [pattern for _, pattern in wanted] == [None]:
+                yield wanted[0][0], tensor
+                continue
+            parts = revert_weight_conversion(reader.model, {name: tensor})
+            names = {stored for stored, _ in wanted} or known
+            for part, values in parts.items():
+                yield _named_as(part, names, model), values
+
+
+def _joined(
+    model: Model, reader: Architecture, key: str, entries: list[tuple[str, str | None]]
+) -> dict[str, Any]:
+    """The model's own tensors that are made of these stored ones."""
+    pattern = entries[0][1]
+    if pattern is None:
+        return {key: _torch(model.checkpoint, entries[0][0])}
+    _, converters = reader.conversions
+    converter = deepcopy(next(one for one in converters if pattern in one.source_patterns))
+    for stored, source in entries:
+        converter.add_tensor(key, stored, source, _torch(model.checkpoint, stored))
+    return {
+        name: tensor[0] if isinstance(tensor, list) else tensor
+        for name, tensor in converter.convert(
+            key, model=reader.model, config=reader.model.config
+        ).items()
+    }
+
+
+def _named_as(part: str, names: set[str], model: Model) -> str:
+    if part in names:
+        return part
+    ends = [one for one in names if one.endswith(f".{part}") or part.endswith(f".{one}")]
+    if len(ends) != 1:
+        raise CheckpointError(
+            f"{model.folder} ({model.name}): no place for {part} among the base's tensors. Load "
+            "the model with transformers and save it again."
+        )
+    return ends[0]
+
+
+def _torch(checkpoint: AnyCheckpoint, name: str) -> Any:
+    """A stored tensor for torch, which must not write into the file's memory."""
+    import torch
+
+    dtype = checkpoint.dtype(name)
+    array = np.array(checkpoint.array(name))
+    flat = torch.from_numpy(array.view(np.int16) if dtype == "BF16" else array)
+    if dtype in NAME_OF:
+        flat = flat.view(getattr(torch, NAME_OF[dtype]))
+    return flat.reshape(checkpoint.shape(name))

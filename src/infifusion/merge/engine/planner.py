@@ -1,0 +1,216 @@
+"""What a merge will do: every tensor of the result, what it is merged from and how.
+
+Nothing but headers is read for it, so that it can be checked and printed before it starts. The one
+exception is a head that is stored beside tied embeddings: it is compared with them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.checkpoints.dtypes import BY_NAME
+from infifusion.merge.engine.file import MergeFile, MergeModel, Slice, SliceSource
+from infifusion.merge.engine.model import Model
+from infifusion.merge.engine.settings import Settings
+from infifusion.merge.engine.tensors import (
+    Names,
+    Part,
+    Planned,
+    by_layer,
+    common_names,
+    plan_kept,
+    plan_tensor,
+)
+from infifusion.merge.engine.vocabulary import Vocabulary
+from infifusion.merge.methods import Method
+from infifusion.strict import Strict
+
+# Tensors before the layers; all others outside them come after.
+BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
+AFTER = re.compile(r"embed_out|output_embed|lm_head")
+
+
+@dataclass(frozen=True)
+class MergePlan:
+    """A whole merge. name: that of the method; donor: the model whose config and tokenizer the
+    result has."""
+
+    name: str
+    method: Method
+    donor: Model
+    base: Model | None
+    models: list[Model]
+    tensors: dict[str, Planned]
+    layers: list[tuple[Model, int]]
+    """Where layers are stacked: the model and layer whose config entries each layer has."""
+    seed: int
+    vocabulary: Vocabulary | None = None
+    chat_template: str | None = None
+    notes: list[str] = field(default_factory=list)
+    config: dict[str, Any] | None = None
+    """The config of the result, once it is worked out (`checks.checked`)."""
+
+    @property
+    def everyone(self) -> list[Model]:
+        """Every model that is read, the donor first."""
+        parts = [model for planned in self.tensors.values() for model, _ in planned.parts]
+        return list({model.key: model for model in [self.donor, *parts]}.values())
+
+
+def _dtype(file: MergeFile) -> str | None:
+    name = file.out_dtype or file.dtype
+    return BY_NAME[name] if name else None
+
+
+def as_slice(file: MergeFile, method: Method, model: Callable[[str], Model]) -> Slice:
+    """Whole models as one slice. The base joins in where it is not listed, as in mergekit, if the
+    method has it so."""
+    listed = list(file.whole_models() or [])
+    joins = method.unlisted_base == "joins"
+    if method.unlisted_base == "joins_with_weight":
+        joins = any("weight" in scope for scope in file.scopes())
+    if file.base_model and joins:
+        base = model(file.base_model)
+        if base.key not in [model(m.model).key for m in listed]:
+            listed.append(MergeModel(model=file.base_model))
+    return Slice(
+        sources=[
+            SliceSource(model=m.model, parameters=m.parameters, layer_range=(0, 0)) for m in listed
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class Planner:
+    """Plans tensor by tensor. model: opens a model by its name in the file."""
+
+    settings: Settings
+    model: Callable[[str], Model]
+    donor: Model
+    vocabulary: Vocabulary | None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The merge file, as errors name it."""
+        return self.settings.where
+
+    def whole(self, one: Slice) -> Iterator[tuple[str, Planned]]:
+        """All tensors of whole models."""
+        models = [self.model(source.model) for source in one.sources]
+        last = max(self.donor.layers - 1, 1)
+        names, params = common_names(models, self.donor), None
+        for name in names.merged:
+            place = self.donor.layer_of(name)
+            # Outside the layers a gradient is at its start; a single layer is at its end.
+            t = 0.0 if place is None else 1.0 if self.donor.layers == 1 else place[0] / last
+            inner = [model.source_of(name) for model in models]
+            planned = self._one(name, one, inner, t)
+            params = planned.params
+            yield name, planned
+        yield from self._kept(names, params)
+
+    def _kept(self, names: Names, params: Strict | None) -> Iterator[tuple[str, Planned]]:
+        """What is copied from the one model that has it."""
+        if params is not None and names.kept:
+            self.notes.extend(names.notes())
+            yield from plan_kept(names, _dtype(self.settings.file), params).items()
+
+    def stacked(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
+        """The tensors outside the layers, those before them from the first slice's models and those
+        after from the last one's; then layer by layer."""
+        stack = self.donor.stack
+        models = [self.model(s.model) for one in (slices[0], slices[-1]) for s in one.sources]
+        names, params = common_names(models, self.donor, outside=True), None
+        for name in names.merged:
+            one = slices[0 if BEFORE.search(name) and not AFTER.search(name) else -1]
+            inner = [self.model(source.model).source_of(name) for source in one.sources]
+            planned = self._one(name, one, inner, 0.0)
+            params = planned.params
+            yield name, planned
+        yield from self._kept(names, params)
+        number = 0
+        for one in slices:
+            length = self._length(one)
+            for offset in range(length):
+                t = offset / (length - 1) if length > 1 else 1.0
+                for suffix in self._in_layer(one, offset):
+                    inner = [
+                        f"{self.model(s.model).stack}{s.layer_range[0] + offset}{suffix}"
+                        for s in one.sources
+                    ]
+                    name = f"{stack}{number}{suffix}"
+                    yield name, self._one(name, one, inner, t)
+                number += 1
+
+    def layers(self, slices: list[Slice]) -> list[tuple[Model, int]]:
+        """For every layer of the result, where its entries in the config come from."""
+        return [
+            (self.model(one.sources[0].model), one.sources[0].layer_range[0] + offset)
+            for one in slices
+            for offset in range(self._length(one))
+        ]
+
+    def _length(self, one: Slice) -> int:
+        lengths = {s.layer_range[1] - s.layer_range[0] for s in one.sources}
+        for source in one.sources:
+            first, last = source.layer_range
+            if not 0 <= first <= last <= self.model(source.model).layers:
+                raise RecipeError(
+                    f"{self.where}: layer_range [{first}, {last}] of {source.model}, which has "
+                    f"{self.model(source.model).layers} layers: give [first, one after the last]."
+                )
+        if len(lengths) != 1:
+            raise RecipeError(
+                f"{self.where}: the sources of one slice have {sorted(lengths)} layers; give them "
+                "layer_ranges of one length."
+            )
+        return lengths.pop()
+
+    def _in_layer(self, one: Slice, offset: int) -> list[str]:
+        """What stands after the layer's number in its tensors, the same in all sources."""
+        found: list[tuple[Model, int, frozenset[str]]] = []
+        for source in one.sources:
+            model, layer = self.model(source.model), source.layer_range[0] + offset
+            found.append((model, layer, by_layer(model).get(layer, frozenset())))
+        first = found[0]
+        for other in found[1:]:
+            if other[2] != first[2]:
+                odd = sorted(other[2] ^ first[2])[0]
+                raise CheckpointError(
+                    f"Layer {other[1]} of {other[0].folder} and layer {first[1]} of "
+                    f"{first[0].folder} do not have the same tensors: only one of them has "
+                    f"{odd}. Only models of one architecture can be merged: leave one of "
+                    "the two out."
+                )
+        return sorted(first[2])
+
+    def _one(self, name: str, one: Slice, inner: list[str], t: float) -> Planned:
+        """One tensor; `inner` names it in each source of the slice."""
+        file = self.settings.file
+        base_name = one.base_model or file.base_model
+        wanted = self.model(base_name).key if base_name else None
+        if self.settings.method.base == "unused":
+            wanted = None
+        base: Part | None = None
+        models: list[Part] = []
+        sources: list[SliceSource] = []
+        for source, tensor in zip(one.sources, inner, strict=True):
+            model = self.model(source.model)
+            if wanted is not None and model.key == wanted:
+                base = (model, tensor)
+            else:
+                models.append((model, tensor))
+                sources.append(source)
+        if base is None and wanted is not None:
+            raise RecipeError(
+                f"{self.where}: a slice does not have base_model {base_name} among its sources. "
+                "Add it, with the layers that belong to it."
+            )
+        inputs = [tensor for _, tensor in models]
+        params = self.settings.of_tensor(name, one, sources, inputs, t)
+        return plan_tensor(base, models, _dtype(file), params, self.vocabulary)
