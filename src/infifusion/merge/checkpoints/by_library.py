@@ -12,6 +12,8 @@ from infifusion.merge.checkpoints.dtypes import NAME_OF
 from infifusion.merge.checkpoints.lora_config import LoraSettings
 from infifusion.merge.checkpoints.temporary import temporary_model
 
+GGUF = "GGUF"
+
 
 def merged_by_peft(
     model_folder: Path, architecture: Architecture | str, adapter: Path, settings: LoraSettings
@@ -45,6 +47,7 @@ def merged_by_peft(
             left_out = list(getattr(told, "unexpected_keys", []) or [])
             lacking = [k for k in getattr(told, "missing_keys", []) or [] if "lora_" in k]
             if not (left_out or lacking):
+                _part(adapted, tuple(getattr(model, "all_tied_weights_keys", None) or ()))
                 with torch.no_grad():
                     merged: Any = adapted.merge_and_unload(safe_merge=True)
     except CheckpointError:
@@ -63,26 +66,31 @@ def merged_by_peft(
     return _saved(merged, "adapted")
 
 
-def dequantised(folder: Path, kind: Any, config: Any, method: str) -> Path:
-    """The model (of the class `kind`) without its quantisation, as transformers takes it off on
-    this machine. Raises CheckpointError with what is lacking where it cannot."""
-    gguf = sorted(folder.glob("*.gguf"))
-    options: dict[str, Any] = {"gguf_file": gguf[0].name} if method == "GGUF" else {}
+def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None) -> Path:
+    """The model without its quantisation, as transformers takes it off on this machine; kind and
+    config: its class and config, which a GGUF file has inside. Raises CheckpointError with what is
+    lacking where it cannot."""
     try:
         with quiet():
-            said = getattr(config, "quantization_config", None)
-            if isinstance(said, dict):
-                config.quantization_config = {**said, "dequantize": True}
-            model = kind.from_pretrained(
-                folder,
-                config=config,
-                dtype="auto" if not gguf else None,
-                local_files_only=True,
-                trust_remote_code=False,
-                **options,
-            )
+            if method == GGUF:
+                import transformers
+
+                file = sorted(folder.glob("*.gguf"))[0].name
+                model: Any = transformers.AutoModelForCausalLM.from_pretrained(
+                    folder, gguf_file=file, local_files_only=True, trust_remote_code=False
+                )
+            else:
+                config.quantization_config = {**config.quantization_config, "dequantize": True}
+                model = kind.from_pretrained(
+                    folder,
+                    config=config,
+                    dtype="auto",
+                    local_files_only=True,
+                    trust_remote_code=False,
+                )
             if getattr(model, "is_quantized", False):
                 model = model.dequantize()
+            model._weight_conversions = None  # those of the quantisation would be undone
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
             return _saved(model, "dequantised")
@@ -91,7 +99,7 @@ def dequantised(folder: Path, kind: Any, config: Any, method: str) -> Path:
     except Exception as error:  # missing packages and devices, by many kinds of errors
         raise CheckpointError(
             f"{folder}: transformers cannot take the quantisation ({method}) off on this machine: "
-            f"{error!s:.300}. Install what is lacking, or dequantise the model elsewhere and give "
+            f"{str(error) or type(error).__name__:.300}. Install what is lacking, or dequantise the model elsewhere and give "
             "that folder."
         ) from error
 
@@ -115,6 +123,20 @@ def _untie(model: Any) -> None:
         if inner is not None:
             inner.tie_word_embeddings = False
     model.all_tied_weights_keys = {}
+
+
+def _part(model: Any, tied: tuple[str, ...]) -> None:
+    """Give each of the layers that PEFT repeats weights of its own, all but those called `tied`:
+    they share them, and the changes of all would be added to one."""
+    import torch
+
+    seen: set[int] = set()
+    for name, parameter in list(model.named_parameters(remove_duplicate=False)):
+        if not name.endswith(tied) and parameter.data_ptr() in seen and parameter.numel():
+            owner, _, key = name.rpartition(".")
+            fresh = torch.nn.Parameter(parameter.detach().clone(), requires_grad=False)
+            setattr(model.get_submodule(owner), key, fresh)
+        seen.add(parameter.data_ptr())
 
 
 def _saved(model: Any, what: str) -> Path:

@@ -18,9 +18,8 @@ SIDE_FILES = re.compile(r"\.(json|jinja|model|txt|py|tiktoken|bpe)$|^tokenizer\.
 # Of a training, an adapter, a quantisation or another program's format: not of the merged model.
 NOT_OF_THE_RESULT = re.compile(
     r"^(adapter_|trainer_state|training_args|optimizer|scheduler|rng_state|quantize_config|"
-    r"quant_config|quantization_config|hf_quant_config|zero_to_fp32|merge_details|"
-    r"requirements.*\.txt$|README|LICENSE|USE_POLICY)|_results\.json$|\.index\.json$|"
-    r"^(train|eval|test|all)_results|^recipe\.(json|yaml)$|^log.*\.(txt|json)$"
+    r"quant_config|quantization_config|hf_quant_config|zero_to_fp32|merge_details)|"
+    r"_results\.json$|\.index\.json$"
 )
 OF_TOKENIZERS = re.compile(
     r"^(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template|additional_chat_templates|"

@@ -11,7 +11,7 @@ from typing import Any
 
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.architecture import Architecture, class_of, config_object
-from infifusion.merge.checkpoints.by_library import dequantised, merged_by_peft
+from infifusion.merge.checkpoints.by_library import GGUF, dequantised, merged_by_peft
 from infifusion.merge.checkpoints.dtypes import FLOATS
 from infifusion.merge.checkpoints.lora import WEIGHTS, Adapter
 from infifusion.merge.checkpoints.lora_config import CONFIG, read_lora_config
@@ -138,7 +138,7 @@ def _quantisation(config: dict[str, Any], folder: Path) -> str | None:
                 return str(said.get("quant_method") or said.get("quant_algo") or key)[:60]
     gguf = sorted(folder.glob("*.gguf"))
     if gguf and not list(folder.glob("*.safetensors")):
-        return "GGUF"
+        return GGUF
     return None
 
 
@@ -152,6 +152,9 @@ def _without_quantisation(
             "in bfloat16 or float16; or write dequantize: true into the merge file; if its weights "
             "are not quantised after all, delete the key from config.json."
         )
+    if method == GGUF:
+        place = dequantised(folder, method)
+        return place, read_config(place)
     loaded = config_object(config)
     kind = None if isinstance(loaded, str) else class_of(loaded)
     if isinstance(loaded, str) or kind is None:
@@ -159,7 +162,7 @@ def _without_quantisation(
             f"{folder} is quantised ({method}) and cannot be dequantised: {loaded}. Dequantise it "
             "where the model's code runs and give that folder."
         )
-    place = dequantised(folder, kind, loaded, method)
+    place = dequantised(folder, method, kind, loaded)
     return place, {
         key: value
         for key, value in config.items()
