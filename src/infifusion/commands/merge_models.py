@@ -50,7 +50,7 @@ def merge_command(
         if dry_run:
             return (
                 f"{values['tensors']} tensors are present in all models, with fitting shapes and "
-                f"dtypes. Next: {command}",
+                f"dtypes.{_notes(plan)} Next: {command}",
                 values,
             )
         return f"{as_text(plan, values)}\nNext: {command}", values
@@ -65,13 +65,16 @@ def merge_command(
         allow_nan=allow_nan,
         shard_bytes=shard_bytes,
     )
-    notes = "".join(f"\nNote: {note}" for note in plan.notes)
     text = (
         f"Merged {len(plan.models)} models by {plan.name} into {out} "
-        f"({details['seconds']:.1f} s).{notes}\n"
+        f"({details['seconds']:.1f} s).{_notes(plan)}\n"
         f"Next: infifusion evaluate {shlex.quote(str(out))} --tasks gsm8k"
     )
     return text, {"out": str(out), **details}
+
+
+def _notes(plan: MergePlan) -> str:
+    return "".join(f"\nNote: {note}" for note in plan.notes)
 
 
 def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any) -> dict[str, Any]:
