@@ -1,4 +1,4 @@
-"""One architecture in two layouts, stacks of layers whose kinds a rule gives, and several towers."""
+"""One architecture in two layouts; stacks of layers whose kinds a rule gives; several towers."""
 
 from __future__ import annotations
 

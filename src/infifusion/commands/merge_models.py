@@ -12,8 +12,10 @@ from typing import Any
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
 from infifusion.merge.checkpoints.dtypes import bytes_of
+from infifusion.merge.engine.extract import extract_lora
 from infifusion.merge.engine.file import MergeFile, read_merge_file
 from infifusion.merge.engine.memory import fit_threads, memory_needed
+from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.plan import plan_file
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.walker import unfinished
@@ -23,6 +25,7 @@ from infifusion.report.card import write_merge_card
 
 UNITS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 UNITS |= {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "": 1}
+WORST = 5  # tensors of an extracted adapter that are printed
 DISK = 2e9  # bytes per second read or written, as a laptop's SSD does
 
 
@@ -93,6 +96,25 @@ def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any)
         )
 
     return run_plan(plan, out, beside=card, **options)
+
+
+def extract_command(
+    base: str, tuned: str, out: Path, *, rank: int, seed: int
+) -> tuple[str, dict[str, Any]]:
+    """What to print of the adapter that leads from one model to the other, and it as values."""
+    one, other = (open_model(name, Path()) for name in (base, tuned))
+    details = extract_lora(one, other, out, rank=rank, seed=seed)
+    worst = sorted(details["tensors"], key=lambda one: -one["error"])[:WORST]
+    lines = [
+        f"{out}: an adapter of rank {rank} for {base}; it lacks {100 * details['error']:.1f} % of "
+        "the change (Frobenius norm).",
+        *(f"  {one['name']}: {100 * one['error']:.1f} %" for one in worst),
+    ]
+    if left := details["left_out"]:
+        more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+        lines.append(f"Note: {left[0]}{more} changed, too; an adapter of matrices lacks it.")
+    lines.append(f"Next: write {base}+{out} into a merge file, or load it with peft.")
+    return "\n".join(lines), details
 
 
 def bytes_from(text: str, option: str) -> int:

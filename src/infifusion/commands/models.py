@@ -70,6 +70,21 @@ def merge(
     typer.echo(json.dumps(values) if as_json else text)
 
 
+def extract_lora(
+    base: Annotated[str, Argument(metavar="BASE", help="The model that the adapter will fit.")],
+    tuned: Annotated[str, Argument(metavar="TUNED", help="The model that it leads to.")],
+    out: Annotated[Path, Argument(metavar="OUT_DIR", help="New folder of the adapter.")],
+    rank: Annotated[int, Option(min=1, help="Rank of every matrix's change.")] = 16,
+    seed: Annotated[int, Option(help="Decides the random vectors of the search.")] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Make a LoRA adapter of the difference between two models."""
+    from infifusion.commands.merge_models import extract_command
+
+    text, values = extract_command(base, tuned, out, rank=rank, seed=seed)
+    typer.echo(json.dumps(values) if as_json else text)
+
+
 def diff(
     models: Annotated[
         list[str], Argument(metavar="BASE MODEL", help="The base, then changed models.")

@@ -38,18 +38,21 @@ def merged_by_peft(
             model = _loaded(architecture, model_folder)
             if "trainable_token_indices" not in settings.by_peft:
                 _untie(model)
-            config = PeftConfig.from_pretrained(str(adapter))
-            config.inference_mode = True
-            if getattr(config, "ensure_weight_tying", False):
-                config.ensure_weight_tying = False
-            adapted = PeftModel(model, config)  # type: ignore[arg-type]
+            config: Any = PeftConfig.from_pretrained(str(adapter))
+            config.inference_mode, config.ensure_weight_tying = True, False
+            adapted = PeftModel(model, config)
             told = adapted.load_adapter(str(adapter), "default", is_trainable=False)
-            left_out = list(getattr(told, "unexpected_keys", []) or [])
-            lacking = [k for k in getattr(told, "missing_keys", []) or [] if "lora_" in k]
-            if not (left_out or lacking):
-                _part(adapted, tuple(getattr(model, "all_tied_weights_keys", None) or ()))
-                with torch.no_grad():
-                    merged: Any = adapted.merge_and_unload(safe_merge=True)
+            no_place = list(getattr(told, "unexpected_keys", None) or [])
+            no_place += [k for k in getattr(told, "missing_keys", None) or [] if "lora_" in k]
+            if no_place:
+                raise CheckpointError(
+                    f"{adapter}: PEFT finds no place for {no_place[0]} in {model_folder} "
+                    f"({len(no_place)} tensors). It was trained on {settings.base}: give that "
+                    "model."
+                )
+            _part(adapted, tuple(getattr(model, "all_tied_weights_keys", None) or ()))
+            with torch.no_grad():
+                return _saved(adapted.merge_and_unload(safe_merge=True), "adapted")
     except CheckpointError:
         raise
     except Exception as error:  # PEFT raises many kinds for what does not fit
@@ -57,13 +60,6 @@ def merged_by_peft(
             f"{adapter}: PEFT cannot merge this adapter ({', '.join(settings.by_peft)}) into "
             f"{model_folder}: {error!s:.300}. It was trained on {settings.base}."
         ) from error
-    if left_out or lacking:
-        raise CheckpointError(
-            f"{adapter}: PEFT finds no place for {(left_out or lacking)[0]} in {model_folder} "
-            f"({len(left_out) + len(lacking)} tensors). It was trained on {settings.base}: give "
-            "that model."
-        )
-    return _saved(merged, "adapted")
 
 
 def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None) -> Path:
@@ -99,8 +95,8 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
     except Exception as error:  # missing packages and devices, by many kinds of errors
         raise CheckpointError(
             f"{folder}: transformers cannot take the quantisation ({method}) off on this machine: "
-            f"{str(error) or type(error).__name__:.300}. Install what is lacking, or dequantise the model elsewhere and give "
-            "that folder."
+            f"{str(error) or type(error).__name__:.300}. Install what is lacking, or dequantise "
+            "the model elsewhere and give that folder."
         ) from error
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from infifusion.errors import CheckpointError, RunError
@@ -75,21 +76,22 @@ def _loads(result: Subject, models: list[Subject]) -> list[str]:
         if names:
             raise CheckpointError(_would_be_wrong(models, what, names))
     known = {name for model in models if model.loading for name in model.loading.unexpected}
-    odd = tuple(name for name in found.unexpected if name not in known)
+    odd = [name for name in found.unexpected if name not in known]
     if odd:
         raise CheckpointError(_would_be_wrong(models, "have to spare", odd))
-    if found.unexpected:
-        more = f" and {len(found.unexpected) - 1} more" if len(found.unexpected) > 1 else ""
+    if unused := list(found.unexpected):
+        more = f" and {len(unused) - 1} more" if len(unused) > 1 else ""
         notes.append(
-            f"transformers makes nothing of {found.unexpected[0]}{more}, which the models have; "
+            f"transformers makes nothing of {unused[0]}{more}, which the models have; "
             "they are in the result all the same."
         )
     return notes
 
 
-def _would_be_wrong(models: list[Subject], what: str, names: tuple[str, ...]) -> str:
+def _would_be_wrong(models: list[Subject], what: str, names: Sequence[str]) -> str:
     attribute = {"lack": "missing", "have in another shape": "mismatched"}.get(what, "unexpected")
-    same = [one for one in models if one.loading and names[0] in getattr(one.loading, attribute)]
+    first = names[0]
+    same = [one for one in models if one.loading and first in getattr(one.loading, attribute)]
     cause = (
         f"so does {same[0].folder} ({same[0].name}) itself: its weights do not fit its "
         "config.json. Download or save that model again"
@@ -98,7 +100,7 @@ def _would_be_wrong(models: list[Subject], what: str, names: tuple[str, ...]) ->
     )
     more = f" and {len(names) - 1} more tensors" if len(names) > 1 else ""
     return (
-        f"Nothing was merged: loaded by transformers, the result would {what} {names[0]}{more}; "
+        f"Nothing was merged: loaded by transformers, the result would {what} {first}{more}; "
         f"{cause}."
     )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from infifusion.errors import RecipeError
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.planner import MergePlan
-from infifusion.merge.engine.special_ids import write_special_ids
+from infifusion.merge.engine.result_config import write_special_ids
 
 SIDE_FILES = re.compile(r"\.(json|jinja|model|txt|py|tiktoken|bpe)$|^tokenizer\.model\.v\d+$")
 # Of a training, an adapter, a quantisation or another program's format: not of the merged model.

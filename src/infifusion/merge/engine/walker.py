@@ -20,7 +20,7 @@ import numpy as np
 
 from infifusion.errors import ArtifactError
 from infifusion.merge.blocks.blocks import Parallel
-from infifusion.merge.checkpoints.reader import Checkpoint
+from infifusion.merge.checkpoints.renamed import AnyCheckpoint
 from infifusion.merge.checkpoints.writer import (
     SHARD_BYTES,
     Shard,
@@ -45,7 +45,7 @@ class Task:
 
     spec: Spec
     merge: Callable[[Parallel, Put], Json]
-    reads: tuple[tuple[Checkpoint, str], ...] = ()
+    reads: tuple[tuple[AnyCheckpoint, str], ...] = ()
 
 
 def carry_out(
