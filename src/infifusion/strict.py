@@ -110,9 +110,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """One YAML mapping from a file; RecipeError when it is missing, longer than LARGEST_FILE, not
-    YAML or not a mapping."""
+def read_yaml(path: Path, *, part: tuple[int, int] | None = None) -> dict[str, Any]:
+    """One YAML mapping from a file, or from its characters `part` (first, last + 1); RecipeError
+    when it is missing, longer than LARGEST_FILE, not YAML or not a mapping."""
     try:
         with path.open("rb") as file:
             content = file.read(LARGEST_FILE + 1)
@@ -134,7 +134,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             f"{path} has more than {LARGEST_FILE:,} bytes: it is no YAML file written by hand. "
             "Give the path of one."
         )
-    values = _parse(text, str(path))
+    values = _parse(text[slice(*part)] if part else text, str(path))
     if not isinstance(values, dict):
         held = "nothing" if values is None else f"a {type(values).__name__}"
         raise RecipeError(

@@ -21,7 +21,8 @@ def diff_command(names: list[str], *, html: Path | None) -> tuple[str, dict[str,
     """The table to print, and all of it as values; a page with heat maps where asked for."""
     if len(names) < 2:
         raise RecipeError("diff compares a base with one model or more: infifusion diff BASE A B.")
-    base, *models = [open_model(name, Path()) for name in names]
+    base = open_model(names[0], Path())
+    models = [open_model(name, Path(), like=base) for name in names[1:]]
     values = {
         "base": names[0],
         "models": names[1:],

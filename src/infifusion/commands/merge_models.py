@@ -6,14 +6,16 @@ import re
 import shlex
 import shutil
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from infifusion.commands.merge_several import merge_several
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
 from infifusion.merge.checkpoints.dtypes import bytes_of
 from infifusion.merge.engine.extract import extract_lora
-from infifusion.merge.engine.file import MergeFile, read_merge_file
+from infifusion.merge.engine.file import MergeFile, read_merges
 from infifusion.merge.engine.memory import fit_threads, memory_needed
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.plan import plan_file
@@ -41,11 +43,34 @@ def merge_command(
     shard_size: str,
     allow_nan: bool,
     allow_pickle: bool,
+    intermediates: Path | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """What to print, and the same as values."""
-    file = read_merge_file(path, base_override=base)
+    """What to print, and the same as values. intermediates: where the merges that others take are
+    kept, where the file holds several."""
+    *before, (_, file) = read_merges(path, base_override=base)
     limit = bytes_from(memory, "--memory") if memory else None
     shard_bytes = bytes_from(shard_size, "--shard-size")
+    if before:
+        if out is None or plan_only or dry_run:
+            raise RecipeError(
+                f"{path} holds {len(before) + 1} merges, of which one takes the result of another: "
+                "what they read is known only once those are done. Give OUT_DIR, without --plan "
+                "and --dry-run."
+            )
+        return merge_several(
+            [*before, (None, file)],
+            path,
+            out,
+            keep=intermediates,
+            pickle=allow_pickle,
+            merge=partial(
+                merge_with_card,
+                threads=threads,
+                memory=limit,
+                allow_nan=allow_nan,
+                shard_bytes=shard_bytes,
+            ),
+        )
     plan = plan_file(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
         values = describe(plan, threads=threads, memory=limit)

@@ -39,6 +39,10 @@ def merge(
         bool,
         Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
     ] = False,
+    intermediates: Annotated[
+        Path | None,
+        Option(help="Keep here the results that later merges of the file take."),
+    ] = None,
     push_to_hub: PushResult = None,
     as_json: AsJson = False,
 ) -> None:
@@ -63,6 +67,7 @@ def merge(
         shard_size=shard_size,
         allow_nan=allow_nan,
         allow_pickle=allow_pickle,
+        intermediates=intermediates,
     )
     if push_to_hub and out:
         values["uploaded"] = upload(out, push_to_hub)

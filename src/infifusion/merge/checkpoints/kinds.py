@@ -109,7 +109,18 @@ def _with_lists(config: Json, origins: Origins) -> Json:
             inner[key] = [
                 lists[key][layer] for lists, (_, layer) in zip(found, origins, strict=True)
             ]
+    for key, value in inner.items():
+        if isinstance(value, str) and all(_spells(model, key) for model, _ in origins):
+            letters = [text_config(model.config)[key][layer] for model, layer in origins]
+            inner[key] = "".join(letters)
     return made
+
+
+def _spells(model: Subject, key: str) -> bool:
+    """Whether the value has a letter per layer, as Nemotron-H's hybrid_override_pattern."""
+    known, value = model.architecture, text_config(model.config).get(key)
+    layers = len(known.kinds()) if isinstance(known, Architecture) else 0
+    return isinstance(value, str) and len(value) == layers and "pattern" in key
 
 
 def _with_numbers(config: Json, origins: Origins) -> Json:

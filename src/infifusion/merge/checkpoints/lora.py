@@ -20,7 +20,7 @@ from infifusion.merge.checkpoints.views import WithLowRank, as_float32
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # module, and which of its matrices; PEFT writes base_layer where the embedding was saved as well.
-MATRIX = re.compile(r"^(.+)\.lora_(?:embedding_)?([AB])(?:\.weight)?$")
+MATRIX = re.compile(r"^(.+)\.lora_(?:embedding_)?([AB])(?:\.default)?(?:\.weight)?$")
 SAVED = re.compile(r"^(.+?)(?:\.(?:base_layer|modules_to_save(?:\.default)?|original_module))?"
                    r"\.(weight|bias)$")  # fmt: skip
 
@@ -95,7 +95,7 @@ class Adapter:
         return WithLowRank(array, dtype, left, right), "F32"
 
     def _add(self, name: str) -> None:
-        bare = name.removeprefix(PREFIX)
+        bare = name.replace("_orig_mod.", "").removeprefix(PREFIX)
         if matrix := MATRIX.match(bare):
             module, kind = matrix[1].replace(".base_layer", ""), matrix[2]
             target = self._target(f"{module}.weight")
@@ -160,6 +160,12 @@ class Adapter:
     def _check_ranks(self, target: str, change: Change) -> None:
         assert change.a is not None and change.b is not None
         a, b = self._weights.shape(change.a), self._weights.shape(change.b)
+        if 0 in (*a, *b):
+            raise CheckpointError(
+                f"{self.folder}: {change.a} is {list(a)} and {change.b} {list(b)}: without values. "
+                "The adapter was saved while its weights were divided among processes (ZeRO-3, "
+                "FSDP); gather them and save it again."
+            )
         said = self.settings.rank_of(MATRIX.match(change.a.removeprefix(PREFIX))[1])  # type: ignore[index]
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] != said:
             raise CheckpointError(

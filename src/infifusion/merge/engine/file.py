@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from infifusion.errors import RecipeError
 from infifusion.strict import Strict, read_yaml, require_kind
 
+DOCUMENT = re.compile(r"^---[ \t]*(?:#.*)?$", re.MULTILINE)  # begins another YAML document
 IGNORE = "ignore"  # tokenizer_source: tokens are not compared
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
@@ -192,6 +196,80 @@ def read_merge_file(path: Path, *, base_override: str | None) -> MergeFile:
     values = read_yaml(path)
     require_kind(values, "merge file", path)
     return merge_file_of(values, where=str(path), base_override=base_override)
+
+
+def read_merges(path: Path, *, base_override: str | None) -> list[tuple[str | None, MergeFile]]:
+    """The merges of a file of several documents, each before those that take it for a model, with
+    their names; the last one is the result. Of a file of one: that one.
+
+    Raises RecipeError for a document without name that is not the only such, for names that stand
+    twice, and for merges that need one another.
+    """
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except (OSError, ValueError):  # read_merge_file says what is wrong
+        text = ""
+    marks = [match.span() for match in DOCUMENT.finditer(text)]
+    edges = [0, *(place for mark in marks for place in mark), len(text)]
+    parts = [
+        part for part in zip(edges[::2], edges[1::2], strict=True) if text[slice(*part)].strip()
+    ]
+    if len(parts) < 2:
+        return [(None, read_merge_file(path, base_override=base_override))]
+    merges: dict[str | None, tuple[MergeFile, set[str]]] = {}
+    for number, part in enumerate(parts):
+        values = read_yaml(path, part=part)
+        name = values.pop("name", None)
+        if name in merges or not isinstance(name, str | None) or "/" in (name or ""):
+            raise RecipeError(
+                f"{path}: the merge {number + 1} is called {name!r:.100}. Of several merges in one "
+                "file each has a name of its own, a word without '/'; the result alone may be "
+                "without."
+            )
+        where = f"{path}, {name or 'the merge without name'}"
+        merges[name] = (
+            merge_file_of(values, where=where, base_override=base_override),
+            set(_texts(values)),
+        )
+    return _in_order(merges, path)
+
+
+def _texts(values: Any) -> Iterator[str]:
+    """Every text in a mapping's values, and what stands before a plus in it."""
+    if isinstance(values, str):
+        yield values
+        yield values.partition("+")[0]
+    for inner in (
+        values.values()
+        if isinstance(values, dict)
+        else (values if isinstance(values, list) else ())
+    ):
+        yield from _texts(inner)
+
+
+def _in_order(
+    merges: dict[str | None, tuple[MergeFile, set[str]]], path: Path
+) -> list[tuple[str | None, MergeFile]]:
+    ordered: list[tuple[str | None, MergeFile]] = []
+    while waiting := {k: v for k, v in merges.items() if k not in dict(ordered)}:
+        ready = [k for k, (_, texts) in waiting.items() if not (texts & waiting.keys()) - {k}]
+        ready = [k for k in ready if k not in waiting[k][1]]
+        if not ready:
+            raise RecipeError(
+                f"{path}: the merges {', '.join(str(k) for k in waiting)} need one another. Let "
+                "one of them begin with a model."
+            )
+        # The result is the one that no other takes: without name, or the last in the file.
+        name = next((k for k in ready if k is not None), None)
+        ordered.append((name, merges[name][0]))
+    named_last = [k for k in merges if not any(k in texts for _, texts in merges.values())]
+    if len(named_last) > 1:
+        odd = ", ".join(str(k or "the one without name") for k in named_last)
+        raise RecipeError(
+            f"{path}: {odd} are each taken by no other merge; a file of several merges has one "
+            "result. Leave out what is not used, or put it into a file of its own."
+        )
+    return ordered
 
 
 def merge_file_of(values: dict[str, Any], *, where: str, base_override: str | None) -> MergeFile:

@@ -4,7 +4,7 @@ adapter, in the layout of another."""
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ from infifusion.merge.engine.layout import in_layout_of
 from infifusion.merge.engine.model import TIED_HEAD, Model, layers_of
 
 FETCHED = ("*.safetensors", "*.json", "*.model", "*.jinja", "*.txt", "*.py", "*.tiktoken", "*.bpe")
+NO_PLACES: Mapping[str, Path] = {}
+# What torch.compile and DataParallel put before the names of a model that is saved inside them.
+OF_WRAPPERS = ("_orig_mod.", "module.")
 # Tensors that stand beside quantised weights, by the names that the libraries give them.
 OF_QUANTISATION = re.compile(
     r"\.(qweight|qzeros|g_idx|SCB|weight_format|weight_scale(_inv|_2)?|weight_scales|"
@@ -36,15 +39,17 @@ def open_model(
     allow_pickle: bool = False,
     dequantize: bool = False,
     like: Model | None = None,
+    places: Mapping[str, Path] = NO_PLACES,
 ) -> Model:
     """The model a merge file names; `folder` is that of the file, `like` one whose layout it is to
-    have. dequantize: take the quantisation of its weights off, where transformers does that here.
+    have, `places` the folders of names that are the file's own. dequantize: take the quantisation
+    of its weights off, where transformers does that here.
 
     Raises CheckpointError for a folder that is no model, for quantised weights and for an adapter
     that does not fit.
     """
     base, adapter = _split_adapter(name, folder)
-    found = find_model(base, folder, pickles=allow_pickle)
+    found = places.get(base) or find_model(base, folder, pickles=allow_pickle)
     _refuse_adapter(found)
     place = as_safetensors(found) if allow_pickle else found
     config = read_config(found) if (found / "config.json").is_file() else {}
@@ -54,6 +59,10 @@ def open_model(
     config = config or read_config(found)
     if place != found:
         checkpoint = Renamed(checkpoint, {n: n for n in checkpoint.names}, found)
+    for prefix in OF_WRAPPERS:
+        if all(name.startswith(prefix) for name in checkpoint.names):
+            bare = {name.removeprefix(prefix): name for name in checkpoint.names}
+            checkpoint = Renamed(checkpoint, bare, found)
     _refuse_scales(checkpoint, found)
     model = Model(name, found, checkpoint, config, None, *layers_of(config, checkpoint))
     if adapter is None:
@@ -67,6 +76,9 @@ def _with_adapter(
 ) -> Model:
     settings = read_lora_config(folder)
     readable = as_safetensors(folder, single=WEIGHTS) if allow_pickle else folder
+    weights = Checkpoint(readable, single=WEIGHTS)
+    if not settings.by_peft and any(len(weights.shape(name)) > 2 for name in weights):
+        settings = replace(settings, by_peft=("convolutions",))
     if settings.by_peft:
         _require_floats(model, folder)
         merged = merged_by_peft(place, model.architecture, readable, settings)
@@ -90,7 +102,7 @@ def _with_adapter(
         find=finder(checkpoint.names, architecture),
         stored_transposed=_turned(model),
         settings=settings,
-        weights=Checkpoint(readable, single=WEIGHTS),
+        weights=weights,
     )
     if TIED_HEAD in lora.changed or model.embedding in lora.changed:
         model = replace(model, checkpoint=checkpoint)

@@ -21,8 +21,15 @@ from infifusion.merge.engine.tensors import common_names, plan_kept, plan_tensor
 from infifusion.merge.engine.vocabulary import build_vocabulary
 
 
-def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan:
-    """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit."""
+def plan_file(
+    file: MergeFile,
+    path: Path,
+    *,
+    pickle: bool = False,
+    places: Mapping[str, Path] | None = None,
+) -> MergePlan:
+    """Plan a merge file. Raises RecipeError or CheckpointError for all that does not fit.
+    places: folders of models that the file calls by a name of its own."""
 
     where = str(path)
     first: list[Model] = []
@@ -35,6 +42,7 @@ def plan_file(file: MergeFile, path: Path, *, pickle: bool = False) -> MergePlan
             path.parent,
             allow_pickle=pickle,
             dequantize=file.dequantize,
+            places=places or {},
             like=first[0] if first else None,
         )
         first.append(found)

@@ -1,0 +1,85 @@
+"""Several merges in one file, of which one takes the result of another for a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from infifusion.errors import ArtifactError
+from infifusion.merge.engine.file import MergeFile
+from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.planner import MergePlan
+from infifusion.recipe import as_written
+from infifusion.store.records import read_record, write_record
+
+SIGNED = ".made_from.json"  # beside an intermediate result: what it was made from
+
+
+def merge_several(
+    merges: list[tuple[str | None, MergeFile]],
+    path: Path,
+    out: Path,
+    *,
+    keep: Path | None,
+    pickle: bool,
+    merge: Callable[[MergePlan, MergeFile, Path], dict[str, Any]],
+) -> tuple[str, dict[str, Any]]:
+    """Carry them out in their order, the last one into `out`; what to print, and it as values.
+
+    Intermediate results lie in `keep`, or beside `out` until it is whole. One that is there and was
+    made of the same merge and the same files is not made again.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
+    place = keep or out.parent / f".{out.name}.intermediates"
+    places: dict[str, Path] = {}
+    lines: list[str] = []
+    details: dict[str, Any] = {}
+    for name, file in merges:
+        folder = out if name is None else place / name
+        plan = plan_file(file, path, pickle=pickle, places=places)
+        notes = "".join(f"\nNote: {note}" for note in plan.notes)
+        said = f"{len(plan.models)} models by {plan.name} into {folder}"
+        if name is not None:
+            made_from = _signature(plan, file)
+            record = place / f"{name}{SIGNED}"
+            places[name] = folder
+            if _is_made(folder, record, made_from):
+                lines.append(f"Found {said}.{notes}")
+                continue
+            shutil.rmtree(folder, ignore_errors=True)
+            record.unlink(missing_ok=True)
+            details = merge(plan, file, folder)
+            write_record(record, {"made_from": made_from})
+        else:
+            details = merge(plan, file, folder)
+        lines.append(f"Merged {said} ({details['seconds']:.1f} s).{notes}")
+    if keep is None:
+        shutil.rmtree(place, ignore_errors=True)
+    return "\n".join(lines), {"out": str(out), **details}
+
+
+def _is_made(folder: Path, record: Path, made_from: str) -> bool:
+    if not (folder.is_dir() and record.is_file()):
+        return False
+    try:
+        return read_record(record).get("made_from") == made_from
+    except ArtifactError:  # a damaged record is of no merge
+        return False
+
+
+def _signature(plan: MergePlan, file: MergeFile) -> str:
+    """SHA-256 of the merge and of the names, sizes and times of the files that it reads."""
+    files = [
+        (str(path), path.stat().st_size, path.stat().st_mtime_ns)
+        for model in plan.everyone
+        for folder in (model.folder, *model.adapters)
+        for path in sorted(folder.iterdir())
+        if path.is_file()
+    ]
+    text = json.dumps([as_written(file), files], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
