@@ -10,7 +10,7 @@ from typer import Option
 from infifusion.commands.doctor import doctor
 from infifusion.commands.exits import STATUSES, exit_statuses, stop_on_signals
 from infifusion.commands.init import init
-from infifusion.commands.models import align, diff, evaluate, extract_lora, merge
+from infifusion.commands.models import align, diff, evaluate, extract_lora, merge, moe
 from infifusion.commands.push import push
 from infifusion.commands.recipes import check, demo, plan, run, sweep
 from infifusion.commands.results import list_methods, report, watch
@@ -25,6 +25,7 @@ COMMANDS = {
     "plan": plan,
     "watch": watch,
     "merge": merge,
+    "moe": moe,
     "diff": diff,
     "extract-lora": extract_lora,
     "align": align,

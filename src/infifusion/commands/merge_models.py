@@ -18,6 +18,7 @@ from infifusion.merge.engine.extract import extract_lora
 from infifusion.merge.engine.file import MergeFile, read_merges
 from infifusion.merge.engine.memory import fit_threads, memory_needed
 from infifusion.merge.engine.models import open_model
+from infifusion.merge.engine.moe import make_moe, read_moe_file
 from infifusion.merge.engine.plan import plan_file
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.walker import unfinished
@@ -121,6 +122,23 @@ def merge_with_card(plan: MergePlan, file: MergeFile, out: Path, **options: Any)
         )
 
     return run_plan(plan, out, beside=card, **options)
+
+
+def moe_command(
+    path: Path, out: Path, *, threads: int | None, shard_size: str, allow_pickle: bool
+) -> tuple[str, dict[str, Any]]:
+    """What to print of the mixture of experts, and the same as values."""
+    details, notes = make_moe(
+        read_moe_file(path),
+        path,
+        out,
+        threads=threads,
+        pickle=allow_pickle,
+        shard_bytes=bytes_from(shard_size, "--shard-size"),
+    )
+    said = "".join(f"\nNote: {note}" for note in notes)
+    text = f"Merged {len(details['models'])} experts into {out}.{said}"
+    return text, {"out": str(out), **details, "notes": notes}
 
 
 def extract_command(

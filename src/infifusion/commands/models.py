@@ -75,6 +75,27 @@ def merge(
     typer.echo(json.dumps(values) if as_json else text)
 
 
+def moe(
+    moe_file: Annotated[Path, Argument(metavar="MOE.yaml", help="Base, experts and prompts.")],
+    out: Annotated[Path, Argument(metavar="OUT_DIR", help="New folder of the result.")],
+    threads: Annotated[
+        int | None, Option(min=1, help="Threads; by default one per processor.")
+    ] = None,
+    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
+    allow_pickle: Annotated[
+        bool, Option("--allow-pickle", help="Read .bin and .pt files, tensors alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a mixture of experts of dense models. MOE.yaml is mergekit-moe's format."""
+    from infifusion.commands.merge_models import moe_command
+
+    text, values = moe_command(
+        moe_file, out, threads=threads, shard_size=shard_size, allow_pickle=allow_pickle
+    )
+    typer.echo(json.dumps(values) if as_json else text)
+
+
 def extract_lora(
     base: Annotated[str, Argument(metavar="BASE", help="The model that the adapter will fit.")],
     tuned: Annotated[str, Argument(metavar="TUNED", help="The model that it leads to.")],

@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from infifusion.merge.checkpoints.result_check import ask
+from infifusion.merge.checkpoints.tokens import same_tokens
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.result_config import config_of
-from infifusion.merge.engine.tokens import same_tokens
 
 
 def checked(plan: MergePlan, *, tokens: bool = True) -> MergePlan:
@@ -28,7 +28,7 @@ def checked(plan: MergePlan, *, tokens: bool = True) -> MergePlan:
     numbers = {model.key: number for number, model in enumerate(models)}
     found = ask(
         {
-            "models": [_described(model) for model in models],
+            "models": [described(model) for model in models],
             "config": config_of(plan),
             "specs": {n: (one.spec.dtype, one.spec.shape) for n, one in plan.tensors.items()},
             "layers": [(numbers[model.key], layer) for model, layer in plan.layers],
@@ -37,7 +37,8 @@ def checked(plan: MergePlan, *, tokens: bool = True) -> MergePlan:
     return replace(plan, config=found["config"], notes=[*notes, *found["notes"]])
 
 
-def _described(model: Model) -> dict[str, Any]:
+def described(model: Model) -> dict[str, Any]:
+    """What the check has to know of a model."""
     checkpoint = model.checkpoint
     return {
         "name": model.name,

@@ -14,9 +14,9 @@ from typing import Any
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.dtypes import FLOATS, NAME_OF
 from infifusion.merge.checkpoints.reader import text_config
+from infifusion.merge.checkpoints.tokens import load_tokenizer
 from infifusion.merge.engine.model import LAYER_COUNTS, TIED_HEAD, Model
 from infifusion.merge.engine.planner import MergePlan
-from infifusion.merge.engine.vocabulary import load_tokenizer
 
 # Keys whose numbers, in lists too, are tokens.
 OF_TOKENS = re.compile(r"(_token_ids?|_token_index|token_indices|suppress_tokens|bad_words_ids)$")

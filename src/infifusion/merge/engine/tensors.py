@@ -99,10 +99,10 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
             odd = sorted(extra or missing)[0]
             if missing == {TIED_HEAD} and not extra:
                 raise CheckpointError(
-                    f"{model.folder} ({model.name}) lacks {TIED_HEAD}, which {donor.folder} has: it "
-                    "was saved without its head (AutoModel). Save it with AutoModelForCausalLM; or "
-                    "write tie_word_embeddings: true into its config.json, if its embedding is its "
-                    "head."
+                    f"{model.folder} ({model.name}) lacks {TIED_HEAD}, which {donor.folder} "
+                    "has: it was saved without its head (AutoModel). Save it with "
+                    "AutoModelForCausalLM; or write tie_word_embeddings: true into its config.json, "
+                    "if its embedding is its head."
                 )
             raise CheckpointError(
                 f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from infifusion.errors import RecipeError
+from infifusion.merge.checkpoints.tokens import load_tokenizer
 from infifusion.merge.checkpoints.views import MEAN, PADDING, ZERO, WithRows
 from infifusion.merge.engine.file import TokenEmbedding, Tokenizer
 from infifusion.merge.engine.model import Model
@@ -159,24 +159,6 @@ def _configure(
         )
     row_SV[s, place] = int(row)
     from_SV[lacking_S, place] = s
-
-
-def load_tokenizer(folder: Path) -> Any:
-    """The folder's tokenizer; its own code is never run. RecipeError where there is none."""
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
-        # Without a tokenizer file transformers makes one of added tokens alone for some families.
-        if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
-            raise ValueError("its vocabulary is empty")
-        return tokenizer
-    except Exception as error:  # the library raises many kinds for a folder without tokenizer
-        raise RecipeError(
-            f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "
-            "every model: save it beside the weights (tokenizer.save_pretrained), or "
-            "remove the key."
-        ) from error
 
 
 def _usable(tokenizer: Any, model: Model) -> dict[str, int]:

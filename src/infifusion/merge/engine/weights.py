@@ -273,7 +273,7 @@ def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) ->
         "allow_nan": allow_nan,
         "road": "compiled",  # so that a merge that an older version began goes on
         "vocabulary": plan.vocabulary.identity if plan.vocabulary else None,
-        "files": {folder: _stamps(model) for folder, model in sorted(models.items())},
+        "files": {folder: stamps(model) for folder, model in sorted(models.items())},
         "tensors": {
             name: [
                 planned.spec.dtype,
@@ -286,7 +286,7 @@ def _identity(plan: MergePlan, params: Mapping[str, Strict], allow_nan: bool) ->
     }
 
 
-def _stamps(model: Model) -> dict[str, list[int]]:
+def stamps(model: Model) -> dict[str, list[int]]:
     """Size and time of every file of a model and its adapter."""
     folders = [model.folder, *model.adapters]
     files = [path for folder in folders for path in sorted(folder.iterdir()) if path.is_file()]

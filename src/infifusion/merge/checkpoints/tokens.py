@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Protocol
 
-from infifusion.errors import CheckpointError
-from infifusion.merge.engine.model import Model
-from infifusion.merge.engine.vocabulary import load_tokenizer
+from infifusion.errors import CheckpointError, RecipeError
 
 # Files that alone decide which id a token has.
 VOCABULARIES = (
@@ -16,7 +16,36 @@ VOCABULARIES = (
 )
 
 
-def same_tokens(donor: Model, models: list[Model]) -> list[str]:
+class HasRows(Protocol):
+    """A model as far as its rows go."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def rows(self) -> int | None: ...
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The folder's tokenizer; its own code is never run. RecipeError where there is none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        # Without a tokenizer file transformers makes one of added tokens alone for some families.
+        if not tokenizer.get_vocab().keys() - tokenizer.get_added_vocab().keys():
+            raise ValueError("its vocabulary is empty")
+        return tokenizer
+    except Exception as error:  # the library raises many kinds for a folder without tokenizer
+        raise RecipeError(
+            f"{folder} has no tokenizer that can be read ({error}); tokenizer_source needs one of "
+            "every model: save it beside the weights (tokenizer.save_pretrained), or "
+            "remove the key."
+        ) from error
+
+
+def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:
     """Notes on what could not be compared, or is in one model only. CheckpointError where an id
     is another token in one of the models."""
     notes: list[str] = []
