@@ -310,3 +310,15 @@ def test_a_number_beyond_float16_is_named_as_such(pair):
     copied(pair / "b", "c", tensors=lambda tensors: tensors | {name: tensors[name] + 1e5})
     with pytest.raises(CheckpointError, match="float16 holds no number beyond 65504.*bfloat16"):
         merged(pair, merge_method="passthrough", models=[{"model": "c"}], dtype="float16")
+
+
+def test_the_same_question_is_asked_once(pair, monkeypatch):
+    import infifusion.merge.engine.checks as checks
+
+    mean_of(pair, "a", "b", out="first")
+    monkeypatch.setattr(checks, "ask", lambda question: pytest.fail("asked again"))
+    copied(pair / "b", "c")  # names and folders are not asked about
+    mean_of(pair, "a", "c", out="second")
+    copied(pair / "b", "d", rms_norm_eps=1e-5)
+    with pytest.raises(pytest.fail.Exception, match="asked again"):
+        mean_of(pair, "a", "d", out="third")

@@ -7,13 +7,11 @@ tensors are lacking or left over, where the language model's layers are, and of 
 from __future__ import annotations
 
 import contextlib
-import json
+import copy
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from infifusion.errors import CheckpointError
@@ -202,13 +200,11 @@ def config_object(values: Mapping[str, Any]) -> Any:
         own = " (its code comes with the model and is not run)" if values.get("auto_map") else ""
         return f"transformers {transformers.__version__} does not know model_type {kind!r:.60}{own}"
     _check_counts(values)
-    with quiet(), tempfile.TemporaryDirectory() as made:
-        place = Path(made)
-        (place / "config.json").write_text(json.dumps(dict(values)), encoding="utf-8")
-        try:
-            return transformers.AutoConfig.from_pretrained(place, trust_remote_code=False)
-        except Exception as error:  # the library raises many kinds for what it cannot read
-            raise _no_model(values, error) from error
+    try:
+        with quiet():
+            return transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(values)))
+    except Exception as error:  # the library raises many kinds for what it cannot read
+        raise _no_model(values, error) from error
 
 
 def _keys(values: Mapping[str, Any]) -> Iterator[str]:

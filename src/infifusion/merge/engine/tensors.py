@@ -101,7 +101,7 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
                 raise CheckpointError(
                     f"{model.folder} ({model.name}) lacks {TIED_HEAD}, which {donor.folder} "
                     "has: it was saved without its head (AutoModel). Save it with "
-                    "AutoModelForCausalLM; or write tie_word_embeddings: true into its config.json, "
+                    "AutoModelForCausalLM; or write tie_word_embeddings: true into config.json, "
                     "if its embedding is its head."
                 )
             raise CheckpointError(
