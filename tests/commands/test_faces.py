@@ -45,7 +45,7 @@ def test_the_help_names_every_command_and_exit_status() -> None:
 
 def test_every_command_and_status_has_a_row_in_the_docs() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    rows = set(re.findall(r"^\| `infifusion (\w+)", text, re.MULTILINE))
+    rows = set(re.findall(r"^\| `infifusion ([\w-]+)", text, re.MULTILINE))
     assert rows == set(COMMANDS)
     statuses = {int(found) for found in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     assert statuses == set(STATUSES)
@@ -53,8 +53,8 @@ def test_every_command_and_status_has_a_row_in_the_docs() -> None:
 
 def test_every_option_of_the_docs_exists() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert len(COMMANDS) == 15
-    for row in re.findall(r"^\| `infifusion (\w+[^|]*)\|([^|]*)\|", text, re.MULTILINE):
+    assert len(COMMANDS) == 17
+    for row in re.findall(r"^\| `infifusion ([\w-]+[^|]*)\|([^|]*)\|", text, re.MULTILINE):
         name = row[0].split()[0].strip("`")
         told = infifusion(name, "--help").stdout
         for option in set(re.findall(r"--[a-z][a-z-]*", " ".join(row))):
