@@ -202,7 +202,8 @@ def config_object(values: Mapping[str, Any]) -> Any:
     _check_counts(values)
     try:
         with quiet():
-            return transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(dict(values)))
+            known = {k: v for k, v in values.items() if not k.endswith("_implementation")}
+            return transformers.CONFIG_MAPPING[kind].from_dict(copy.deepcopy(known))
     except Exception as error:  # the library raises many kinds for what it cannot read
         raise _no_model(values, error) from error
 
@@ -232,13 +233,16 @@ def _empty(kind: Any, config: Any) -> Any:
 
 
 def class_of(config: Any) -> Any:
-    """The class that the config names, or that loads it as a language model."""
+    """The class that the config names, or, where it names none, that loads it as a language model;
+    None where it names one that transformers does not have."""
     import transformers
 
     for name in config.architectures or []:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel):
             return found
+    if config.architectures:
+        return None
     autos = ["AutoModelForCausalLM", "AutoModelForImageTextToText", "AutoModelForSeq2SeqLM"]
     if config.sub_configs:
         autos[:2] = autos[1::-1]

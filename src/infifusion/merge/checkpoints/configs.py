@@ -44,7 +44,7 @@ def same_calculation(donor: Subject, models: list[Subject]) -> list[str]:
             continue
         found = list(_differences(donor, model))
         for key, ours, theirs in found:
-            if DECIDES.search(key.rpartition(".")[2]):
+            if None not in (ours, theirs) and DECIDES.search(key.rpartition(".")[2]):
                 raise CheckpointError(
                     f"{donor.folder}/config.json says {key}: {ours!r:.100}, but "
                     f"{model.folder}/config.json ({model.name}) says {theirs!r:.100}: these "

@@ -23,7 +23,14 @@ from infifusion.merge.checkpoints.reader import SINGLE, Checkpoint
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed
 from infifusion.merge.checkpoints.temporary import temporary_model
 from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, write_index
-from infifusion.merge.engine.model import LAYER, Model, with_checkpoint
+from infifusion.merge.engine.model import (
+    COMPUTED,
+    LAYER,
+    OPTIONAL,
+    TIED_HEAD,
+    Model,
+    with_checkpoint,
+)
 
 Entries = dict[str, list[tuple[str, str | None]]]  # own name -> stored names and their converters
 
@@ -31,7 +38,8 @@ Entries = dict[str, list[tuple[str, str | None]]]  # own name -> stored names an
 def in_layout_of(donor: Model, model: Model) -> Model:
     """The model with its tensors under the donor's names; itself where it has them already, or
     where transformers does not know one of the two."""
-    if model is donor or set(model.checkpoint.names) == set(donor.checkpoint.names):
+    odd = set(model.checkpoint.names) ^ set(donor.checkpoint.names)
+    if all(name == TIED_HEAD or COMPUTED.search(name) or OPTIONAL.search(name) for name in odd):
         return model
     one, other = donor.architecture, model.architecture
     if isinstance(one, str) or isinstance(other, str):

@@ -19,6 +19,10 @@ LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 # Stacks of layers that read pictures or sound.
 TOWERS = re.compile(r"vision|visual|image|audio|speech|img|sam_|vpm|apm|encoder\.")
 LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+# Buffers that some versions of the libraries save and others compute.
+COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
+# Tensors that no language model needs: they predict further tokens, or values, or only count.
+OPTIONAL = re.compile(r"(^|\.)(mtp|v_head|value_head)\.|(^|\.)position_ids$")
 TIED_HEAD = "lm_head.weight"
 EMBEDDINGS = (
     "embed_tokens.weight",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,15 +9,11 @@ from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.architecture import Architecture
 from infifusion.merge.checkpoints.dtypes import FLOATS, STORED
 from infifusion.merge.checkpoints.writer import Spec
-from infifusion.merge.engine.model import TIED_HEAD, Model
+from infifusion.merge.engine.model import COMPUTED, OPTIONAL, TIED_HEAD, Model
 from infifusion.merge.engine.vocabulary import Vocabulary
 from infifusion.strict import Strict
 
 Part = tuple[Model, str]  # a model and one of its tensors
-# Buffers that some versions of the libraries save and others compute.
-COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
-# Tensors that no language model needs: they predict further tokens, or values, or only count.
-OPTIONAL = re.compile(r"(^|\.)(mtp|v_head|value_head)\.|(^|\.)position_ids$")
 
 
 @dataclass(frozen=True)
