@@ -84,3 +84,15 @@ def test_files_without_one_result_are_refused(models, merges, match):
 def test_a_dry_run_of_several_merges_is_refused(models):
     with pytest.raises(RecipeError, match="holds 2 merges.*without --plan"):
         run(models, linear("a", "b", name="x"), linear("x", "c"), options=["--dry-run"])
+
+
+def test_the_python_function_takes_several_merges_too(models):
+    import infifusion
+
+    path = models / "m.yaml"
+    merges = linear("a", "b", name="first"), linear("first", "c")
+    path.write_text(yaml.safe_dump_all(merges), encoding="utf-8")
+    infifusion.merge_models(path, models / "out")
+    a, b, c = (load_file(models / name / WEIGHTS) for name in "abc")
+    for name, tensor in load_file(models / "out" / WEIGHTS).items():
+        torch.testing.assert_close(tensor, ((a[name] + b[name]) / 2 + c[name]) / 2)

@@ -63,18 +63,30 @@ def merge_models(
     models, and figures of every tensor. Raises RecipeError or CheckpointError for what does not
     fit, before anything is written.
     """
+    from functools import partial
+
     from infifusion.commands.merge_models import merge_with_card
-    from infifusion.merge.engine.file import merge_file_of, read_merge_file
+    from infifusion.commands.merge_several import merge_several
+    from infifusion.merge.engine.file import merge_file_of, read_merges
     from infifusion.merge.engine.plan import plan_file
 
     if isinstance(config, str | Path):
         path = Path(config)
-        file = read_merge_file(path, base_override=base)
+        *before, (_, file) = read_merges(path, base_override=base)
     else:
         path = Path("merge")  # models are found from its folder, the working directory
         file = merge_file_of(dict(config), where="merge", base_override=base)
+        before = []
+    options = {"threads": threads, "allow_nan": allow_nan}
+    if before:
+        merge = partial(merge_with_card, **options)
+        merges = [*before, (None, file)]
+        _, details = merge_several(
+            merges, path, Path(out), keep=None, pickle=allow_pickle, merge=merge
+        )
+        return details
     plan = plan_file(file, path, pickle=allow_pickle)
-    return merge_with_card(plan, file, Path(out), threads=threads, allow_nan=allow_nan)
+    return merge_with_card(plan, file, Path(out), **options)
 
 
 def align_texts(source: Tokenizer, pivot: Tokenizer, texts: str | Sequence[str]) -> Alignment:
