@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from infifusion.merge.engine.file import read_merge_file
-from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.weights import run_plan
 
 SMALL = {
@@ -74,7 +74,7 @@ def merged(folder: Path, out: str = "out", *, pickle: bool = False, **values: An
     """Plan and carry out a merge of models in the folder; the notes go beside the result."""
     path = folder / f"{out}.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    plan = plan_file(read_merge_file(path, base_override=None), path, pickle=pickle)
+    plan = checked_plan(read_merge_file(path, base_override=None), path, pickle=pickle)
     run_plan(plan, folder / out)
     (folder / f"{out}.notes").write_text("\n".join(plan.notes))
     return folder / out

@@ -68,7 +68,7 @@ def merge_models(
     from infifusion.commands.merge_models import merge_with_card
     from infifusion.commands.merge_several import merge_several
     from infifusion.merge.engine.file import merge_file_of, read_merges
-    from infifusion.merge.engine.plan import plan_file
+    from infifusion.merge.engine.plan import checked_plan
 
     if isinstance(config, str | Path):
         path = Path(config)
@@ -85,7 +85,7 @@ def merge_models(
             merges, path, Path(out), keep=None, pickle=allow_pickle, merge=merge
         )
         return details
-    plan = plan_file(file, path, pickle=allow_pickle)
+    plan = checked_plan(file, path, pickle=allow_pickle)
     return merge_with_card(plan, file, Path(out), **options)
 
 

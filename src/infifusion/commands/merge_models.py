@@ -19,7 +19,7 @@ from infifusion.merge.engine.file import MergeFile, read_merges
 from infifusion.merge.engine.memory import fit_threads, memory_needed
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.moe import make_moe, read_moe_file
-from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.walker import unfinished
 from infifusion.merge.engine.weights import run_plan
@@ -72,7 +72,7 @@ def merge_command(
                 shard_bytes=shard_bytes,
             ),
         )
-    plan = plan_file(file, path, pickle=allow_pickle)
+    plan = checked_plan(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
         values = describe(plan, threads=threads, memory=limit)
         command = shlex.join(["infifusion", "merge", str(path), str(out or "OUT_DIR")])

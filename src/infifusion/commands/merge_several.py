@@ -11,7 +11,7 @@ from typing import Any
 
 from infifusion.errors import ArtifactError
 from infifusion.merge.engine.file import MergeFile
-from infifusion.merge.engine.plan import plan_file
+from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.recipe import as_written
 from infifusion.store.records import read_record, write_record
@@ -41,7 +41,7 @@ def merge_several(
     details: dict[str, Any] = {}
     for name, file in merges:
         folder = out if name is None else place / name
-        plan = plan_file(file, path, pickle=pickle, places=places)
+        plan = checked_plan(file, path, pickle=pickle, places=places)
         notes = "".join(f"\nNote: {note}" for note in plan.notes)
         said = f"{len(plan.models)} models by {plan.name} into {folder}"
         if name is not None:

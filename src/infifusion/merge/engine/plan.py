@@ -70,7 +70,7 @@ def plan_file(
     used = list({m.key: m for m in used}.values())
     if not used:
         raise RecipeError(f"{path}: there is no model besides the base. Add one to models.")
-    plan = MergePlan(
+    return MergePlan(
         name=file.merge_method,
         method=method,
         donor=donor,
@@ -83,6 +83,18 @@ def plan_file(
         chat_template=file.chat_template,
         notes=[*notes, *planner.notes],
     )
+
+
+def checked_plan(
+    file: MergeFile,
+    path: Path,
+    *,
+    pickle: bool = False,
+    places: Mapping[str, Path] | None = None,
+) -> MergePlan:
+    """The same, checked (`checks.checked`): for every merge that somebody is to use. The plan alone
+    asks only that names and shapes fit one another, which is enough for arithmetic."""
+    plan = plan_file(file, path, pickle=pickle, places=places)
     return checked(plan, tokens=file.tokenizer_source != IGNORE)
 
 
