@@ -11,7 +11,7 @@ from infifusion.data.questions import responding_sources
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
-from infifusion.merge.engine.causal import require_causal_model
+from infifusion.merge.checkpoints.causal import require_causal_model
 from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config
 from infifusion.recipe import Model, Recipe, Resolved, WriteResponses

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,10 @@ from infifusion.merge.checkpoints.header import Stored, no_repeats, read_header
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
+"""The first number in a tensor's name is its layer: model.layers.3.mlp.up_proj.weight."""
+LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
+"""Keys of a config that say how many layers there are."""
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 LARGEST_JSON = 1 << 26  # bytes that are read
 

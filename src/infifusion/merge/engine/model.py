@@ -11,14 +11,11 @@ from typing import Any
 
 from infifusion.merge.checkpoints.architecture import Architecture, architecture_of
 from infifusion.merge.checkpoints.lora import Adapter
-from infifusion.merge.checkpoints.reader import text_config
+from infifusion.merge.checkpoints.reader import LAYER, LAYER_COUNTS, text_config
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint
 
-# The first number between dots in a tensor's name is its layer: model.layers.3.mlp.up_proj.weight.
-LAYER = re.compile(r"^(.*?\.)(\d+)(\..*)$")
 # Stacks of layers that read pictures or sound.
 TOWERS = re.compile(r"vision|visual|image|audio|speech|img|sam_|vpm|apm|encoder\.")
-LAYER_COUNTS = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
 # Buffers that some versions of the libraries save and others compute.
 COMPUTED = re.compile(r"rotary_emb\.inv_freq$|\.attn\.(masked_)?bias$|rope\.freqs$")
 # Tensors that no language model needs: they predict further tokens, or values, or only count.

@@ -9,8 +9,13 @@ from transformers import PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.checkpoints.reader import Checkpoint, read_config, text_config
-from infifusion.merge.engine.model import LAYER, LAYER_COUNTS
+from infifusion.merge.checkpoints.reader import (
+    LAYER,
+    LAYER_COUNTS,
+    Checkpoint,
+    read_config,
+    text_config,
+)
 
 # Heads that look at the whole text or give one answer for all of it.
 OTHER_HEADS = (
