@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import re
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -336,3 +340,88 @@ def test_extraction_is_idempotent() -> None:
         for output in table.values():
             program = extract_program(output, ADD)
             assert extract_program(program, ADD) == program
+
+
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+
+
+def shared_docs(name: str) -> list[dict]:
+    path = SHARED / name
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def definitions(program: str) -> dict[str, str]:
+    """Every function and class at the margin, as Python sees it."""
+    found = {}
+    for one in ast.parse(program).body:
+        if isinstance(one, ast.FunctionDef | ast.ClassDef):
+            body = [n for n in one.body if not isinstance(n, ast.Expr | ast.Import)]
+            found[one.name] = "\n".join(ast.unparse(node) for node in body)
+    return found
+
+
+def body_forms(solution: str) -> dict[str, str]:
+    """A reference solution of HumanEval as models write it without its signature."""
+    return {
+        "as it is": solution,
+        "stripped": solution.strip(),
+        "moved in by two": textwrap.indent(textwrap.dedent(solution), "  "),
+        "fenced": f"{F}python\n{solution}{F}\nThis is it.",
+        "stripped in a fence": f"{F}\n{solution.strip()}\n{F}",
+        "more behind it": f'{solution}\n\ndef next_one(x):\n    """It goes on and on',
+        "words behind it": f"{solution}\n\nThis solves the task: it's simple.",
+        "windows": solution.replace("\n", "\r\n"),
+    }
+
+
+def test_every_reference_body_of_humaneval_is_found_in_every_form() -> None:
+    wrong, tried = [], 0
+    for doc in shared_docs("humaneval.jsonl"):
+        prompt, solution, entry = doc["prompt"], doc["canonical_solution"], doc["entry_point"]
+        expected = definitions(prompt + solution)[entry]
+        for form, output in body_forms(solution).items():
+            tried += 1
+            if definitions(extract_program(output, prompt)).get(entry) != expected:
+                wrong.append((doc["task_id"], form))
+    assert tried == 164 * 8
+    assert wrong == []
+
+
+def program_forms(program: str, entry: str) -> dict[str, str]:
+    """A whole program as models write it."""
+    use = f"\n\nprint({entry}(1))\nassert {entry}(2) == 3\n"
+    main = f"\n\nif __name__ == '__main__':\n    print({entry}(input()))\n"
+    return {
+        "bare": program,
+        "fenced": f"Sure!\n\n{F}Python\n{program}\n{F}\nIt works.",
+        "in a list": "1. The code:\n" + textwrap.indent(f"{F}python\n{program}\n{F}", "   "),
+        "bare with words": f"Here is the code:\n\n{program}\n\nIt's simple: it works.",
+        "with use": f"~~~\n{program}{use}~~~",
+        "with main": f"{program}{main}",
+        "another variant": f"{F}\n{program}\n{F}\nOr:\n{F}\ndef {entry}(*a):\n    return 0\n{F}",
+        "closing fence": f"{program}\n{F}\nIt works.",
+        "thought": f"<think>def {entry}(): return 1\n</think>\n{program}",
+    }
+
+
+@pytest.mark.parametrize("name", ["humaneval", "mbpp"])
+def test_every_reference_program_is_found_in_every_form(name: str) -> None:
+    wrong, tried = [], 0
+    for doc in shared_docs(f"{name}.jsonl")[:: {"humaneval": 1, "mbpp": 4}[name]]:
+        if name == "humaneval":
+            program, prompt = doc["prompt"] + doc["canonical_solution"], doc["prompt"]
+            entries = [doc["entry_point"]]
+        else:
+            program, prompt = doc["code"].replace("\r\n", "\n"), "\n".join(doc["test_list"])
+            called = {n for n in definitions(program) if re.search(rf"\b{n}\b", prompt)}
+            entries = sorted(called)
+        expected = definitions(program)
+        for form, output in program_forms(program, (entries or ["f"])[0]).items():
+            tried += 1
+            found = definitions(extract_program(output, prompt))
+            if not entries or any(found.get(one) != expected[one] for one in entries):
+                wrong.append((doc["task_id"], form))
+    assert tried == {"humaneval": 164, "mbpp": 244}[name] * 9
+    assert wrong == []

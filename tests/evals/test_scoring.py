@@ -15,7 +15,6 @@ from infifusion.evals.answers import (
 from infifusion.evals.scoring import Output, score_outputs, summarise
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.evals.tasks.gsm8k import FLEXIBLE, STRICT
-from infifusion.evals.tasks.humaneval import program_of
 from infifusion.sandbox.programs import available
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
@@ -54,6 +53,48 @@ def test_the_reference_solutions_of_math500_score_500_of_500():
 def test_the_reference_solutions_of_humaneval_score_164_of_164():
     summary = score_references("humaneval", shared_docs("humaneval"))
     assert (summary["correct"], summary["n"], summary["invalid"]) == (164, 164, 0)
+
+
+@needs_sandbox
+def test_the_reference_solutions_of_mbpp_score_all_of_a_part():
+    # Of all 974, 974 (20 s): 367, whose asserts need the set-up code, among them.
+    docs = [doc for doc in shared_docs("mbpp") if doc["task_id"] % 12 == 7]
+    assert 367 in [doc["task_id"] for doc in docs]
+    summary = score_references("mbpp", docs)
+    assert (summary["correct"], summary["n"], summary["invalid"]) == (81, 81, 0)
+
+
+PLUS = """
+import numpy as np
+from math import inf
+
+def assertion(out, exp, atol):
+    exact_match = out == exp
+    if not exact_match and atol != 0:
+        np.testing.assert_allclose(out, exp, rtol=1e-07, atol=atol)
+    else:
+        assert exact_match
+"""
+
+
+@needs_sandbox
+def test_the_plus_tests_decide_where_the_published_ones_are_too_few():
+    """In the form of evalplus/humanevalplus and evalplus/mbppplus; the second answer fails a plus
+    test alone."""
+    texts = ["    return 0.1 * x\n", "    return 0.1 * x if x < 9 else 0\n", "    return x\n"]
+    check = "def check(candidate):\n    for inp, exp in [([3], 0.3), ([90], 9.0)]:\n"
+    check += "        assertion(candidate(*inp), exp, 1e-6)\n"
+    doc = {"prompt": "def tenth(x):\n", "entry_point": "tenth", "test": PLUS + check}
+    docs = [{**doc, "task_id": f"HumanEval/{n}"} for n in range(3)]
+    items = score_outputs(TASKS["humaneval_plus"], docs, [Output(text) for text in texts])
+    assert [item["correct"] for item in items] == [True, False, False]
+    plus = PLUS + "for inp, exp in [([3], 0.3), ([90], 9.0)]:\n"
+    plus += "    assertion(tenth(*inp), exp, 1e-6)\n"
+    doc = {"prompt": "A tenth.", "test_list": ["assert tenth(3) < 1"], "test": plus, "code": ""}
+    docs = [{**doc, "task_id": n, "test_imports": []} for n in range(3)]
+    outputs = [Output(f"```python\ndef tenth(x):\n{text}```") for text in texts]
+    items = score_outputs(TASKS["mbpp_plus"], docs, outputs)
+    assert [item["correct"] for item in items] == [True, False, False]
 
 
 @pytest.mark.parametrize("name", ["gsm8k", "math500"])
@@ -134,22 +175,6 @@ def test_gsm8k_extracts_what_lm_eval_extracts():
         assert (found[-1] if found else "[invalid]") == expected
 
 
-def test_a_program_comes_from_a_fence_a_whole_function_or_a_continuation():
-    prompt = 'import math\n\ndef f(x):\n    """doc"""\n'
-    tests = {
-        "    return math.sqrt(x)\n": 2.0,
-        "Here:\n```python\nimport math\ndef f(x):\n    return math.sqrt(x)\n```\nIt works.": 2.0,
-        "```\ndef f(x):\n    return math.sqrt(x)\n```": 2.0,
-        "```python\ndef g(x): return 0\n```\n```python\ndef f(x):\n    return x\n```": 4,
-        "def f(x):\n    return math.sqrt(x)\n": 2.0,
-        "```python\n    return x + 1\n": 5,
-    }
-    for output, expected in tests.items():
-        namespace: dict = {}
-        exec(program_of(prompt, output, "f"), namespace)
-        assert namespace["f"](4) == expected, output
-
-
 def custom(score, gold_field="response", headline="exact_match", **fields) -> Task:
     return Task(
         name="own", description="", headline=headline, file="own.jsonl", score=score,
@@ -225,7 +250,8 @@ def test_bad_items_are_refused_by_name():
 
 
 def test_the_table_says_of_every_task_what_is_needed():
-    assert list(TASKS) == ["gsm8k", "math500", "math", "humaneval"]
+    code = ["humaneval", "humaneval_plus", "mbpp", "mbpp_plus"]
+    assert list(TASKS) == ["gsm8k", "math500", "math", *code]
     for name, task in TASKS.items():
         assert task.name == name
         assert re.fullmatch(r"[^\n]{20,99}\.?", task.description)

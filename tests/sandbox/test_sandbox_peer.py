@@ -92,6 +92,18 @@ HONEST = {
         "def sum(a, b): return a + b",
         "assert sum(1, 2) == 3",
     ),
+    "NumPy in the test alone, as in HumanEval+": (
+        "def f(x): return [0.1 * x, 0.2]",
+        "import numpy as np\nnp.testing.assert_allclose(f(3), [0.3, 0.2], atol=1e-9)\n"
+        "assert np.allclose(f(3), [0.3, 0.2])",
+    ),
+    "NumPy's values": (
+        "import numpy as np\ndef f(): return np.array([1, 2]).sum()\n"
+        "def g(): return np.array([[1.5], [2.0]])\n"
+        "def h(): return [np.float32(0.5), np.bool_(True), np.str_('a')]",
+        "assert f() == 3 and f() + 1 == 4 and type(f()) is np.int64\n"
+        "assert g().tolist() == [[1.5], [2.0]] and g().dtype == float and h() == [0.5, True, 'a']",
+    ),
     "a context manager": (
         "class C:\n  def __enter__(s): return 5\n  def __exit__(s, *e): s.left = True",
         "c = C()\nwith c as five: assert five == 5\nassert c.left",
@@ -104,6 +116,13 @@ def test_an_honest_program_passes(name):
     program, test = HONEST[name]
     assert check_program(program, test).reason == "passed"
     assert not check_program(program, test + "\nassert False").passed
+
+
+def test_no_other_package_can_be_imported():
+    for package in ("pandas", "pytest", "infifusion"):
+        verdict = check_program(f"import {package}", "")
+        assert verdict.reason == f"ModuleNotFoundError: No module named '{package}'"
+    assert "linalg" in check_program("import numpy as np\nnp.linalg.inv([[0]])", "").reason.lower()
 
 
 def test_many_calls_are_answered_in_order():

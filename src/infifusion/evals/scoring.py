@@ -14,7 +14,7 @@ from infifusion.evals.math_worker import MathWorker
 from infifusion.evals.statistics import wilson_interval
 from infifusion.evals.tasks.task import Doc, Judgement, Task
 from infifusion.process.bar import track
-from infifusion.sandbox.programs import check_program
+from infifusion.sandbox.programs import TIMEOUT, check_program
 
 Item = dict[str, Any]
 
@@ -39,9 +39,13 @@ class Tools(MathWorker):
         super().__init__()
         self.unsafe_code = unsafe_code
 
-    def run_code(self, program: str, test: str) -> tuple[bool, str]:
+    def run_code(
+        self, program: str, test: str, *, timeout: float | None = None
+    ) -> tuple[bool, str]:
         """Run program, then test, in the sandbox: whether it passed, and why not."""
-        verdict = check_program(program, test, unsafe_code=self.unsafe_code)
+        verdict = check_program(
+            program, test, timeout=timeout or TIMEOUT, unsafe_code=self.unsafe_code
+        )
         return verdict.passed, verdict.reason
 
 

@@ -49,7 +49,7 @@ def answer(found: bytes) -> bytes:
 def be_the_test(peer: peers.Peer, payload: dict) -> bytes | None:
     """The answer: P and the nonce only where the test ran to its end; None where the program's
     process is gone, or spoke nonsense."""
-    give_up = {key: payload[key] for key in ("limits", "readable", "seccomp", "enforce")}
+    give_up = {key: payload[key] for key in ("limits", "readable", "seccomp", "enforce", "numpy")}
     program = payload["program"].decode()
     try:
         wall_in(give_up)
@@ -103,10 +103,30 @@ def be_the_program(peer: peers.Peer) -> None:
 
 
 def wall_in(give_up: dict) -> None:
-    """OSError where the kernel does not enforce what it is asked to."""
+    """OSError where the kernel does not enforce what it is asked to. Afterwards NumPy can be
+    imported, the one package that tests of public benchmarks need."""
+    os.putenv("OPENBLAS_NUM_THREADS", "1")  # there can be no others; os.environ stays empty
     walls.limit_resources(give_up["limits"])
     if give_up["enforce"]:
         walls.restrict(give_up["readable"], give_up["seccomp"])
+    if give_up["numpy"]:
+        sys.meta_path.append(FindsNumPy(give_up["numpy"]))
+
+
+class FindsNumPy:
+    """Finds the package numpy in its folder, whatever else lies beside it."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> object:
+        """Where numpy is; None for anything else."""
+        if name != "numpy":
+            return None
+        from importlib.util import spec_from_file_location
+
+        first = os.path.join(self.folder, "__init__.py")
+        return spec_from_file_location(name, first, submodule_search_locations=[self.folder])
 
 
 def names_for(code, program: str, defined: dict) -> dict:
@@ -132,15 +152,16 @@ def names_in(code):
 
 
 def imports_of(program: str, used: set) -> dict:
-    """Modules of the standard library, and things in them, that the program's top level imports
-    under names that the test uses."""
+    """Modules of the standard library and NumPy, and things in them, that the program's top level
+    imports under names that the test uses."""
     found: dict = {}
     for line in vars(compile(program, "<program>", "exec", ONLY_PARSE))["body"]:
         kind, module = type(line).__name__, getattr(line, "module", None)
         for one in line.names if kind in ("Import", "ImportFrom") else ():
             bound = one.asname or one.name.partition(".")[0]
             root = (module or one.name).partition(".")[0]
-            if root not in sys.stdlib_module_names or (bound not in used and bound != "*"):
+            known = root == "numpy" or root in sys.stdlib_module_names
+            if not known or (bound not in used and bound != "*"):
                 continue
             statement = f"import {one.name}" if kind == "Import" else f"from {module} import "
             statement += one.name if kind == "ImportFrom" else ""

@@ -27,7 +27,16 @@ LARGE_INT = 1 << 62  # beyond it, numbers go in hexadecimal: decimal ones are li
 NONSENSE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # Side by side inside the sandbox, where there is no package.
 try:
-    from spoken import ASKED, BASES, BUILT_IN, CHANGEABLE, COPIED, MADE_OF, TYPES  # pyright: ignore
+    from spoken import (  # pyright: ignore
+        ASKED,
+        BASES,
+        BUILT_IN,
+        CHANGEABLE,
+        COPIED,
+        MADE_BY,
+        MADE_OF,
+        TYPES,
+    )
 except ImportError:
     from infifusion.sandbox.spoken import (
         ASKED,
@@ -35,6 +44,7 @@ except ImportError:
         BUILT_IN,
         CHANGEABLE,
         COPIED,
+        MADE_BY,
         MADE_OF,
         TYPES,
     )
@@ -156,7 +166,8 @@ class Peer:
             module, name, parts = rest
             if (module, name) not in MADE_OF:
                 raise LookupError(name)
-            return getattr(__import__(module), name)(*self.unpack(parts))
+            maker = MADE_BY.get((module, name), name)
+            return getattr(__import__(module), maker)(*self.unpack(parts))
         if kind == "yours":
             return self._mine[rest[0]]
         if kind == "mine":

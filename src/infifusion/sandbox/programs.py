@@ -1,11 +1,11 @@
 """Run generated Python without trusting it.
 
 The promise, enforced by the kernel (rlimits, Landlock, seccomp, no_new_privs), without root and
-without packages: the program cannot write a file, read one outside Python's own library, open a
-socket, start a process or a thread, signal another process, or use more than its share of time and
-memory. Its environment is empty, its output goes nowhere, and it is killed when its time is over.
-Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so. Where
-bubblewrap is installed and works, all this happens inside its namespaces besides.
+without packages: the program cannot write a file, read one outside Python's own library and NumPy,
+open a socket, start a process or a thread, signal another process, or use more than its share of
+time and memory. Its environment is empty, its output goes nowhere, and it is killed when its time
+is over. Where the kernel cannot enforce this, nothing runs (SandboxError) unless the user says so.
+Where bubblewrap is installed and works, all this happens inside its namespaces besides.
 
 A program passes only when its test ran to the end, in a process of its own, and that process
 answered with this run's nonce, which the program's process never had: leaving with exit status 0
@@ -17,6 +17,7 @@ A test cannot see what a program prints, its source, or names made after its top
 from __future__ import annotations
 
 import functools
+import importlib.util
 import marshal
 import math
 import platform
@@ -26,6 +27,7 @@ import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
+from pathlib import Path
 
 from infifusion.errors import SandboxError
 from infifusion.sandbox import walls
@@ -155,6 +157,7 @@ def _payload(program: str, test: str, nonce: bytes, *, timeout: float, enforce: 
             "RLIMIT_CORE": 0,
         },
         "readable": _readable(),
+        "numpy": numpy_folder(),
         "seccomp": seccomp_filter(platform.machine()) if enforce else b"",
     }
     return marshal.dumps(judged)
@@ -162,7 +165,16 @@ def _payload(program: str, test: str, nonce: bytes, *, timeout: float, enforce: 
 
 @functools.cache
 def _readable() -> list[str]:
-    """What Python itself reads: its standard library, shared libraries, randomness."""
+    """What Python itself reads: its standard library, shared libraries, randomness; and NumPy."""
     paths = {sysconfig.get_path(name) for name in ("stdlib", "platstdlib")}
     paths |= {sysconfig.get_config_var("DESTSHARED"), *walls.LIBRARIES}
+    numpy = numpy_folder()
+    paths |= {numpy, f"{numpy}.libs"} if numpy else set()
     return sorted(str(path) for path in paths if path)
+
+
+@functools.cache
+def numpy_folder() -> str:
+    """Where NumPy is installed: the one package that programs and tests may import."""
+    spec = importlib.util.find_spec("numpy")
+    return str(Path(spec.origin).parent) if spec and spec.origin else ""

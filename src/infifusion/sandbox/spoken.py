@@ -23,7 +23,7 @@ BUILT_IN: dict[str, type[BaseException]] = {
     for name, value in vars(builtins).items()
     if isinstance(value, type) and issubclass(value, BaseException)
 }
-# Values of the standard library: how to take one apart. Its class puts it together again.
+# Values of the standard library and NumPy: how to take one apart. Its class puts it together again.
 MADE_OF: dict[tuple[str, str], Any] = {
     ("collections", "deque"): lambda value: (list(value), value.maxlen),
     ("fractions", "Fraction"): lambda value: (value.numerator, value.denominator),
@@ -35,6 +35,12 @@ MADE_OF: dict[tuple[str, str], Any] = {
     ("builtins", "slice"): lambda value: (value.start, value.stop, value.step),
     ("builtins", "complex"): lambda value: (value.real, value.imag),
 }
+MADE_OF[("numpy", "ndarray")] = lambda value: (value.tolist(), str(value.dtype))
+SCALARS = "int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool bool_ str_ float16 float32"
+for _scalar in f"{SCALARS} float64 complex64 complex128".split():
+    MADE_OF[("numpy", _scalar)] = lambda value: (value.item(),)
+MADE_BY = {("numpy", "ndarray"): "array"}
+"""What puts a value together again where its class does not."""
 BINARY = ("add", "sub", "mul", "matmul", "truediv", "floordiv", "mod", "pow", "lshift", "rshift")
 BINARY += ("and", "or", "xor")
 COMPARED = ["lt", "le", "gt", "ge"]

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 
 from infifusion.errors import RecipeError
 from infifusion.evals.tasks.gsm8k import GSM8K
-from infifusion.evals.tasks.humaneval import HUMANEVAL
+from infifusion.evals.tasks.humaneval import HUMANEVAL, HUMANEVAL_PLUS
 from infifusion.evals.tasks.math import MATH, MATH500
+from infifusion.evals.tasks.mbpp import MBPP, MBPP_PLUS
 from infifusion.evals.tasks.task import Doc, Judgement, Judges, Scorer, Task
 from infifusion.registry import nearest
 
 BITS = "bits_per_byte"
 """A task of the command evaluate alone: a recipe always computes it, over data.held_out."""
-TASKS: dict[str, Task] = {task.name: task for task in (GSM8K, MATH500, MATH, HUMANEVAL)}
+CODE = (HUMANEVAL, HUMANEVAL_PLUS, MBPP, MBPP_PLUS)
+TASKS: dict[str, Task] = {task.name: task for task in (GSM8K, MATH500, MATH, *CODE)}
 
 __all__ = ["BITS", "TASKS", "Doc", "Judgement", "Judges", "Scorer", "Task", "require_task"]
 

@@ -79,17 +79,22 @@ class Asked:
     names: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, prompt: str | None) -> Asked:
-        """Read a prompt: code, words with a block of code, or words."""
+    def of(cls, prompt: str | None, entry: str | None = None) -> Asked:
+        """Read a prompt: code, words with a block of code, or words.
+
+        entry: the function that is asked, where that is known; else the last one of the code.
+        """
         if not prompt or not prompt.strip():
             return cls()
         text = clean(prompt)
         for code in _codes_in(text):
             tree = _tree(code) or _tree(f"{code.rstrip()}\n{_indent_of(code)}pass\n")
             last = tree.body[-1] if tree and tree.body else None
-            if isinstance(last, FUNCTIONS):
+            if isinstance(last, FUNCTIONS) and entry in (None, last.name):
                 head = "".join(f"{line}\n" for line in code.split("\n")[: first_line(last) - 1])
                 return cls(code, head, last.name, (last.name,))
+        if entry is not None:
+            return cls(head=f"{text.rstrip()}\n" if _tree(text) else "", names=(entry,))
         named = [name for line in TESTED.findall(text) for name in CALLED.findall(line)]
         named = named or DEFINES.findall(text) or QUOTED.findall(text) or CALLED.findall(text)
         return cls(names=tuple(n for n in dict.fromkeys(named) if n not in vars(builtins)))
@@ -243,8 +248,9 @@ def _is_body(asked: Asked, text: str, *, returning: bool) -> bool:
     said = [one for one in function.body if not says_nothing(one)]
     if any(isinstance(one, FUNCTIONS) and one.name == asked.entry for one in said):
         return False  # the whole function, moved in
-    if not said or (isinstance(said[0], ast.Expr) and not isinstance(said[0].value, ast.Call)):
-        return bool(said) and isinstance(said[0].value, ast.Yield | ast.YieldFrom | ast.Await)
+    calls = (ast.Call, ast.Yield, ast.YieldFrom, ast.Await)
+    if not said or (isinstance(said[0], ast.Expr) and not isinstance(said[0].value, calls)):
+        return False
     ends = (ast.Return, ast.Yield, ast.YieldFrom, ast.Raise)
     inside = (inner for one in said for inner in in_scope(one))
     return not returning or any(isinstance(one, ends) for one in inside)

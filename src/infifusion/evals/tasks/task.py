@@ -29,8 +29,11 @@ class Judgement:
 class Judges(Protocol):
     """What a scorer may ask for besides the text; scoring.py provides it."""
 
-    def run_code(self, program: str, test: str) -> tuple[bool, str]:
-        """Run program, then test, in the sandbox: whether it passed, and why not."""
+    def run_code(
+        self, program: str, test: str, *, timeout: float | None = None
+    ) -> tuple[bool, str]:
+        """Run program, then test, in the sandbox: whether it passed, and why not. timeout: seconds,
+        the sandbox's own by default."""
         ...
 
     def math_answer(self, text: str) -> str | None:
@@ -76,6 +79,8 @@ class Task:
     needs_sandbox:   whether scoring runs generated code.
     scoring:         number of the rules by which `score` judges, raised where they change: scores
                      by other rules are not compared with these, and a run does not go on from them.
+    asked:           which items of a file are asked, where it holds any of them: those of a test
+                     set in a file with more. None, or a file without any: all.
     """
 
     name: str
@@ -97,3 +102,4 @@ class Task:
     chat_prompt: str | None = None
     needs_sandbox: bool = False
     scoring: int = 1
+    asked: Callable[[Doc], bool] | None = None
