@@ -1,7 +1,8 @@
 """InfiFusion: fuse several LLMs of any architecture and tokenizer into one.
 
 run: a recipe. merge_models: weights. align_texts: two tokenizers. fuse_beliefs: distributions.
-evaluate: models on tasks. push: a model to the hub. Each is documented in infifusion.api.
+evaluate: models on tasks. extract_program: the program in an answer. push: a model to the hub.
+Each is documented in infifusion.api.
 """
 
 from __future__ import annotations
@@ -12,9 +13,26 @@ from typing import TYPE_CHECKING, Any
 from infifusion.process import VERSION as __version__
 
 if TYPE_CHECKING:
-    from infifusion.api import align_texts, evaluate, fuse_beliefs, merge_models, push, run
+    from infifusion.api import (
+        align_texts,
+        evaluate,
+        extract_program,
+        fuse_beliefs,
+        merge_models,
+        push,
+        run,
+    )
 
-__all__ = ["__version__", "align_texts", "evaluate", "fuse_beliefs", "merge_models", "push", "run"]
+__all__ = [
+    "__version__",
+    "align_texts",
+    "evaluate",
+    "extract_program",
+    "fuse_beliefs",
+    "merge_models",
+    "push",
+    "run",
+]
 
 
 def __getattr__(name: str) -> Any:

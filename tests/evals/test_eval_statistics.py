@@ -1,4 +1,6 @@
 import math
+from collections import Counter
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -6,7 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from infifusion.errors import DataError
-from infifusion.evals.statistics import compare, mcnemar_exact, paired_bootstrap, wilson_interval
+from infifusion.evals.statistics import (
+    compare,
+    majority_at,
+    mcnemar_exact,
+    paired_bootstrap,
+    pass_at,
+    share_interval,
+    sign_flips,
+    wilson_interval,
+)
 
 
 def test_wilson_interval_by_hand():
@@ -101,3 +112,96 @@ def test_compare_refuses_other_items_repeated_ids_and_none():
         compare(a, [*a, a[0]])
     with pytest.raises(DataError, match="no items"):
         compare([], [])
+
+
+def test_pass_at_k_by_hand_and_over_all_choices():
+    # 2 of 5 right: 1 - C(3, 2) / C(5, 2) = 1 - 3/10
+    assert pass_at(2, 2, 5) == pytest.approx(0.7, abs=1e-12)
+    assert [pass_at(k, 0, 4) for k in (1, 4)] == [0.0, 0.0]
+    assert [pass_at(k, 1, 4) for k in (1, 2, 4)] == pytest.approx([0.25, 0.5, 1.0])
+    for samples, correct, k in [(6, 2, 3), (7, 7, 2), (5, 4, 2)]:
+        drawn = list(combinations([1] * correct + [0] * (samples - correct), k))
+        expected = sum(any(choice) for choice in drawn) / len(drawn)
+        assert pass_at(k, correct, samples) == pytest.approx(expected, abs=1e-12)
+    for wrong in [(0, 1, 2), (3, 1, 2), (1, 3, 2), (1, -1, 2)]:
+        with pytest.raises(ValueError, match="samples"):
+            pass_at(*wrong)
+
+
+def test_majority_at_k_by_hand():
+    # Answers a a b of three: a wins at k = 3; at k = 2 aa (1 of 3) wins, ab (2 of 3) is a lot.
+    votes = [(2, True), (1, False)]
+    assert majority_at(3, votes, 3) == 1.0
+    assert majority_at(2, votes, 3) == pytest.approx(1 / 3 + 2 / 3 / 2)
+    assert majority_at(1, votes, 3) == pytest.approx(2 / 3)
+    # One right answer and three samples that gave none: it wins where it is drawn.
+    assert majority_at(2, [(1, True)], 4) == pytest.approx(0.5)
+    assert majority_at(4, [], 4) == 0.0
+    with pytest.raises(ValueError, match="votes"):
+        majority_at(2, [(5, True)], 4)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.booleans()), max_size=3), st.integers(0, 2), st.data()
+)
+def test_majority_at_k_is_the_mean_over_all_choices(votes, silent, data):
+    samples = sum(count for count, _ in votes) + silent
+    if not samples:
+        return
+    k = data.draw(st.integers(1, samples))
+    answers = [at for at, (count, _) in enumerate(votes) for _ in range(count)] + [None] * silent
+    total = 0.0
+    for choice in combinations(answers, k):
+        counts = Counter(one for one in choice if one is not None)
+        best = [at for at, count in counts.items() if count == max(counts.values())]
+        total += sum(votes[at][1] for at in best) / len(best) if best else 0.0
+    assert majority_at(k, votes, samples) == pytest.approx(total / math.comb(samples, k), abs=1e-9)
+
+
+def test_one_sample_per_item_has_wilson_s_interval():
+    values = [1.0] * 7 + [0.0] * 13
+    assert share_interval(values, 1) == wilson_interval(7, 20)
+    assert share_interval([], 1) == (0.0, 1.0)
+
+
+def test_samples_that_agree_within_their_items_are_worth_one_each():
+    # Shares of 0 and 1 alone: s^2 / n = p (1 - p) / (n - 1), so n - 1 draws, held at n.
+    values = [1.0] * 7 + [0.0] * 13
+    assert share_interval(values, 8) == wilson_interval(7, 20)
+    # All items alike: nothing says that samples of one item hang together, so all draws count.
+    assert share_interval([0.5] * 20, 8) == wilson_interval(80, 160)
+    low, high = share_interval([0.0] * 20, 8)
+    assert (low, high) == wilson_interval(0, 20), "where nothing is right, items count"
+
+
+def test_clustered_intervals_hold_the_truth_as_often_as_they_say():
+    # Items of very different difficulty, 8 samples each: the naive interval of all draws would
+    # hold the truth far less often.
+    generator = np.random.default_rng(0)
+    held = naive = 0
+    for _ in range(400):
+        difficulty = generator.beta(0.3, 0.5, size=60)
+        shares = generator.binomial(8, difficulty) / 8
+        low, high = share_interval(shares.tolist(), 8)
+        held += low <= 0.375 <= high  # 0.3 / (0.3 + 0.5)
+        low, high = wilson_interval(round(shares.sum() * 8), 480)
+        naive += low <= 0.375 <= high
+    assert 0.92 <= held / 400 <= 0.98
+    assert naive / 400 < 0.7
+
+
+def test_sign_flips_agree_with_mcnemar_and_know_the_edges():
+    differences = [1.0] * 12 + [-1.0] * 4 + [0.0] * 20
+    found = sign_flips(differences, generator=np.random.default_rng(0), resamples=40_000)
+    assert found == pytest.approx(mcnemar_exact(12, 4), abs=0.005)
+    assert sign_flips([0.0, 0.0], generator=np.random.default_rng(0)) == 1.0
+
+
+def test_models_with_samples_are_compared_by_their_shares():
+    a = [{"id": str(at), "correct": True, "share": share} for at, share in enumerate([0.5, 0.25])]
+    b = [{"id": str(at), "correct": True, "share": share} for at, share in enumerate([0.75, 0.25])]
+    result = compare(a, b)
+    assert result["difference"] == pytest.approx(0.125)
+    assert (result["gained"], result["lost"], result["n"]) == (1, 0, 2)
+    assert 0.0 <= result["ci95"][0] <= 0.125 <= result["ci95"][1] <= 0.25
+    assert compare(b, a)["difference"] == pytest.approx(-0.125)

@@ -12,7 +12,7 @@ from infifusion.evals.answers import (
     last_boxed,
     number_after_hashes,
 )
-from infifusion.evals.scoring import Output, score_outputs, summarise
+from infifusion.evals.scoring import Output, score_outputs, summarise, votes
 from infifusion.evals.tasks import TASKS, Task
 from infifusion.evals.tasks.gsm8k import FLEXIBLE, STRICT
 from infifusion.sandbox.programs import available
@@ -234,6 +234,50 @@ def test_the_summary_counts_what_went_wrong_and_keeps_it_in_n():
     assert (summary["truncated"], summary["invalid"], summary["too_long"]) == (2, 1, 1)
     assert summary["metrics"] == {"exact_match": 0.5}
     assert summary["ci95"][0] < 0.5 < summary["ci95"][1]
+
+
+def test_several_samples_per_item_give_pass_at_k_and_votes():
+    task = custom(number_after_hashes)
+    docs = [{"id": str(at), "response": "#### 1"} for at in range(2)]
+    texts = [["#### 1", "#### 2", "#### 1", "#### 3"], ["#### 4", "#### 4", "no", "#### 1"]]
+    drawn = [[Output(text, truncated=text == "no") for text in some] for some in texts]
+    items = score_outputs(task, docs, drawn)
+    assert [item["share"] for item in items] == [0.5, 0.25]
+    assert [item["correct"] for item in items] == [True, False], "of the first sample"
+    assert items[0]["votes"] == [(2, True), (1, False), (1, False)]
+    assert items[1]["votes"] == [(2, False), (1, True)]
+    assert [one["output"] for one in items[1]["samples"]] == texts[1]
+    summary = summarise(task, items)
+    assert (summary["n"], summary["samples"], summary["accuracy"]) == (2, 4, 0.375)
+    assert summary["metrics"] == {"exact_match": 0.375}
+    # 2 and 1 of 4: 1 - C(2,2)/C(4,2) = 5/6 and 1 - C(3,2)/C(4,2) = 1/2
+    assert summary["pass@k"]["2"]["value"] == pytest.approx((5 / 6 + 1 / 2) / 2)
+    assert list(summary["pass@k"]) == ["1", "2", "4"]
+    assert summary["maj@k"]["4"]["value"] == 0.5
+    assert summary["maj@k"]["1"]["value"] == pytest.approx(0.375)
+    assert (summary["truncated"], summary["invalid"]) == (0.25, 0.25), "items, by their samples"
+    low, high = summary["ci95"]
+    assert 0 <= low < 0.375 < high <= 1
+    assert json.loads(json.dumps(summary)) == summary
+
+
+def test_equal_answers_in_another_form_vote_together():
+    judged = [{"extracted": answer, "correct": answer in ("2", "2.0")} for answer in
+              ["1/2", "0.5", None, "2", "1/2", "2.0", "7"]]  # fmt: skip
+    same = {("1/2", "0.5")}
+    found = votes(judged, lambda left, right: (left, right) in same)
+    assert found == [(3, False), (2, True), (1, False)]
+
+
+def test_an_output_that_never_leaves_its_reasoning_is_cut_off():
+    task = custom(number_after_hashes)
+    docs = [{"id": str(at), "response": "#### 1"} for at in range(4)]
+    texts = ["<think>#### 1", "<think>#### 2</think>#### 1", "#### 2</think>\n#### 1", "#### 1"]
+    prompts = ["", "", "<think>\n", "<think>\n"]
+    items = score_outputs(task, docs, [Output(text) for text in texts], prompts=prompts)
+    assert [item["correct"] for item in items] == [False, True, True, False]
+    assert [item["truncated"] for item in items] == [True, False, False, True]
+    assert [item["output"] for item in items] == texts, "what was written stays as it was"
 
 
 def test_bad_items_are_refused_by_name():

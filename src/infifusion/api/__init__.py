@@ -147,13 +147,18 @@ def evaluate(
     out: str | Path | None = None,
     batch_size: int = 16,
     max_new_tokens: int | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Score models on tasks (`infifusion list`, bits_per_byte), and compare the first with each of
     the others item by item.
 
     tasks_from: module:TABLE with further tasks, as infifusion.demo.tasks:TASKS. data: folder with
     the tasks' files; the hub by default. limit: items per task. out: folder for
-    the per-item results. Generated code runs in the sandbox or not at all. Returns
+    the per-item results. Generated code runs in the sandbox or not at all. samples, temperature,
+    top_p: answers per item and how they are drawn, by `seed`; greedy by default. Returns
     {models: {NAME: {path, scores, bits_per_byte}}, comparisons: [...]}.
     """
     from infifusion.commands.evaluate_models import evaluate_models
@@ -168,7 +173,26 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         unsafe_code=False,
         tasks_from=tasks_from,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
     )
+
+
+def extract_program(output: str, prompt: str | None = None) -> str:
+    """The Python program in a model's answer, as the code tasks judge it.
+
+    output: the answer as it was written: with fences or without, words around the code, the whole
+    function or the rest of it, examples of use, several variants (the first counts, or the one that
+    is announced as its correction), reasoning before </think> (which is no answer). prompt: what
+    was asked, code that the answer continues or words that name the function, such as tests; None
+    keeps all that is defined. Returns imports, helpers and the asked function, without examples and
+    tests; code that does not compile as it stands; "" where there is none.
+    """
+    from infifusion.evals.tasks.programs import extract_program as extracted
+
+    return extracted(output, prompt)
 
 
 def push(model_dir: str | Path, repo: str, *, public: bool = False) -> str:

@@ -14,7 +14,7 @@ from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, read_items
 from infifusion.evals.statistics import compare
 from infifusion.evals.tasks import BITS, Task, require_task
-from infifusion.recipe import DataSource, Model
+from infifusion.recipe import DataSource, Model, sampling_problems
 from infifusion.stages.evaluate import tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.store.records import write_json
@@ -32,8 +32,14 @@ def evaluate_models(
     max_new_tokens: int | None,
     unsafe_code: bool,
     tasks_from: str | None = None,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Scores of each model, and the first compared with each other one."""
+    if problems := sampling_problems(samples, temperature, top_p):
+        raise RecipeError(f"evaluate: {'; '.join(problems)}.")
     table = tasks_with(tasks_from, where="--tasks-from")
     if not tasks:
         raise RecipeError(f"--tasks names no task. Known: {', '.join([*sorted(table), BITS])}.")
@@ -58,6 +64,10 @@ def evaluate_models(
                     batch_size=batch_size,
                     max_new_tokens=max_new_tokens,
                     unsafe_code=unsafe_code,
+                    seed=seed,
+                    samples=samples,
+                    temperature=temperature,
+                    top_p=top_p,
                 )
             if BITS in tasks:
                 scored[BITS] = _bits_of_tasks(Model(model=path), table, data, limit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 import shutil
@@ -13,7 +14,6 @@ from typing import Any
 from infifusion.commands.merge_several import merge_several
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
-from infifusion.merge.checkpoints.dtypes import bytes_of
 from infifusion.merge.engine.extract import extract_lora
 from infifusion.merge.engine.file import MergeFile, read_merges
 from infifusion.merge.engine.memory import fit_threads, memory_needed
@@ -198,8 +198,7 @@ def describe(plan: MergePlan, *, threads: int | None, memory: int | None) -> dic
     )
     written = sum(planned.spec.bytes for planned in plan.tensors.values())
     positions = sum(
-        planned.spec.bytes // bytes_of(planned.spec.dtype) * len(planned.parts)
-        for planned in plan.tensors.values()
+        math.prod(planned.spec.shape) * len(planned.parts) for planned in plan.tensors.values()
     )
     calculating = 1 + positions * plan.method.nanoseconds * 1e-9 / workers
     return {

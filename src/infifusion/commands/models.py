@@ -158,6 +158,14 @@ def evaluate(
     max_new_tokens: Annotated[
         int | None, Option(min=1, help="Longest generation; each task's own by default.")
     ] = None,
+    samples: Annotated[int, Option(min=1, help="Answers per item: pass@k, maj@k.")] = 1,
+    temperature: Annotated[
+        float, Option(min=0, help="0 is greedy; above, tokens are drawn by --seed.")
+    ] = 0.0,
+    top_p: Annotated[
+        float, Option(max=1, help="Draw from the likeliest tokens that hold this share.")
+    ] = 1.0,
+    seed: Annotated[int, Option(min=0, help="Draws the items of --limit, and the tokens.")] = 0,
     unsafe_code: Annotated[
         bool, Option("--unsafe-code", help="Run generated code without a sandbox.")
     ] = False,
@@ -165,7 +173,7 @@ def evaluate(
 ) -> None:
     """Score models on tasks. The first is compared with each of the others item by item."""
     from infifusion.commands.evaluate_models import evaluate_models
-    from infifusion.report.table import console_table
+    from infifusion.report.table import console_table, metrics_table
 
     result = evaluate_models(
         models,
@@ -177,8 +185,14 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         unsafe_code=unsafe_code,
         tasks_from=tasks_from,
+        samples=samples,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
     )
     if as_json:
         typer.echo(json.dumps(result))
     else:
         show(console_table(result))
+        if any(model["scores"] for model in result["models"].values()):
+            show(metrics_table(result))

@@ -12,11 +12,13 @@ from infifusion.recipe import Recipe
 from infifusion.registry import look_up
 
 # Items of the public test sets, where their file is not on this machine.
-ITEMS = {"gsm8k": 1319, "math500": 500, "math": 5000, "humaneval": 164}
+ITEMS = {"gsm8k": 1319, "math500": 500, "math": 5000, "humaneval": 164, "humaneval_plus": 164}
+ITEMS |= {"mbpp": 500, "mbpp_plus": 378}
 # Characters per token of English prose and code in vocabularies of 30k and more.
 CHARACTERS_PER_TOKEN = 3.5
 PROMPT_TOKENS = 150  # of an item whose file is not here
-# The examples shown before the item, of tasks that show some: five of GSM8K, four of MATH.
+# The examples shown before the item, of tasks that show some: five of GSM8K, four of MATH, three of
+# MBPP.
 FEW_SHOT_TOKENS = 700
 
 
@@ -42,12 +44,14 @@ def _facts(task: Task, recipe: Recipe) -> TaskFacts:
     items, prompt = ITEMS.get(task.name, 500), float(PROMPT_TOKENS)
     if settings.data and path.is_file():
         docs = [doc for _, doc in read_jsonl(path)]
+        docs = [doc for doc in docs if task.asked is None or task.asked(doc)] or docs
         items = len(docs)
         prompt = _prompt_tokens(task, docs[:200])
     if settings.limit is not None:
         items = min(items, settings.limit)
-    if task.few_shot_file or (task.config and task.name.startswith("math")):
+    if task.few_shot_file or (task.config and task.name.startswith(("math", "mbpp"))):
         prompt += FEW_SHOT_TOKENS
+    items *= settings.samples
     return TaskFacts(task.name, items, prompt, settings.max_new_tokens or task.max_new_tokens)
 
 

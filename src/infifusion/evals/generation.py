@@ -1,4 +1,4 @@
-"""Greedy generation for lm-eval: nothing is cut without being counted.
+"""Generation for lm-eval, greedy by default: nothing is cut without being counted.
 
 lm-eval's own loop cuts a long prompt on the left and does not say whether an answer ended or ran
 out of tokens. This one keeps its model loading and its batched generate, and replaces the loop.
@@ -6,7 +6,9 @@ out of tokens. This one keeps its model loading and its batched generate, and re
 
 from __future__ import annotations
 
+import contextlib
 import json
+import zlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,6 +23,7 @@ from infifusion.data.tokenizers import encode
 from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
+from infifusion.process.meter import Meter
 from infifusion.teacher.answer import RefuseNaN, end_ids
 from infifusion.types import Message
 
@@ -31,8 +34,24 @@ SHOWN = 60  # characters of a prompt in an error
 CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
 
 
+@contextlib.contextmanager
+def drawn_by(
+    asked: dict[str, Any], *, first: str, device: torch.device
+) -> Iterator[dict[str, Any]]:
+    """How transformers draws a batch that begins with the prompt `first`: greedily, or at the
+    `temperature` and `top_p` of the settings, by their `seed` and number of `sample`. The global
+    random state is left as it was."""
+    if not asked["do_sample"]:
+        yield {"do_sample": False}
+        return
+    drawing = {"temperature": asked["temperature"], "top_p": asked["top_p"], "top_k": 0}
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(zlib.crc32(f"{asked['seed']} {asked['sample']} {first}".encode()))
+        yield {"do_sample": True, **drawing}
+
+
 class GreedyLM(Base):
-    """An HFLM that generates greedily and remembers how each output ended.
+    """An HFLM that generates, greedily by default, and remembers how each output ended.
 
     `outputs` maps (prompt, generation settings) to Output, since lm-eval takes back text only.
     """
@@ -53,6 +72,7 @@ class GreedyLM(Base):
         self.fitting = batch_size
         super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
         self.outputs: dict[Key, Output] = {}
+        self.title = "generate"  # of the progress bar
         self.end_ids = end_ids(self.model, self.tokenizer)
         self._chat, self._before, self._behind = Chat(self.tokenizer) if chat else None, "", ""
         if self._chat:
@@ -106,17 +126,18 @@ class GreedyLM(Base):
             else:
                 groups[(key[1], room)].append((prompt_ids, key))
         total = sum(len(group) for group in groups.values())
-        with progress_bar("generate", total, "prompts") as meter:
+        with progress_bar(self.title, total, "answers") as meter:
+            meter.cut_off = 0
             for (settings, room), group in groups.items():
                 group.sort(key=lambda entry: -len(entry[0]))
-                stops = json.loads(settings)["until"]
-                for batch, found in self._in_batches(group, room, stops):
+                asked = json.loads(settings)
+                for batch, found in self._in_batches(group, room, asked):
                     self.outputs |= zip((key for _, key in batch), found, strict=True)
-                    meter.advance(len(batch))
+                    self._count(meter, found)
         return [self.outputs[key].text for key in keys]
 
     def _in_batches(
-        self, group: list[Asked], room: int, stops: Sequence[str]
+        self, group: list[Asked], room: int, asked: dict[str, Any]
     ) -> Iterator[tuple[list[Asked], list[Output]]]:
         """Batches of requests and their outputs; what does not fit is tried again in halves."""
         start = 0
@@ -124,7 +145,7 @@ class GreedyLM(Base):
 
             def work(size: int, start: int = start) -> tuple[list[Asked], list[Output]]:
                 batch = group[start : start + size]
-                return batch, self._generate(batch, room, stops)
+                return batch, self._generate(batch, room, asked)
 
             batch, found = self.fitting.fit(work)
             start += len(batch)
@@ -140,7 +161,14 @@ class GreedyLM(Base):
             ids.pop()
         return ids
 
-    def _generate(self, batch: list[Asked], room: int, stops: Sequence[str]) -> list[Output]:
+    @staticmethod
+    def _count(meter: Meter, found: Sequence[Output]) -> None:
+        """Show what has been generated: answers, their tokens, how many were cut off."""
+        meter.tokens += sum(output.tokens for output in found)
+        meter.cut_off = (meter.cut_off or 0) + sum(output.truncated for output in found)
+        meter.advance(len(found))
+
+    def _generate(self, batch: list[Asked], room: int, asked: dict[str, Any]) -> list[Output]:
         prompts = [ids for ids, _ in batch]
         names = [f"the prompt {key[0][:SHOWN]!r}" for _, key in batch]
         refuse = RefuseNaN(names, str(self.model.config.name_or_path))
@@ -148,14 +176,16 @@ class GreedyLM(Base):
         pad = self.tokenizer.pad_token_id
         padded_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
         mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-        ids_BT = self._model_generate(
-            context=padded_BT.to(self.device),
-            attention_mask=mask_BT.to(self.device),
-            max_length=width + room,
-            stop=list(stops),
-            do_sample=False,
-            logits_processor=LogitsProcessorList([refuse]),
-        )
+        stops = asked["until"]
+        with drawn_by(asked, first=batch[0][1][0], device=self.device) as drawing:
+            ids_BT = self._model_generate(
+                context=padded_BT.to(self.device),
+                attention_mask=mask_BT.to(self.device),
+                max_length=width + room,
+                stop=list(stops),
+                logits_processor=LogitsProcessorList([refuse]),
+                **drawing,
+            )
         rows = ids_BT[:, width:].tolist()
         return [
             self._output(prompt, row, room, stops)
@@ -169,9 +199,10 @@ class GreedyLM(Base):
         if end is not None:
             text = text.removesuffix(self._behind)
         places = [text.find(stop) for stop in stops if stop in text]
+        tokens = len(row) if end is None else end + 1
         if places:
-            return Output(text[: min(places)])
-        return Output(text, truncated=end is None and len(row) >= room)
+            return Output(text[: min(places)], tokens=tokens)
+        return Output(text, truncated=end is None and len(row) >= room, tokens=tokens)
 
     def _decode_after(self, prompt: list[int], row: list[int]) -> str:
         """The text that `row` adds to the prompt, leading blanks included.

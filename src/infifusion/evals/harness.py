@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partialmethod
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from infifusion.data.lines import read_lines, write_lines
 from infifusion.evals.scoring import Item, Output, item_id, score_outputs, summarise
@@ -19,6 +19,9 @@ from infifusion.process.memory import BatchSize, free_memory
 from infifusion.process.runtime import quiet_libraries
 from infifusion.recipe import Model
 from infifusion.sandbox.programs import require_sandbox
+
+if TYPE_CHECKING:
+    from infifusion.evals.lm_tasks import Sampling
 
 
 def evaluate_model(
@@ -34,8 +37,12 @@ def evaluate_model(
     apply_chat_template: bool | Literal["auto"] = "auto",
     unsafe_code: bool = False,
     seed: int = 0,
+    samples: int = 1,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
 ) -> dict[str, dict[str, Any]]:
-    """Generate greedily, judge, write out/<task>.jsonl (one item a line), return the summaries.
+    """Generate, greedily by default, judge, write out/<task>.jsonl (one item a line), return the
+    summaries.
 
     model: as a recipe describes one. Its dtype is float32 on a CPU, else bfloat16, by default; in
         bfloat16, greedy outputs change with batch_size: compare models at one batch size.
@@ -46,6 +53,7 @@ def evaluate_model(
     part: (p, n) asks every n-th item alone, from the p-th on; `merge_parts` puts n such folders
         together.
     apply_chat_template: auto applies it where the tokenizer has one.
+    samples, temperature, top_p: answers per item, and how they are drawn; `seed` draws them too.
 
     The summary of a task is scoring.summarise. Raises DataError for bad items, CheckpointError for
     a model that does not load, SandboxError, before anything is generated, where code cannot be run
@@ -56,17 +64,23 @@ def evaluate_model(
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
         loaded_model, chat = _load_model(model, apply_chat_template, batch_size=batch_size)
-        from infifusion.evals.lm_tasks import load_lm_tasks
+        from infifusion.evals.lm_tasks import Sampling, load_lm_tasks
 
+        sampling = Sampling(samples, temperature, top_p, seed)
         loaded = load_lm_tasks(
-            tasks, Path(folder), data=data, chat=chat, max_new_tokens=max_new_tokens
+            tasks,
+            Path(folder),
+            data=data,
+            chat=chat,
+            max_new_tokens=max_new_tokens,
+            sampling=sampling,
         )
-        asked = {
-            task.name: _ask(
-                loaded_model, task, loaded[task.name], limit=limit, part=part, chat=chat, seed=seed
-            )
-            for task in tasks
-        }
+        asked = {}
+        for task in tasks:
+            loaded_model.title = f"{task.name}: generate"
+            parts = loaded[task.name]
+            places = every_nth(sample_places(_asked(task, parts), limit, seed=seed), part)
+            asked[task.name] = _ask(loaded_model, task, parts, places, sampling=sampling, chat=chat)
         del loaded_model
         free_memory()
         for task in tasks:
@@ -99,15 +113,32 @@ def read_items(path: Path) -> list[Item]:
     return list(read_lines(path))
 
 
-def sample_places(sizes: Sequence[int], limit: int | None, *, seed: int) -> list[list[int]]:
+def sample_places(
+    parts: Sequence[int | Sequence[int]], limit: int | None, *, seed: int
+) -> list[list[int]]:
     """Which items of each part are asked: all, or `limit` of them, drawn over all parts together.
 
-    The places of each part ascend.
+    A part is its size, or the places of those of its items that can be asked. The places of each
+    part ascend.
     """
-    places = [(part, place) for part, size in enumerate(sizes) for place in range(size)]
+    there = [range(part) if isinstance(part, int) else part for part in parts]
+    places = [(part, place) for part, some in enumerate(there) for place in some]
     if limit is not None and limit < len(places):
         places = random.Random(seed).sample(places, limit)
-    return [sorted(place for p, place in places if p == part) for part in range(len(sizes))]
+    return [sorted(place for p, place in places if p == part) for part in range(len(parts))]
+
+
+def _asked(task: Task, parts: dict[str, Any]) -> list[list[int]]:
+    """The places of the items that the task is about, in each part; all where it says nothing, or
+    the file holds none of them."""
+    everything = [list(range(len(one.eval_docs))) for one in parts.values()]
+    if task.asked is None:
+        return everything
+    found = [
+        [place for place, doc in enumerate(one.eval_docs) if task.asked(doc)]
+        for one in parts.values()
+    ]
+    return found if any(found) else everything
 
 
 def every_nth(places: list[list[int]], part: tuple[int, int]) -> list[list[int]]:
@@ -121,17 +152,15 @@ def _ask(
     model: Any,
     task: Task,
     parts: dict[str, Any],
+    places: list[list[int]],
     *,
-    limit: int | None,
-    part: tuple[int, int],
+    sampling: Sampling,
     chat: bool,
-    seed: int,
-) -> tuple[list[dict[str, Any]], list[str], list[str], list[Output]]:
-    """Run lm-eval on one task; docs, ids, exact prompts and outputs, in the file's order."""
+) -> tuple[list[dict[str, Any]], list[str], list[str], list[list[Output]]]:
+    """Run lm-eval on one task; docs, ids, exact prompts and samples, in the file's order."""
+    from lm_eval.api.instance import Instance
     from lm_eval.evaluator import evaluate
 
-    sizes = [len(one.eval_docs) for one in parts.values()]
-    places = every_nth(sample_places(sizes, limit, seed=seed), part)
     samples = {name: where for name, where in zip(parts, places, strict=True) if where}
     if not samples:
         return [], [], [], []
@@ -145,18 +174,24 @@ def _ask(
         fewshot_as_multiturn=chat,
         verbosity="ERROR",
     )
-    docs, ids, prompts, outputs = [], [], [], []
+    docs, ids, requests = [], [], []
     for name, where in samples.items():
         logged = {sample["doc_id"]: sample for sample in results["samples"][name]}
         for place in where:
-            prompt, settings = logged[place]["arguments"][0][:2]
             doc = dict(logged[place]["doc"])
             own = item_id(task, doc, place)
             docs.append(doc)
             ids.append(own if len(parts) == 1 or task.id_field else f"{name}/{place}")
-            prompts.append(prompt)
-            outputs.append(model.outputs[(prompt, json.dumps(settings, sort_keys=True))])
-    return docs, ids, prompts, outputs
+            requests.append(logged[place]["arguments"][0][:2])
+    # lm-eval has asked for the first sample of every item; the others are the same but for one.
+    asked = [
+        [(prompt, settings | sampling.settings(sample=n)) for n in range(sampling.samples)]
+        for prompt, settings in requests
+    ]
+    more: Any = [one for item in asked for one in item[1:]]
+    model.generate_until([Instance("generate_until", {}, one, 0) for one in more])
+    outputs = [[model.outputs[p, json.dumps(s, sort_keys=True)] for p, s in item] for item in asked]
+    return docs, ids, [prompt for prompt, _ in requests], outputs
 
 
 def _load_model(

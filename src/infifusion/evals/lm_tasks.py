@@ -6,9 +6,10 @@ lm-eval would take longer than a small evaluation.
 
 from __future__ import annotations
 
-import importlib.util
 import json
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 from typing import Any
@@ -17,7 +18,31 @@ from lm_eval.tasks import TaskManager
 
 from infifusion.data.lines import read_jsonl
 from infifusion.errors import DataError
+from infifusion.evals.lm_figures import functions_of, tasks_folder
 from infifusion.evals.tasks.task import Task
+
+EXAMPLES = re.compile(r"\$LM_EVAL_EXAMPLES\(([\w/.]+)\)")
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How outputs are drawn: `samples` per item, at a temperature (0 is greedy) and from the most
+    probable tokens that hold `top_p`; `seed` draws them."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int = 0
+
+    def settings(self, *, sample: int) -> dict[str, Any]:
+        """What lm-eval hands on to generation.py, for one sample of every item."""
+        if self.temperature == 0:
+            return {"do_sample": False}
+        drawn = {"temperature": self.temperature, "top_p": self.top_p}
+        return {"do_sample": True, **drawn, "seed": self.seed, "sample": sample}
+
+
+GREEDY = Sampling()
 
 
 def load_lm_tasks(
@@ -27,6 +52,7 @@ def load_lm_tasks(
     data: Path | None,
     chat: bool,
     max_new_tokens: int | None,
+    sampling: Sampling = GREEDY,
 ) -> dict[str, dict[str, Any]]:
     """Task name -> lm-eval name -> lm-eval task; several of the latter for a hub set with subsets.
 
@@ -48,12 +74,12 @@ def load_lm_tasks(
                 "generation_kwargs": {
                     # A chat model ends its turn; the stops of few-shot prompts would cut it short.
                     "until": [] if chat else list(task.stop),
-                    "do_sample": False,
                     "max_gen_toks": max_new_tokens or task.max_new_tokens,
+                    **sampling.settings(sample=0),
                 },
             }
             if chat and task.chat_prompt is not None:
-                overlay["doc_to_text"] = jinja(task.chat_prompt)
+                overlay |= {"doc_to_text": jinja(task.chat_prompt), "num_fewshot": 0}
             # JSON is YAML.
             (folder / "tasks" / f"{name}.yaml").write_text(json.dumps(overlay), encoding="utf-8")
             names[task.name][name] = subset
@@ -137,10 +163,9 @@ def _base(task: Task, folder: Path) -> Path:
     """The task's YAML without its data: ours, or one made from its prompt template."""
     path = folder / f"{task.name}.yaml"
     if task.config is not None:
-        spec = importlib.util.find_spec("lm_eval")
-        assert spec is not None and spec.origin is not None
-        packaged = str(Path(spec.origin).parent / "tasks")
-        text = task.config.read_text(encoding="utf-8").replace("$LM_EVAL_TASKS", packaged)
+        text = task.config.read_text(encoding="utf-8")
+        text = text.replace("$LM_EVAL_TASKS", str(tasks_folder()))
+        text = EXAMPLES.sub(lambda found: _examples(found[1]), text)
     else:
         text = json.dumps(
             {
@@ -154,3 +179,8 @@ def _base(task: Task, folder: Path) -> Path:
         )
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def _examples(file: str) -> str:
+    """The examples shown in the prompt of a task of lm-eval, as JSON."""
+    return json.dumps(functions_of(file, "list_fewshot_samples")["list_fewshot_samples"]())

@@ -74,6 +74,13 @@ class MathWorker:
         """Whether math-verify finds `target` to answer like `gold`. It is not symmetric."""
         return bool(self._call("verify", gold, target))
 
+    def lm_eval_math(self, solution: str, output: str) -> dict[str, float]:
+        """The metrics of lm-eval's Minerva task for an output, by name; 0 where it has no answer in
+        time. `solution`: the reference, with its answer in a box."""
+        value = self._call("lm_eval", solution, output)
+        found = json.loads(value) if isinstance(value, str) else {}
+        return {name: float(found.get(name, 0)) for name in ("exact_match", "math_verify")}
+
     def math_fault(self) -> str:
         """Why calls of this thread had no answer since it last asked; empty where all had."""
         said = "; ".join(dict.fromkeys(getattr(self._faults, "said", [])))
@@ -177,7 +184,14 @@ def _serve() -> None:
             answer = minerva.remove_boxed(boxed)
         return minerva.normalize_final_answer(answer)
 
+    def lm_eval(solution: str, output: str) -> str:
+        boxed = minerva.last_boxed_only_string(solution) or ""
+        answer = minerva.normalize_final_answer(minerva.remove_boxed(boxed)) if boxed else ""
+        doc = {"solution": solution, "answer": answer}
+        return json.dumps(minerva.process_results(doc, [output]))
+
     calls = {
+        "lm_eval": lm_eval,
         "extract": extract,
         "equivalent": minerva.is_equiv,
         "verify": lambda gold, target: verify(gold=parse(gold), target=parse(target)),

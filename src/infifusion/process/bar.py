@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import threading
+import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -13,9 +16,11 @@ from rich.table import Table
 from rich.text import Text
 
 from infifusion.process.meter import Meter, Work, duration, shown_by
-from infifusion.process.runtime import console, rank, shows_live
+from infifusion.process.runtime import console, log, rank, shows_live
 
 Item = TypeVar("Item")
+FIRST_LINE, NEXT_LINE = 10.0, 30.0
+"""Seconds to the first line where there is no terminal, and between two."""
 
 
 def figures(work: Work) -> str:
@@ -30,6 +35,8 @@ def figures(work: Work) -> str:
         said.append(f"{work.per_second:,.3g} {work.unit or 'items'}/s")
     if work.loss is not None:
         said.append(f"loss {work.loss:.4g}")
+    if work.cut_off is not None and work.done:
+        said.append(f"{100 * work.cut_off / work.done:.0f} % cut off")
     if work.left is not None and work.done < work.total:
         said.append(f"{duration(work.left)} left")
     return ", ".join(said)
@@ -53,7 +60,7 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
     """A meter for the work of the block: advance it by `.advance(n)`, from one thread at a time.
 
     A run that is followed (progress/follow.py) shows it; else it has a bar of its own on standard
-    error, or none where that is no terminal.
+    error, or a line now and then where that is no terminal.
     """
     meter = Meter(title, total, unit)
     if shown_by:
@@ -66,8 +73,37 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
 
         with Live(get_renderable=line, console=console, transient=True):
             yield meter
+    elif rank() == 0 and multiprocessing.parent_process() is None:
+        with _lines(meter):
+            yield meter
     else:
         yield meter
+
+
+@contextlib.contextmanager
+def _lines(meter: Meter) -> Iterator[None]:
+    """Say how far a meter is, after a while and then every so often, and at its end."""
+    over = threading.Event()
+
+    def say() -> None:
+        log.info("%s: %s", meter.title, figures(Work.of(meter)))
+
+    def look() -> None:
+        wait = FIRST_LINE
+        while not over.wait(wait):
+            say()
+            wait = NEXT_LINE
+
+    looks = threading.Thread(target=look, name="infifusion-lines", daemon=True)
+    began = time.monotonic()
+    looks.start()
+    try:
+        yield
+    finally:
+        over.set()
+        looks.join()
+        if time.monotonic() - began >= FIRST_LINE:
+            say()
 
 
 def track(items: Iterable[Item], title: str, total: int, unit: str = "") -> Iterator[Item]:

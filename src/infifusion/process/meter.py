@@ -39,13 +39,15 @@ class Meter:
     """Progress of one piece of work; the working thread advances it, another one may read it.
 
     done of total are in `unit`s. tokens: those that a training step took, padding included, where
-    the unit is another one.
+    the unit is another one. cut_off: answers that ran out of
+    tokens, where it is known.
     """
 
     def __init__(self, title: str, total: int, unit: str = "") -> None:
         self.title, self.total, self.unit = title, total, unit
         self.done = 0
         self.tokens = 0
+        self.cut_off: int | None = None
         self.curve = Curve()
         self.loss: float | None = None
         self.start_from(0)
@@ -98,6 +100,7 @@ class Work:
     tokens_per_second: float | None
     loss: float | None
     curve: list[float]
+    cut_off: int | None = None
 
     @classmethod
     def of(cls, meter: Meter) -> Work:
@@ -106,6 +109,7 @@ class Work:
         return cls(
             *(meter.title, meter.done, meter.total, meter.unit),
             *(time.monotonic() - meter.began, rate, tokens, meter.loss, list(meter.curve.points)),
+            meter.cut_off,
         )
 
     @property

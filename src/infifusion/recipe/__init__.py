@@ -15,7 +15,15 @@ from infifusion.recipe.recipe import (
     require_stage,
 )
 from infifusion.recipe.resolved import FuseTarget, MergeRun, Resolved, TrainingRun
-from infifusion.recipe.steps import Distill, Evaluate, Fuse, Lora, Merge, Teach
+from infifusion.recipe.steps import (
+    Distill,
+    Evaluate,
+    Fuse,
+    Lora,
+    Merge,
+    Teach,
+    sampling_problems,
+)
 from infifusion.strict import as_json, as_written
 
 __all__ = [
@@ -45,4 +53,5 @@ __all__ = [
     "as_written",
     "load_recipe",
     "require_stage",
+    "sampling_problems",
 ]

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from infifusion.recipe.steps import sampling_problems
 from infifusion.strict import Strict
 
 
@@ -155,11 +156,7 @@ class WriteResponses(Strict):
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
-        problems = []
-        if self.temperature == 0 and self.samples > 1:
-            problems.append("samples above 1 are all the same at temperature 0; raise it")
-        if self.temperature == 0 and self.top_p < 1:
-            problems.append("top_p below 1 has no effect at temperature 0; raise it")
+        problems = sampling_problems(self.samples, self.temperature, self.top_p)
         for place, source in enumerate(self.prompts):
             if source.params and source.choose is None:
                 problems.append(f"prompts.{place}.params: needs prompts.{place}.choose")

@@ -163,6 +163,13 @@ class Evaluate(Strict):
     """Prompts answered at once."""
     max_new_tokens: int | None = Field(default=None, ge=1)
     """Longest generation; each task's own default otherwise."""
+    samples: int = Field(default=1, ge=1)
+    """Answers to every item, for pass@k and the majority vote maj@k; more than one needs a
+    temperature above 0."""
+    temperature: float = Field(default=0.0, ge=0)
+    """0 takes the most probable token (greedy); above 0, tokens are drawn by the recipe's seed."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable tokens that hold this share; needs a temperature above 0."""
     compare: list[list[str]] = []
     """Pairs of models [a, b] to compare item by item; by default the pivot with every run and
     merge, and every run without a target (SFT) with every fused model."""
@@ -170,3 +177,19 @@ class Evaluate(Strict):
     """Run generated code without the sandbox: only limits of time and memory hold."""
     tasks_from: str | None = None
     """module:TABLE with further tasks, such as infifusion.demo.tasks:TASKS."""
+
+    @model_validator(mode="after")
+    def _drawn(self) -> Self:
+        if problems := sampling_problems(self.samples, self.temperature, self.top_p):
+            raise ValueError("; ".join(problems))
+        return self
+
+
+def sampling_problems(samples: int, temperature: float, top_p: float) -> list[str]:
+    """What does not go together in how answers are drawn."""
+    problems = []
+    if temperature == 0 and samples > 1:
+        problems.append("samples above 1 are all the same at temperature 0; raise it")
+    if temperature == 0 and top_p < 1:
+        problems.append("top_p below 1 has no effect at temperature 0; raise it")
+    return problems

@@ -14,6 +14,10 @@ CAPTION = (
     "%: accuracy ± half of its 95 % Wilson interval; bits: bits per byte of held-out responses, "
     "lower is better."
 )
+FIGURES = (
+    "lm-eval: what lm-evaluation-harness prints for the same outputs "
+    "(docs/figures.md says how it differs)."
+)
 
 
 def console_table(summary: Json) -> Table:
@@ -26,6 +30,38 @@ def console_table(summary: Json) -> Table:
     for row in rows:
         table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
     return table
+
+
+def metrics_table(result: Json) -> Table:
+    """One row per model, task and figure: what ours is, and what lm-eval prints for the same
+    outputs."""
+    table = Table(box=SIMPLE, caption=FIGURES, caption_justify="left", padding=(0, 1, 0, 0))
+    for title in ("model", "task", "figure", "%"):
+        table.add_column(title, justify="right" if title == "%" else "left", overflow="fold")
+    for name, model in result["models"].items():
+        for task, score in model["scores"].items():
+            for figure, value in figures_of(score):
+                table.add_row(Text(name), Text(task), Text(figure), Text(value))
+    return table
+
+
+def figures_of(score: Json) -> list[tuple[str, str]]:
+    """(figure, value in per cent) of one task's scores, the headline first."""
+    metrics = score.get("metrics", {})
+    headline = score.get("headline", "accuracy")
+    found = [(f"{headline} (headline)", _accuracy(score).replace(" ± ", "±"))]
+    found += [(key, f"{100 * v:.1f}") for key, v in metrics.items() if key != headline]
+    for family in ("pass@k", "maj@k"):
+        for k, estimate in score.get(family, {}).items():
+            low, high = estimate["ci95"]
+            value = f"{100 * estimate['value']:.1f}±{50 * (high - low):.1f}"
+            found.append((family.replace("k", k), value))
+    for key, value in score.get("lm_eval", {}).items():
+        if "_stderr," not in key:
+            found.append((f"lm-eval {key}", f"{100 * value:.2f}"))
+    size = score.get("samples", 1) * score["n"]
+    cut_off = score.get("truncated", 0) * score.get("samples", 1)
+    return [*found, ("cut off", f"{100 * cut_off / size:.1f}")]
 
 
 def markdown_table(summary: Json) -> str:

@@ -110,7 +110,8 @@ def wall_in(give_up: dict) -> None:
     if give_up["enforce"]:
         walls.restrict(give_up["readable"], give_up["seccomp"])
     if give_up["numpy"]:
-        sys.meta_path.append(FindsNumPy(give_up["numpy"]))
+        finders: list = sys.meta_path
+        finders.append(FindsNumPy(give_up["numpy"]))
 
 
 class FindsNumPy:

@@ -27,27 +27,11 @@ LARGE_INT = 1 << 62  # beyond it, numbers go in hexadecimal: decimal ones are li
 NONSENSE = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError)
 # Side by side inside the sandbox, where there is no package.
 try:
-    from spoken import (  # pyright: ignore
-        ASKED,
-        BASES,
-        BUILT_IN,
-        CHANGEABLE,
-        COPIED,
-        MADE_BY,
-        MADE_OF,
-        TYPES,
-    )
+    import spoken  # pyright: ignore[reportMissingImports]
 except ImportError:
-    from infifusion.sandbox.spoken import (
-        ASKED,
-        BASES,
-        BUILT_IN,
-        CHANGEABLE,
-        COPIED,
-        MADE_BY,
-        MADE_OF,
-        TYPES,
-    )
+    from infifusion.sandbox import spoken
+ASKED, BASES, BUILT_IN, CHANGEABLE = spoken.ASKED, spoken.BASES, spoken.BUILT_IN, spoken.CHANGEABLE
+COPIED, MADE_OF, TYPES = spoken.COPIED, spoken.MADE_OF, spoken.TYPES
 
 
 class Gone(BaseException):
@@ -166,8 +150,8 @@ class Peer:
             module, name, parts = rest
             if (module, name) not in MADE_OF:
                 raise LookupError(name)
-            maker = MADE_BY.get((module, name), name)
-            return getattr(__import__(module), maker)(*self.unpack(parts))
+            maker = getattr(__import__(module), str(spoken.MADE_BY.get((module, name), name)))
+            return maker(*self.unpack(parts))
         if kind == "yours":
             return self._mine[rest[0]]
         if kind == "mine":

@@ -127,15 +127,20 @@ def _answer(recipe: Recipe, model: Model, tasks: dict[str, Task], out: Path) -> 
         part=(rank(), world_size()),
         unsafe_code=asked.unsafe_code,
         seed=recipe.seed,
+        samples=asked.samples,
+        temperature=asked.temperature,
+        top_p=asked.top_p,
     )
 
 
 def settings_of(recipe: Recipe) -> dict[str, Any]:
     """What decides the items and the answers besides models and files. The seed, where it draws the
-    items: scores of other items are not these."""
+    items or the answers: scores of others are not these."""
     asked = as_json(recipe.evaluate)
     keys = ("limit", "max_new_tokens", "batch_size", "unsafe_code")
-    drawn = {} if recipe.evaluate.limit is None else {"seed": recipe.seed}
+    sampled = recipe.evaluate.temperature > 0
+    drawn = {} if recipe.evaluate.limit is None and not sampled else {"seed": recipe.seed}
+    keys += ("samples", "temperature", "top_p") if sampled else ()
     return {**{key: asked[key] for key in keys}, **drawn}
 
 

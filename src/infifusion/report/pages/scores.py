@@ -45,7 +45,7 @@ def scores_view(run: Run) -> dict[str, Any] | None:
             for task in tasks
         },
         "metrics": [
-            (name, task, score["headline"], score["metrics"])
+            (name, task, score["headline"], _metrics(score))
             for name, result in run.scores.items()
             for task, score in result["scores"].items()
             if score.get("metrics")
@@ -56,6 +56,15 @@ def scores_view(run: Run) -> dict[str, Any] | None:
         "pairs": pairs,
         "pair_charts": difference_charts(pairs, tasks),
     }
+
+
+def _metrics(score: Json) -> Json:
+    """Our metrics, pass@k and maj@k, and lm-eval's of the same outputs."""
+    found = dict(score["metrics"])
+    for family in ("pass@k", "maj@k"):
+        found |= {family.replace("k", k): e["value"] for k, e in score.get(family, {}).items()}
+    theirs = {k: v for k, v in score.get("lm_eval", {}).items() if "_stderr," not in k}
+    return found | {f"lm-eval {key}": value for key, value in theirs.items()}
 
 
 def paired(pair: Json) -> dict[str, Any]:
