@@ -190,7 +190,7 @@ def extract_program(output: str, prompt: str | None = None) -> str:
     keeps all that is defined. Returns imports, helpers and the asked function, without examples and
     tests; code that does not compile as it stands; "" where there is none.
     """
-    from infifusion.evals.tasks.programs import extract_program as extracted
+    from infifusion.evals import extract_program as extracted
 
     return extracted(output, prompt)
 

@@ -173,8 +173,10 @@ def evaluate(
 ) -> None:
     """Score models on tasks. The first is compared with each of the others item by item."""
     from infifusion.commands.evaluate_models import evaluate_models
+    from infifusion.process.runtime import set_up_logging
     from infifusion.report.table import console_table, metrics_table
 
+    set_up_logging()
     result = evaluate_models(
         models,
         tasks=[task.strip() for task in tasks.split(",") if task.strip()],

@@ -6,7 +6,6 @@ stretch of lines that compiles, its margin taken away. `programs.py` chooses amo
 
 from __future__ import annotations
 
-import doctest
 import re
 import threading
 import warnings
@@ -165,6 +164,8 @@ def _unprompted(lines: list[str]) -> list[str]:
     text = "\n".join(lines)
     if not PROMPTED.search(text) or UNPROMPTED.search(text):
         return lines
+    import doctest  # not before it is needed: the help is quick
+
     try:
         typed = doctest.DocTestParser().get_examples(text + "\n")
     except ValueError:
