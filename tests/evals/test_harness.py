@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import Path
 
 import pytest
 import torch
@@ -237,6 +238,75 @@ def test_the_shipped_prompts_are_few_shot_and_end_where_the_answer_begins(learnt
     assert lines["math500"][0]["prompt"].endswith("Problem:\np\n\nSolution:")
     assert lines["math500"][0]["id"] == "u"
     assert lines["humaneval"][0]["prompt"] == "def f():\n"
+
+
+def mbpp_folder(folder: Path) -> Path:
+    """MBPP and MBPP+ with items of every split."""
+    folder.mkdir()
+    tests = [f"assert f({n}) == {n + 1}" for n in range(3)]
+    row = {"text": "Add one.", "prompt": "Add one.", "code": "def f(x):\n    return x + 1"}
+    row |= {"test_list": tests, "test_setup_code": "", "test": "\n".join(tests)}
+    rows = [{**row, "task_id": number} for number in (1, 11, 510, 511)]
+    (folder / "mbpp.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "mbpp_plus.jsonl").write_text(json.dumps({**row, "task_id": 2}) + "\n")
+    return folder
+
+
+def test_of_a_whole_file_of_mbpp_the_test_items_are_asked(learnt, tmp_path):
+    data = mbpp_folder(tmp_path / "data")
+    asked = {"max_new_tokens": 1, "unsafe_code": True, "data": data}
+    tasks = [TASKS["mbpp"], TASKS["mbpp_plus"]]
+    result = evaluate_model(Model(model=str(learnt)), tasks=tasks, out=tmp_path, **asked)
+    assert (result["mbpp"]["n"], result["mbpp_plus"]["n"]) == (2, 1)
+    lines = [json.loads(line) for line in (tmp_path / "mbpp.jsonl").open()]
+    assert [line["id"] for line in lines] == ["11", "510"]
+    prompt = lines[0]["prompt"]
+    assert prompt.count("You are an expert Python programmer") == prompt.count("[BEGIN]") == 4
+    assert prompt.count("[DONE]") == 3, "lm-eval's three examples, and the item"
+    assert prompt.endswith("assert f(2) == 3\n[BEGIN]\n")
+    assert "heap_queue_largest" in prompt
+    (data / "mbpp.jsonl").write_text((data / "mbpp_plus.jsonl").read_text())
+    result = evaluate_model(Model(model=str(learnt)), tasks=tasks[:1], out=tmp_path, **asked)
+    assert result["mbpp"]["n"] == 1, "a file with none of them is one's own"
+
+
+def test_a_chat_model_is_asked_for_a_program_without_examples(learnt, tmp_path):
+    data = mbpp_folder(tmp_path / "data")
+    described = Model(model=str(learnt), chat_template=CHAT)
+    asked = {"max_new_tokens": 1, "unsafe_code": True, "data": data}
+    tasks = [TASKS["mbpp"], TASKS["mbpp_plus"]]
+    evaluate_model(described, tasks=tasks, out=tmp_path, **asked)
+    first, plus = (json.loads((tmp_path / f"{t.name}.jsonl").open().readline()) for t in tasks)
+    assert first["prompt"].startswith("<user>Add one. Answer with the whole program")
+    assert first["prompt"].count("assert f(") == 3 and plus["prompt"].count("assert f(") == 1
+    assert "[BEGIN]" not in first["prompt"]
+
+
+def test_several_samples_are_drawn_by_the_seed(learnt, data, tmp_path):
+    drawn = {"samples": 3, "temperature": 5.0, "batch_size": 2}
+    summary = run(learnt, data, tmp_path / "a", **drawn)
+    assert (summary["n"], summary["samples"]) == (4, 3)
+    assert list(summary["pass@k"]) == list(summary["maj@k"]) == ["1", "2", "3"]
+    items = items_of(tmp_path / "a")
+    assert all(len(item["samples"]) == 3 for item in items)
+    assert any(len({one["output"] for one in item["samples"]}) > 1 for item in items)
+    run(learnt, data, tmp_path / "b", **drawn)
+    assert items_of(tmp_path / "b") == items
+    run(learnt, data, tmp_path / "c", seed=1, **drawn)
+    assert items_of(tmp_path / "c") != items
+    cold = run(learnt, data, tmp_path / "d", samples=3, temperature=0.01)
+    assert cold["accuracy"] == 0.75, "at a low temperature, what greedy generation gives"
+    greedy = run(learnt, data, tmp_path / "e")
+    assert "samples" not in greedy and "share" not in items_of(tmp_path / "e")[0]
+
+
+def test_samples_that_would_all_be_the_same_are_refused(learnt, data, tmp_path):
+    from infifusion import evaluate
+
+    with pytest.raises(RecipeError, match="samples above 1 are all the same at temperature 0"):
+        evaluate(str(learnt), "gsm8k", data=data, samples=4)
+    with pytest.raises(RecipeError, match="top_p below 1 has no effect"):
+        evaluate(str(learnt), "gsm8k", data=data, top_p=0.9)
 
 
 def test_nothing_is_printed_and_loggers_come_back(learnt, data, tmp_path, capfd):

@@ -79,9 +79,9 @@ class Meter:
         """Units and tokens per second over the last samples; None before there is one."""
         then, done, tokens = self._samples[0]
         seconds = time.monotonic() - then
-        if self.done == done or seconds <= 0:
+        if seconds <= 0:
             return None, None
-        per_second = (self.done - done) / seconds
+        per_second = (self.done - done) / seconds if self.done > done else None
         if self.unit == "tokens":
             return per_second, per_second
         return per_second, (self.tokens - tokens) / seconds if self.tokens > tokens else None
