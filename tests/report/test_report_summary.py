@@ -14,7 +14,7 @@ from run_folder_maker import DOMAINS, RIGHT, SOURCES, TASKS, make_run_folder
 from infifusion.report.card import hub_name, write_model_card
 from infifusion.report.pages.page import write_report
 from infifusion.report.summary import summarise
-from infifusion.report.table import console_table, markdown_table
+from infifusion.report.table import console_table, figures_of, markdown_table
 
 
 @pytest.fixture(scope="module")
@@ -206,3 +206,23 @@ def written_card(folder: Path, recipe: dict) -> str:
         folder, name="m", recipe=recipe, summary=None, base_model="org/p", sources={}, method="sft"
     )
     return (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_every_figure_of_a_task_stands_in_the_table_of_figures() -> None:
+    score = {
+        "n": 4, "accuracy": 0.375, "ci95": [0.1, 0.7], "headline": "same", "truncated": 0.5,
+        "metrics": {"same": 0.375, "strict": 0.25}, "samples": 2,
+        "pass@k": {"1": {"value": 0.375, "ci95": [0.1, 0.7]},
+                   "2": {"value": 0.5, "ci95": [0.2, 0.8]}},
+        "lm_eval": {"exact_match,strict-match": 0.25, "exact_match_stderr,strict-match": 0.1},
+    }  # fmt: skip
+    assert figures_of(score) == [
+        ("same (headline)", "37.5±30.0"),
+        ("strict", "25.0"),
+        ("pass@1", "37.5±30.0"),
+        ("pass@2", "50.0±30.0"),
+        ("lm-eval exact_match,strict-match", "25.00"),
+        ("cut off", "12.5"),
+    ]
+    old = {"n": 2, "accuracy": 0.5, "ci95": [0.1, 0.9], "truncated": 1}
+    assert figures_of(old) == [("accuracy (headline)", "50.0±40.0"), ("cut off", "50.0")]

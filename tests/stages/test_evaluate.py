@@ -59,3 +59,20 @@ def test_a_model_is_evaluated_as_it_taught_on_its_devices_and_in_its_dtype(
     prepare(recipe, folder)
     evaluate(recipe, folder, "source:a", recipe.resolve())
     assert loaded == 2 * [("auto", torch.bfloat16)], "for the task, and for bits per byte"
+
+
+def test_scores_of_drawn_answers_belong_to_how_they_were_drawn(make_recipe) -> None:
+    def settings(seed: int, **evaluate: object) -> dict:
+        values = make_recipe(Path("models"), seed=seed, evaluate=evaluate)
+        return settings_of(Recipe.from_mapping(values, where="here"))
+
+    drawn = {"samples": 4, "temperature": 0.8}
+    assert settings(0, **drawn) != settings(1, **drawn) != settings(1)
+    assert settings(0, **drawn) != settings(0, **drawn, top_p=0.9)
+    assert settings(0) == {"limit": None, "max_new_tokens": None, "batch_size": 64,
+                           "unsafe_code": False}, "as earlier builds wrote it"  # fmt: skip
+
+
+def test_programs_are_judged_by_other_rules_than_earlier_builds_had() -> None:
+    assert decides_scores(TASKS["humaneval"], None) == {"humaneval.jsonl": "hub", "scoring": 2}
+    assert decides_scores(TASKS["mbpp"], None) == {"mbpp.jsonl": "hub"}

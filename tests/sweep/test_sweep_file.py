@@ -133,6 +133,12 @@ def test_a_wrong_sweep_is_refused_by_name(
         load(tmp_path, **keys)
 
 
+def test_a_sweep_takes_one_answer_per_item(tmp_path: Path) -> None:
+    drawn = {"evaluate": {"samples": 4, "temperature": 1.0}}
+    with pytest.raises(RecipeError, match=r"evaluate\.samples is 4; a sweep compares one answer"):
+        load(tmp_path, recipe={**RECIPE, **drawn})
+
+
 def test_yaml_anchors_and_merge_keys_are_understood(tmp_path: Path) -> None:
     path = tmp_path / "values.yaml"
     path.write_text("a: &x {k: 1, l: 2}\nb: {<<: *x, l: 3}\nc: [*x, *x]\n", encoding="utf-8")

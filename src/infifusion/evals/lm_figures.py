@@ -3,7 +3,7 @@
 Nothing is written anew: patterns, filters and metrics are those of the installed package, read from
 its task files. Its modules for code tasks load a metric from the hub when they are imported, so
 single functions of theirs are taken from their text; that metric (code_eval of Hugging Face: the
-program and its test run as one, 3 seconds at most) is the sandbox's here. docs/figures.md says how
+program and its test run as one, 3 seconds at most) is the sandbox's here. docs/scores.md says how
 the figures differ from ours.
 """
 

@@ -16,7 +16,7 @@ CAPTION = (
 )
 FIGURES = (
     "lm-eval: what lm-evaluation-harness prints for the same outputs "
-    "(docs/figures.md says how it differs)."
+    "(docs/scores.md says how it differs)."
 )
 
 

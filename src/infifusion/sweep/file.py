@@ -101,6 +101,11 @@ def load_sweep(path: Path, assignments: list[str]) -> tuple[Sweep, list[SweepRun
             fixed = _with_setting(sweep, values, setting, seed)
             variants, written = write_out(fixed)
             recipe = anchor(Recipe.from_mapping(written, where=where), folder)
+            if recipe.evaluate.samples > 1:
+                raise RecipeError(
+                    f"{path}: evaluate.samples is {recipe.evaluate.samples}; a sweep compares one "
+                    "answer to every item over its seeds. Remove it, or draw one sample."
+                )
             arms = _arms(sweep, recipe, variants, path)
             against = _against(sweep, recipe, variants, arms, path)
             recipe = recipe.model_copy(

@@ -64,10 +64,11 @@ def _in_turn(by_outcome: dict[str, list[str]]) -> Iterator[tuple[str, str]]:
 
 
 def _outcome(left: Json, right: Json) -> str:
-    """What b (right) did against a (left)."""
-    if bool(left["correct"]) == bool(right["correct"]):
-        return "both" if left["correct"] else "neither"
-    return "gained" if right["correct"] else "lost"
+    """What b (right) did against a (left); of several samples, by how many are right."""
+    a, b = (float(item.get("share", bool(item["correct"]))) for item in (left, right))
+    if a == b:
+        return "both" if a else "neither"
+    return "gained" if b > a else "lost"
 
 
 def _question(item: Json) -> Json:
