@@ -67,6 +67,9 @@ FENCES = {
     "blanks behind": f"{F}python   \n{DEF}{F}   \n",
     "no line end": f"{F}python\n{DEF.rstrip()}\n{F}",
     "shell first": f"{F}bash\npip install nothing\n{F}\n{F}python\n{DEF}{F}",
+    "quoted": "> " + f"{F}python\n{DEF}{F}".replace("\n", "\n> "),
+    "in a Markdown block": f"{F}markdown\nThe code:\n{F}python\n{DEF}{F}\n{F}",
+    "answer tags": f"<answer>{F}python\n{DEF}{F}</answer>",
     "output behind": f"{F}python\n{DEF}{F}\nOutput:\n{F}\n7\n{F}",
     "json first": f'{F}json\n{{"a": 1}}\n{F}\n{F}python\n{DEF}{F}',
 }
@@ -85,6 +88,10 @@ PROSE = {
     "before and after": f"Sure!\n{DEF}\nThis function returns the sum. Note: it's simple.",
     "without a blank line": f"Sure, here's the code\n{DEF}Explanation: it adds a and b.",
     "one word": f"Solution\n{DEF}Explanation\n",
+    "inside a line": "Use `def add(a, b): return a + b`.",
+    "a mark of reasoning in its text": 'def add(a, b):\n    s = "<think>x</think>"\n'
+    "    return a + b + len(s) - 16\n",
+    "Python 2": f"{DEF}print add(1, 2)\n",
     "heading": f"## Solution\n\n{DEF}\n## Explanation\n\n* `a`: a number\n* `b`: another",
     "indented code block": f"The code:\n\n{textwrap.indent(DEF, '    ')}\nIt adds.",
     "all indented": textwrap.indent(DEF, "    "),
@@ -242,6 +249,12 @@ BODIES = {
     "windows": "    c = a\r\n    return c + b\r\n",
     "docstring again": '    """Add."""\n    return a + b\n',
     "blank first": "\n\n    return a + b\n",
+    "inside a line": "You can use `return a + b`.",
+    "behind the signature alone": f"def add(a, b):\n{F}python\n    return a + b\n{F}",
+    "behind the prompt in a fence": f"{F}python\n{ADD}{F}\nis\n{F}python\n    return a + b\n{F}",
+    "import in a fence before": f"{F}\nimport math\n{F}\n{F}\n    return int(math.fsum([a, b]))\n{F}",
+    "language without a fence": "python\n    return a + b\n",
+    "brackets at the margin": "    return (\n        a\n+ b\n    )\n",
     "inner function": "    def plus():\n        return a + b\n    return plus()\n",
 }
 
@@ -253,6 +266,10 @@ def test_a_body_continues_the_prompt(output: str) -> None:
     assert value(output, tabbed) == 7
     assert value(output, "def add(a, b):\n") == 7
     assert value(output, ADD.rstrip()) == 7
+
+
+def test_text_at_the_margin_stays_where_it_is() -> None:
+    assert value('    s = """\ntext\n"""\n    return a + b + len(s) - 6\n') == 7
 
 
 def test_the_prompt_gives_imports_and_helpers() -> None:
@@ -287,6 +304,20 @@ def test_the_prompt_names_the_function() -> None:
     assert value("    return 2 * x", asked, "double(4)") == 8
     wrong = extract_program("def triple(x):\n    return 3 * x\n", "assert double(2) == 4")
     assert "triple" in wrong and "double" not in wrong
+
+
+def test_a_method_and_a_coroutine_are_continued() -> None:
+    prompt = (
+        "class Adder:\n    def __init__(self):\n        self.zero = 0\n\n"
+        '    def add(self, a, b):\n        """Add."""\n'
+    )
+    whole = f"{F}\n{prompt}        return a + b\n\nprint(Adder().add(1, 2))\n{F}"
+    method = f"{F}\n    def add(self, a, b):\n        return a + b\n{F}"
+    for output in ("        return a + b + self.zero\n", "return a + b + self.zero", whole, method):
+        assert value(output, prompt, "Adder().add(3, 4)") == 7
+    prompt = 'import asyncio\n\nasync def add(a, b):\n    """Add."""\n'
+    for body in ("    await asyncio.sleep(0)\n    return a + b\n", "return a + b"):
+        assert value(body, prompt, "asyncio.run(add(3, 4))") == 7
 
 
 def test_classes_are_programs_too() -> None:

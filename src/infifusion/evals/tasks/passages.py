@@ -29,7 +29,8 @@ AT_END = re.compile(r"^(?P<text>.*[^`\s])[ \t]*(?P<mark>`{3,})[ \t]*(?P<info>[\w
 END_OF_TEXT = re.compile(r"(?:<\|[\w-]+\|>|</s>|<eos>|<end_of_turn>)[ \t]*(?=\n|\Z)")
 PROMPTED = re.compile(r"^[ \t]*>>> ?(?:def|class|async|import|from|@)", re.MULTILINE)
 UNPROMPTED = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]", re.MULTILINE)
-TAB_STOP = 8
+QUOTED = re.compile(r"^>[ \t]*(?:```|~~~)", re.MULTILINE)
+SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^`\n]+)\1(?!`)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class Passage:
 def clean(text: str) -> str:
     """One kind of line end, plain blanks in front of lines, no end-of-text marks."""
     text = text.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
+    if QUOTED.search(text):
+        text = re.sub(r"^> ?", "", text, flags=re.MULTILINE)
     text = re.sub(r"^[ \t\u00a0\u3000]+", _plain_blanks, text, flags=re.MULTILINE)
     return END_OF_TEXT.sub("", text)
 
@@ -88,6 +91,12 @@ def passages(text: str) -> list[Passage]:
                 cut(False)
     cut(False)
     return found
+
+
+def spans(found: list[Passage]) -> list[Passage]:
+    """Code inside lines, between single or double backticks."""
+    texts = [match[2].strip() for p in found for match in SPAN.finditer("\n".join(p.lines))]
+    return [Passage((text,), fenced=True) for text in texts]
 
 
 def joined(found: list[Passage]) -> Iterator[tuple[str, ...]]:

@@ -22,6 +22,7 @@ from infifusion.evals.tasks.passages import (
     margin_of,
     passages,
     runs,
+    spans,
     wrong_line,
 )
 from infifusion.evals.tasks.reasoning import after_reasoning
@@ -68,7 +69,7 @@ class Asked:
     """What a prompt says of the program.
 
     code:  Python that the answer continues: it ends inside the body of `entry`. Or nothing.
-    head:  the part of it in front of that function.
+    head:  the part of it in front of that function (or class, that ends in its last method).
     entry: the function.
     names: what has to be defined.
     """
@@ -80,17 +81,15 @@ class Asked:
 
     @classmethod
     def of(cls, prompt: str | None, entry: str | None = None) -> Asked:
-        """Read a prompt: code, words with a block of code, or words.
-
-        entry: the function that is asked, where that is known; else the last one of the code.
-        """
+        """Read a prompt: code, words with a block of code, or words. entry: the function that is
+        asked, where that is known; else the last one of the code."""
         if not prompt or not prompt.strip():
             return cls()
         text = clean(prompt)
         for code in _codes_in(text):
             tree = _tree(code) or _tree(f"{code.rstrip()}\n{_indent_of(code)}pass\n")
             last = tree.body[-1] if tree and tree.body else None
-            if isinstance(last, FUNCTIONS) and entry in (None, last.name):
+            if isinstance(last, DEFINITIONS) and entry in (None, last.name):
                 head = "".join(f"{line}\n" for line in code.split("\n")[: first_line(last) - 1])
                 return cls(code, head, last.name, (last.name,))
         if entry is not None:
@@ -103,14 +102,21 @@ class Asked:
 def program_of(output: str, asked: Asked) -> str:
     """The program that an answer to what is asked stands for; see extract_program."""
     found = passages(clean(after_reasoning(output) or ""))
+    program = _program(asked, found)
+    if not program and not any(passage.fenced for passage in found):
+        program = _program(asked, spans(found))
+    return program or _as_it_stands(asked, found)
+
+
+def _program(asked: Asked, found: list[Passage]) -> str:
+    """The program in these passages, or nothing."""
     pieces = _pieces(found)
     body = _body_of(asked, found[:1], returning=True) if asked.entry else None
     roots = {} if body else _chosen(asked.names, pieces, found)
-    if not body and not roots and _tries(asked, found, pieces):
+    tries = not body and not roots and _tries(asked, found, pieces)
+    if tries:
         pieces = _in_one_piece(asked, found) or pieces
         roots = _chosen(asked.names, pieces, found)
-        if not roots and asked.names:
-            return _as_it_stands(asked, found)
     if asked.entry and not roots:
         blocks = [passage for passage in found if passage.fenced]
         others = [passage for passage in found if not passage.fenced]
@@ -118,8 +124,9 @@ def program_of(output: str, asked: Asked) -> str:
         if body:
             pieces = [*pieces, Piece(asked.code.removeprefix(asked.head) + body)]
             roots = {asked.entry: len(pieces) - 1}
-    roots = roots or _chosen(_defined(pieces), pieces, found)
-    return assembled(asked.head, pieces, roots) if roots else _as_it_stands(asked, found)
+    if not roots and not (tries and asked.names):
+        roots = _chosen(_defined(pieces), pieces, found)
+    return assembled(asked.head, pieces, roots) if roots else ""
 
 
 def _pieces(found: Iterable[Passage]) -> list[Piece]:
@@ -130,7 +137,8 @@ def _tries(asked: Asked, found: list[Passage], pieces: list[Piece]) -> bool:
     """Whether the answer defines what is asked, or anything, in code that does not compile."""
     names = {name for passage in found for name in DEFINES.findall("\n".join(passage.lines))}
     if asked.names:
-        return bool(names & {*asked.names})
+        stubs = {name for piece in pieces for one in piece.statements for name in one.binds}
+        return bool(names & {*asked.names} - stubs)
     return not any(piece.defines(name) for piece in pieces for name in names)
 
 
@@ -176,14 +184,12 @@ def _defined(pieces: list[Piece]) -> list[str]:
         if isinstance(one.node, ast.Assign | ast.AnnAssign) and not one.needs & used
         for name in one.binds
     ]
-    return [*functions, *values] if functions or any(map(_is_lambda, pieces)) else []
-
-
-def _is_lambda(piece: Piece) -> bool:
-    return any(
+    made = any(
         isinstance(one.node, ast.Assign) and isinstance(one.node.value, ast.Lambda)
+        for piece in pieces
         for one in piece.statements
     )
+    return [*functions, *values] if functions or made else []
 
 
 def _body_of(asked: Asked, found: list[Passage], *, returning: bool = False) -> str | None:
@@ -240,13 +246,16 @@ def _moved(lines: tuple[str, ...], margin: str, indent: str) -> list[str]:
 
 def _is_body(asked: Asked, text: str, *, returning: bool) -> bool:
     """Whether the asked function now says something; returning: and gives something back."""
-    function = next(
+    entry = next(
         one
         for one in ast.parse(text).body
-        if isinstance(one, FUNCTIONS) and one.name == asked.entry
+        if isinstance(one, DEFINITIONS) and one.name == asked.entry
     )
+    function = entry
+    while isinstance(function, ast.ClassDef) and isinstance(function.body[-1], DEFINITIONS):
+        function = function.body[-1]
     said = [one for one in function.body if not says_nothing(one)]
-    if any(isinstance(one, FUNCTIONS) and one.name == asked.entry for one in said):
+    if any(isinstance(one, FUNCTIONS) and one.name == function.name for one in said):
         return False  # the whole function, moved in
     calls = (ast.Call, ast.Yield, ast.YieldFrom, ast.Await)
     if not said or (isinstance(said[0], ast.Expr) and not isinstance(said[0].value, calls)):

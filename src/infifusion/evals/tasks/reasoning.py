@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 
 NAMES = "think|thinking|reasoning|thought"
-WHOLE = re.compile(rf"<({NAMES})>.*?</\1>", re.DOTALL | re.IGNORECASE)
-BEGUN = re.compile(rf"<(?:{NAMES})>", re.IGNORECASE)
-CLOSED = re.compile(rf"</(?:{NAMES})>", re.IGNORECASE)
+# It begins a line; a program may have the marks in its strings.
+WHOLE = re.compile(rf"^[ \t]*<({NAMES})>.*?</\1>", re.DOTALL | re.IGNORECASE | re.MULTILINE)
+BEGUN = re.compile(rf"^[ \t]*<(?:{NAMES})>", re.IGNORECASE | re.MULTILINE)
+CLOSED = re.compile(rf"</(?:{NAMES})>(?![\"')\\])", re.IGNORECASE)
 # Where a chat template ends its prompt inside the reasoning.
 OPENED = re.compile(rf"<(?:{NAMES})>\s*\Z", re.IGNORECASE)
 
