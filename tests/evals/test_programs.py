@@ -252,7 +252,7 @@ BODIES = {
     "inside a line": "You can use `return a + b`.",
     "behind the signature alone": f"def add(a, b):\n{F}python\n    return a + b\n{F}",
     "behind the prompt in a fence": f"{F}python\n{ADD}{F}\nis\n{F}python\n    return a + b\n{F}",
-    "import in a fence before": f"{F}\nimport math\n{F}\n{F}\n    return int(math.fsum([a, b]))\n{F}",
+    "import in a fence before": f"{F}\nimport math\n{F}\n{F}\n    return math.fsum([a, b])\n{F}",
     "language without a fence": "python\n    return a + b\n",
     "brackets at the margin": "    return (\n        a\n+ b\n    )\n",
     "inner function": "    def plus():\n        return a + b\n    return plus()\n",
