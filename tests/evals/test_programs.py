@@ -335,6 +335,9 @@ THOUGHT = {
     "opened by the prompt": f"Maybe\n{F}python\n{WRONG}{F}\nNo.\n</think>\n{F}\n{DEF}{F}",
     "bare": f"<think>\n{WRONG}</think>\n{DEF}",
     "thinking": f"<thinking>{WRONG}</thinking>\n\n{DEF}",
+    "other marks": f"[THINK]{WRONG}[/THINK]\n{DEF}",
+    "channels": f"<|channel|>analysis<|message|>{WRONG}<|end|><|start|>assistant"
+    f"<|channel|>final<|message|>{F}python\n{DEF}{F}",
     "body": f"<think>\n{F}\n{WRONG}{F}</think>\n    return a + b\n",
 }
 

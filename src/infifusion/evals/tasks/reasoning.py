@@ -4,13 +4,29 @@ from __future__ import annotations
 
 import re
 
-NAMES = "think|thinking|reasoning|thought"
-# It begins a line; a program may have the marks in its strings.
-WHOLE = re.compile(rf"^[ \t]*<({NAMES})>.*?</\1>", re.DOTALL | re.IGNORECASE | re.MULTILINE)
-BEGUN = re.compile(rf"^[ \t]*<(?:{NAMES})>", re.IGNORECASE | re.MULTILINE)
-CLOSED = re.compile(rf"</(?:{NAMES})>(?![\"')\\])", re.IGNORECASE)
+# Qwen, DeepSeek and most others; OpenThinker; Kimi; Magistral; Seed; gpt-oss, whose last channel is
+# the answer.
+MARKS = {
+    "<think>": "</think>",
+    "<thinking>": "</thinking>",
+    "<thought>": "</thought>",
+    "<reasoning>": "</reasoning>",
+    "<|begin_of_thought|>": "<|end_of_thought|>",
+    "◁think▷": "◁/think▷",
+    "[THINK]": "[/THINK]",
+    "<seed:think>": "</seed:think>",
+    "<|channel|>analysis<|message|>": "<|channel|>final<|message|>",
+}
+_OPENING = "|".join(map(re.escape, MARKS))
+_CLOSING = "|".join(map(re.escape, MARKS.values()))
+_PAIRS = "|".join(f"{re.escape(one)}.*?{re.escape(other)}" for one, other in MARKS.items())
+FLAGS = re.IGNORECASE | re.MULTILINE | re.DOTALL
+# Reasoning begins a line; a program may have the marks in its strings.
+WHOLE = re.compile(rf"^[ \t]*(?:{_PAIRS})", FLAGS)
+BEGUN = re.compile(rf"^[ \t]*(?:{_OPENING})", FLAGS)
+CLOSED = re.compile(rf"(?:{_CLOSING})(?![\"')\\])", FLAGS)
 # Where a chat template ends its prompt inside the reasoning.
-OPENED = re.compile(rf"<(?:{NAMES})>\s*\Z", re.IGNORECASE)
+OPENED = re.compile(rf"(?:{_OPENING})\s*\Z", re.IGNORECASE)
 
 
 def after_reasoning(output: str, prompt: str = "") -> str | None:
