@@ -459,3 +459,13 @@ def test_every_reference_program_is_found_in_every_form(name: str) -> None:
                 wrong.append((doc["task_id"], form))
     assert tried == {"humaneval": 164, "mbpp": 244}[name] * 9
     assert wrong == []
+
+
+def test_an_answer_that_repeats_itself_for_ever_is_read() -> None:
+    """As models do until they run out of tokens."""
+    for line in ("It's a line (of words).\n", "**Step:** we add, then we check;\n", "\n"):
+        assert extract_program(line * 1000, ADD) == ""
+    for line in ("x = a\n", "(\n", "if a:\n", "```\nx\n", '"""\n'):
+        assert "return" not in extract_program(line * 500, ADD)
+    assert value("    x = a\n" * 1000 + "    return a + b\n") == 7
+    assert value("It's a line of words.\n" * 1000 + DEF) == 7

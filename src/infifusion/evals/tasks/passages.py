@@ -30,6 +30,9 @@ END_OF_TEXT = re.compile(r"(?:<\|[\w-]+\|>|</s>|<eos>|<end_of_turn>)[ \t]*(?=\n|
 PROMPTED = re.compile(r"^[ \t]*>>> ?(?:def|class|async|import|from|@)", re.MULTILINE)
 UNPROMPTED = re.compile(r"^[ \t]*(?:async[ \t]+)?(?:def|class)[ \t]", re.MULTILINE)
 QUOTED = re.compile(r"^>[ \t]*(?:```|~~~)", re.MULTILINE)
+MOST_CUTS, MOST_STARTS = 12, 2000
+"""Ends that are tried for a stretch of lines (an answer needs one or two), and lines of a passage
+at which no code begins (a long answer has some hundreds)."""
 SPAN = re.compile(r"(?<!`)(`{1,2})(?!`)([^`\n]+)\1(?!`)")
 
 
@@ -110,13 +113,14 @@ def joined(found: list[Passage]) -> Iterator[tuple[str, ...]]:
 
 def runs(lines: tuple[str, ...]) -> Iterator[str]:
     """Stretches of the lines that compile, longest first from where each begins, in order."""
-    at = 0
-    while at < len(lines):
+    at = failed = 0
+    while at < len(lines) and failed < MOST_STARTS:
         margin = margin_of(lines[at])
         block = _block(lines[at:], margin)
         taken = longest(block) if lines[at].strip() else 0
         if taken:
             yield "\n".join(block[:taken]) + "\n"
+        failed += bool(lines[at].strip()) and not taken
         at += max(taken, 1)
 
 
@@ -127,7 +131,9 @@ def longest(lines: list[str], before: str = "", edge: str = "") -> int:
     function is not repaired.
     """
     count, offset = len(lines), before.count("\n")
-    while count > 0:
+    for _ in range(MOST_CUTS):
+        if count <= 0:
+            break
         wrong = wrong_line(before + "\n".join(lines[:count]) + "\n")
         if wrong is None:
             return count

@@ -22,7 +22,8 @@ class Piece:
 
     def __init__(self, text: str) -> None:
         self.text = text
-        self.statements = [Statement(node, text) for node in ast.parse(text).body]
+        lines = text.split("\n")
+        self.statements = [Statement(node, lines) for node in ast.parse(text).body]
 
     def defines(self, name: str) -> bool:
         """Whether it says more of a name than its signature."""
@@ -37,17 +38,18 @@ class Piece:
 class Statement:
     """One statement at the margin of a piece."""
 
-    def __init__(self, node: ast.stmt, text: str) -> None:
+    def __init__(self, node: ast.stmt, lines: list[str]) -> None:
         self.node = node
-        self._text = text
+        self._lines = lines
 
     @cached_property
     def source(self) -> str:
-        """Its lines, decorators included."""
-        if isinstance(self.node, DEFINITIONS):
-            lines = self._text.split("\n")
-            return "\n".join(lines[first_line(self.node) - 1 : self.node.end_lineno])
-        return ast.get_source_segment(self._text, self.node) or ast.unparse(self.node)
+        """Its lines, decorators included; written anew where it shares a line with another."""
+        end = self.node.end_lineno or self.node.lineno
+        rest = self._lines[end - 1].encode()[self.node.end_col_offset :].strip()
+        if self.node.col_offset == 0 and (not rest or rest.startswith(b"#")):
+            return "\n".join(self._lines[first_line(self.node) - 1 : end])
+        return ast.unparse(self.node)
 
     @cached_property
     def needs(self) -> set[str]:
