@@ -18,6 +18,7 @@ from infifusion.recipe import DataSource, Model, sampling_problems
 from infifusion.stages.evaluate import tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.store.records import write_json
+from infifusion.teacher.arithmetic import with_dtype
 from infifusion.teacher.bits import bits_per_byte_by_domain
 
 
@@ -53,10 +54,11 @@ def evaluate_models(
         for name, path in names.items():
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
+            model = with_dtype(Model(model=path))
             scored: dict[str, Any] = {"path": path, "scores": {}, BITS: {}}
             if generated:
                 scored["scores"] = evaluate_model(
-                    Model(model=path),
+                    model,
                     tasks=[table[task] for task in generated],
                     data=data,
                     out=place,
@@ -70,7 +72,7 @@ def evaluate_models(
                     top_p=top_p,
                 )
             if BITS in tasks:
-                scored[BITS] = _bits_of_tasks(Model(model=path), table, data, limit)
+                scored[BITS] = _bits_of_tasks(model, table, data, limit)
             result["models"][name] = scored
             write_json(place / "scores.json", scored)
         first, *others = names

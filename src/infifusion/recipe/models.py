@@ -26,7 +26,9 @@ class Model(Strict):
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer, where it is not the model's own."""
     dtype: Dtype = "auto"
-    """Arithmetic of the teacher pass; auto is bfloat16 on a GPU and float32 on a CPU."""
+    """Arithmetic wherever the model runs without being trained; auto is bfloat16 on a GPU and on a
+    CPU that multiplies faster in it (`infifusion doctor` says so) where the model has 512 hidden
+    units or more, and float32 otherwise. The logits are float32 in any case."""
     chat_template: str | None = None
     """A Jinja chat template in place of the tokenizer's, or a .jinja file that holds one; the plain
     template where both lack."""

@@ -30,9 +30,10 @@ from infifusion.estimate.costs.work import UNITS, Work
 from infifusion.estimate.models import facts_of_all
 from infifusion.estimate.tasks import task_facts
 from infifusion.estimate.tokens import prepared_lengths
+from infifusion.process.processor import gain_of_bfloat16, has_instructions
 from infifusion.process.runtime import log, set_up_logging
 from infifusion.recipe import load_recipe
-from infifusion.store.artifacts import MANIFEST
+from infifusion.store.artifacts import MANIFEST, cache_folder
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import read_json
 
@@ -50,6 +51,8 @@ def calibrate_here() -> Path:
     set_up_logging()
     log.info("Measuring this machine: tiny recipes are run from end to end.")
     begun = time.monotonic()
+    if has_instructions():
+        gain_of_bfloat16(cache_folder(), anew=True)
     with tempfile.TemporaryDirectory(prefix="infifusion-plan-") as name:
         folder = Path(name)
         probe(folder)

@@ -22,6 +22,7 @@ from infifusion.stages.distill import find_callbacks, require_rows
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
+from infifusion.teacher.arithmetic import auto_in_words
 from infifusion.train.arguments import try_arguments
 from infifusion.train.parallel import parallel_settings
 from infifusion.types import Example
@@ -146,6 +147,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     lines = [
         f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
         *looked_at,
+        *([f"  {said}"] if (said := auto_in_words(recipe)) else []),
     ]
     asked = recipe.write_responses
     if asked is not None:

@@ -25,7 +25,12 @@ from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
 from infifusion.store.folders import PIVOT, RunFolder
-from infifusion.store.identity import model_identity, prepared_identity, stage_identity
+from infifusion.store.identity import (
+    model_identity,
+    prepared_identity,
+    running_identity,
+    stage_identity,
+)
 from infifusion.store.records import write_json
 from infifusion.store.stage import Finished, Stage, Work, run_stage
 from infifusion.teacher.calibrate import temperature_identity
@@ -209,7 +214,7 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
         "top_k": recipe.teach.top_k,
         "sources": {
             name: {
-                **model_identity(recipe.sources[name]),
+                **running_identity(recipe.sources[name]),
                 **temperature_identity(recipe.sources[name], folder, name),
             }
             for name in target.sources

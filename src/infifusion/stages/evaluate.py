@@ -22,7 +22,7 @@ from infifusion.registry import look_up
 from infifusion.store.artifacts import is_done, verify_stage
 from infifusion.store.folders import PIVOT, RunFolder, model_paths
 from infifusion.store.hashes import sha256_of
-from infifusion.store.identity import model_identity, prepared_hash
+from infifusion.store.identity import prepared_hash, running_identity
 from infifusion.store.receipts import Pieces, hashes_of
 from infifusion.store.records import Json, read_record, write_json, write_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
@@ -45,7 +45,7 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, resolved: Resolved) -
     rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
     rendered = folder.rendered(rendering, "held_out")
     fingerprint = {
-        "model": model_identity(model),
+        "model": running_identity(model),
         "held_out": prepared_hash(folder, rendered),
         "tasks": {key: decides_scores(task, recipe.evaluate.data) for key, task in tasks.items()},
         "settings": settings_of(recipe),

@@ -21,7 +21,7 @@ from infifusion.recipe import Model, Recipe, WriteResponses, as_json
 from infifusion.stages.rendering import open_renderer
 from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sha256_of_text
-from infifusion.store.identity import model_identity, tokenizer_fields
+from infifusion.store.identity import running_identity, tokenizer_fields
 from infifusion.store.receipts import FilePieces
 from infifusion.store.records import Json
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
@@ -189,7 +189,7 @@ def _fingerprint(recipe: Recipe, asked: WriteResponses, model: Model) -> dict[st
     """What decides the answers; how one is chosen from them does not."""
     later = {"tests", "code", "choose", "params"}
     return {
-        "model": model_identity(model),
+        "model": running_identity(model),
         "tokenizer": tokenizer_fields(model),
         "plain_template": recipe.data.plain_template,
         "prompts": [

@@ -46,6 +46,7 @@ from infifusion.store.folders import RunFolder
 from infifusion.store.lock import LOCK, hold, release_claims
 from infifusion.store.records import write_record
 from infifusion.store.spread import wait_for
+from infifusion.teacher.arithmetic import settled
 
 
 def run_recipe(
@@ -72,6 +73,7 @@ def run_recipe(
     quiet_libraries()
     if rank() == 0:
         check_recipe(recipe, ask_hub=False)
+    recipe = settled(recipe, run_dir)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
         try:

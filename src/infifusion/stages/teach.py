@@ -19,7 +19,7 @@ from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank
 from infifusion.recipe import Model, Recipe
 from infifusion.store.folders import RunFolder, model_called
-from infifusion.store.identity import model_identity, prepared_hash
+from infifusion.store.identity import prepared_hash, running_identity
 from infifusion.store.receipts import FilePieces
 from infifusion.store.records import Json
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
@@ -47,7 +47,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
         title=f"teach {name}",
         folder=folder.teach(name),
         fingerprint={
-            "model": model_identity(model),
+            "model": running_identity(model),
             **temperature_identity(model, folder, name),
             "rendered": prepared_hash(folder, rendered),
             "top_k": recipe.teach.top_k,

@@ -8,6 +8,7 @@ from typing import Any
 
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.reader import require_one_model
+from infifusion.process.runtime import pick_device
 from infifusion.recipe import Model, as_json
 from infifusion.store.artifacts import MANIFEST, read_manifest
 from infifusion.store.folders import RunFolder
@@ -22,6 +23,13 @@ def model_identity(model: Model) -> dict[str, Any]:
     left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
     return {**values, "files": _folder_identity(Path(model.model))}
+
+
+def running_identity(model: Model) -> dict[str, Any]:
+    """The same of a model that is run as it is. In half precision the logits are float32, which
+    those of earlier versions were not: what they made is not gone on with."""
+    half = model.dtype != "float32" and (model.dtype != "auto" or pick_device() != "cpu")
+    return {**model_identity(model), **({"logits": "float32"} if half else {})}
 
 
 def tokenizer_fields(model: Model) -> dict[str, Any]:

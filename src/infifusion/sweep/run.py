@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import yaml
@@ -30,7 +30,7 @@ from infifusion.progress.state import LOG
 from infifusion.recipe import Recipe, as_written
 from infifusion.report.pages.sweep import write_sweep_report
 from infifusion.stages.check import check_recipe
-from infifusion.stages.run import Step, steps_of, write_settings
+from infifusion.stages.run import Step, settled, steps_of, write_settings
 from infifusion.store.artifacts import MANIFEST
 from infifusion.store.durable import atomic_write
 from infifusion.store.folders import RunFolder
@@ -105,6 +105,8 @@ def run_sweep(
         except InfiFusionError as error:
             raise type(error)(f"{run.folder}: {error}") from None
     out = out.resolve()
+    roots = [out / run.folder for run in runs]
+    runs = [replace(run, recipe=settled(run.recipe, *roots)) for run in runs]
     with hold(out):
         return _run(sweep, runs, out, command, jobs=jobs, shared=shared, redo=redo)
 

@@ -55,7 +55,7 @@ def make_teacher(
     probe = torch.arange(8, device=model.device).remainder(size)[None]
     check_head(model, head, probe, torch.ones_like(probe))
     rows = head_rows or max(1, LOGIT_BYTES // (4 * size))
-    return Teacher(model, head, size, top_k, batch_tokens, rows)
+    return Teacher(model, head.with_float32_logits(), size, top_k, batch_tokens, rows)
 
 
 @torch.inference_mode()

@@ -109,15 +109,15 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
 
 def vocabulary_size(model: Model) -> int:
     """Width of the model's head: at least the tokenizer's size, often padded beyond it."""
-    return int(_text_config(model).vocab_size)
+    return int(text_config_of(model).vocab_size)
 
 
 def window_in_config(model: Model) -> int | None:
     """Most tokens that a model can hold (window.window_of); its weights are not loaded."""
-    return window_of(_text_config(model))
+    return window_of(text_config_of(model))
 
 
-def _text_config(model: Model) -> PreTrainedConfig:
+def text_config_of(model: Model) -> PreTrainedConfig:
     """The configuration of the language model. CheckpointError where there is none to read."""
     try:
         config = AutoConfig.from_pretrained(

@@ -1,0 +1,140 @@
+"""What `dtype: auto` stands for on a CPU: bfloat16 where that is faster, float32 elsewhere.
+
+A run decides it once, before its first stage, and writes the answer into its recipe (`settled`): so
+it stands in resolved.json and in the fingerprints of what it decides. The logits are float32 in any
+case (lm_head.with_float32_logits), and so are the weights of a model that is trained.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+from infifusion.errors import ArtifactError, CheckpointError
+from infifusion.process.processor import LEAST_WIDTH, bfloat16_pays, gain_of_bfloat16
+from infifusion.process.runtime import log, pick_device, rank
+from infifusion.recipe import Model, Recipe
+from infifusion.store.artifacts import MANIFEST, STARTED, cache_folder
+from infifusion.store.folders import PIVOT
+from infifusion.store.records import read_json
+from infifusion.teacher.load import text_config_of
+
+BEGUN = ("respond", "teach", "evaluate", "distill")
+"""Stages whose fingerprint names the dtype of a model."""
+SOURCE = "source__"  # of the folders of evaluate (store.folders)
+CHOICES = {"bf16", "fp16", "use_cpu"}
+"""Keys of `training` by which a recipe decides the arithmetic itself."""
+
+
+def with_dtype(model: Model) -> Model:
+    """The model with what `auto` stands for on this machine. On an accelerator as it is."""
+    if not (_gains(model) and bfloat16_pays(cache_folder())):
+        return model
+    _say(_in_words([model.model]))
+    return _in_bfloat16(model)
+
+
+def settled(recipe: Recipe, *roots: Path) -> Recipe:
+    """The recipe with what `dtype: auto` stands for on this machine, and `training: bf16` where
+    training gains from it; it says so in the log.
+
+    roots: folders of the run, or of all runs of a sweep. A run that has begun goes on as it began,
+    in float32 or in bfloat16, whatever the processor: one run has one arithmetic.
+    """
+    gains = _gaining(recipe)
+    begun = _begun(gains, roots)
+    if "auto" in begun:
+        if bfloat16_pays(cache_folder()):
+            _say("arithmetic: this run began in float32, and goes on in it")
+        return recipe
+    if "bfloat16" in begun:
+        _say("arithmetic: this run began in bfloat16, and goes on in it")
+    elif gains and bfloat16_pays(cache_folder()):
+        _say(_in_words(gains))
+    else:
+        return recipe
+    sources = {n: _in_bfloat16(m) if n in gains else m for n, m in recipe.sources.items()}
+    if PIVOT not in gains:
+        return recipe.model_copy(update={"sources": sources})
+    update = {"sources": sources, "pivot": _in_bfloat16(recipe.pivot), "distill": recipe.distill}
+    if str(text_config_of(recipe.pivot).dtype) == "torch.bfloat16":
+        update["distill"] = {
+            name: one
+            if one.parallel == "deepspeed" or {*recipe.training, *one.training} & CHOICES
+            else one.model_copy(update={"training": {"bf16": True, **one.training}})
+            for name, one in recipe.distill.items()
+        }
+    return recipe.model_copy(update=update)
+
+
+def auto_in_words(recipe: Recipe) -> str | None:
+    """What `settled` would decide for a new run, for `check`; None where all stays float32."""
+    gains = _gaining(recipe)
+    return _in_words(gains) if gains and bfloat16_pays(cache_folder()) else None
+
+
+def _gaining(recipe: Recipe) -> dict[str, Model]:
+    """The models of a recipe that would run in bfloat16 on a CPU that is good at it."""
+    models = {PIVOT: recipe.pivot, **recipe.sources}
+    return {name: model for name, model in models.items() if _gains(model)}
+
+
+def _in_words(gains: Iterable[str]) -> str:
+    gain = gain_of_bfloat16(cache_folder())
+    return (
+        f"arithmetic: {', '.join(gains)} in bfloat16 with float32 logits (products are {gain:.1f} "
+        "times as fast here; dtype: float32 of a model, training.bf16: false of a run undo it)"
+    )
+
+
+@cache
+def _say(line: str) -> None:
+    """Once: the runs of a sweep say the same."""
+    if rank() == 0:
+        log.info("%s", line)
+
+
+def _gains(model: Model) -> bool:
+    """Whether a model that says nothing of it would run in bfloat16 on a CPU that is good at it."""
+    if model.dtype != "auto" or model.quantization is not None or pick_device() != "cpu":
+        return False
+    try:
+        width = getattr(text_config_of(model), "hidden_size", None)
+    except CheckpointError:  # said where the model is loaded
+        return False
+    return isinstance(width, int) and width >= LEAST_WIDTH
+
+
+def _in_bfloat16(model: Model) -> Model:
+    return model.model_copy(update={"dtype": "bfloat16"})
+
+
+def _begun(gains: Mapping[str, Model], roots: Sequence[Path]) -> set[str]:
+    """The dtypes under which stages of these models have begun in run folders."""
+    return {
+        dtype
+        for root in roots
+        for stage in BEGUN
+        for folder in (root / stage).glob("*")
+        if _model_of(stage, folder.name) in gains and (dtype := _dtype_of(folder))
+    }
+
+
+def _model_of(stage: str, name: str) -> str:
+    """The model of the recipe whose dtype the fingerprint of stage/name holds."""
+    if stage == "evaluate":
+        return name.removeprefix(SOURCE) if name.startswith(SOURCE) else PIVOT
+    return PIVOT if stage == "distill" else name
+
+
+def _dtype_of(folder: Path) -> str | None:
+    """The dtype in the fingerprint of a stage; None where there is none, or none that can be read:
+    the stage itself says what is wrong with it."""
+    for name in (MANIFEST, STARTED):
+        with contextlib.suppress(ArtifactError, OSError):
+            fingerprint = read_json(folder / name).get("fingerprint", {})
+            model = fingerprint.get("model") or fingerprint.get("pivot") or {}
+            return model.get("dtype")
+    return None
