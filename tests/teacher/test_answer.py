@@ -8,6 +8,7 @@ from conftest import byte_level_tokenizer, learn, tiny_model
 
 from infifusion.errors import NumericsError
 from infifusion.teacher.answer import Answer, Sampling, answer, end_ids
+from infifusion.teacher.batching import Way
 
 TEXTS = {"a?\n": "one", "bbb?\n": "two", "cc?\n": "", "ddddd?\n": "a long answer to read"}
 PROMPTS = list(TEXTS)
@@ -85,11 +86,14 @@ def test_samples_follow_the_seed_and_leave_the_global_one_alone(model, tokenizer
     assert len({tuple(one.ids) for one in first[0]}) > 1
 
 
-def test_nan_is_an_error_and_no_answer(tokenizer) -> None:
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("way", Way)
+def test_nan_is_an_error_and_no_answer(monkeypatch, tokenizer, way: Way, temperature) -> None:
+    monkeypatch.setattr("infifusion.teacher.batching.way_of", lambda _: way)
     broken = tiny_model("llama", len(tokenizer), 0)
     torch.nn.init.constant_(broken.model.norm.weight, float("nan"))
     with pytest.raises(NumericsError, match="NaN or Inf while it answers a"):
-        answers(broken, tokenizer, ["a"])
+        answers(broken, tokenizer, ["a"], temperature=temperature)
 
 
 def test_a_turn_ends_by_the_models_and_the_tokenizers_token(tokenizer) -> None:

@@ -1,53 +1,38 @@
 """Generation for lm-eval, greedy by default: nothing is cut without being counted.
 
 lm-eval's own loop cuts a long prompt on the left and does not say whether an answer ended or ran
-out of tokens. This one keeps its model loading and its batched generate, and replaces the loop.
+out of tokens; and a batch waits for its longest answer. This one keeps its model loading, and
+generates by teacher.generate.
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
 import zlib
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from lm_eval.models.huggingface import HFLM
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from infifusion.data.render import NEXT_TURN, Chat
+from infifusion.data.render import Chat
+from infifusion.data.template import NEXT_TURN
 from infifusion.data.tokenize import ends_of
 from infifusion.data.tokenizers import encode
 from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.process.meter import Meter
-from infifusion.teacher.answer import RefuseNaN, end_ids
+from infifusion.recipe import SystemPlace
+from infifusion.teacher.answer import end_ids
+from infifusion.teacher.batching import answers
+from infifusion.teacher.rows import Draw, Row
 from infifusion.types import Message
 
 Base: Any = HFLM  # the decorator that registers HFLM hides its type
 Key = tuple[str, str]  # a prompt and how it is to be answered
-Asked = tuple[list[int], Key]  # the prompt's tokens
 SHOWN = 60  # characters of a prompt in an error
 CONTEXT_TOKENS = 8  # tokens of the prompt decoded together with the answer
-
-
-@contextlib.contextmanager
-def drawn_by(
-    asked: dict[str, Any], *, first: str, device: torch.device
-) -> Iterator[dict[str, Any]]:
-    """How transformers draws a batch that begins with the prompt `first`: greedily, or at the
-    `temperature` and `top_p` of the settings, by their `seed` and number of `sample`. The global
-    random state is left as it was."""
-    if not asked["do_sample"]:
-        yield {"do_sample": False}
-        return
-    drawing = {"temperature": asked["temperature"], "top_p": asked["top_p"], "top_k": 0}
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(zlib.crc32(f"{asked['seed']} {asked['sample']} {first}".encode()))
-        yield {"do_sample": True, **drawing}
 
 
 class GreedyLM(Base):
@@ -62,19 +47,22 @@ class GreedyLM(Base):
         *,
         batch_size: int | BatchSize = 1,
         chat: bool = False,
+        system: SystemPlace = "keep",
         **options: Any,
     ) -> None:
         """`model` is loaded already: lm-eval then leaves processes and devices alone. chat: the
-        prompts are written by its chat template, which also says where an answer ends."""
+        prompts are written by its chat template, which also says where an answer ends; system:
+        where system messages go (recipe.Model.system)."""
         less = "a smaller max_new_tokens"
         if isinstance(batch_size, int):
             batch_size = BatchSize(batch_size, setting="batch_size", less=less)
         self.fitting = batch_size
         super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
         self.outputs: dict[Key, Output] = {}
-        self.title = "generate"  # of the progress bar
         self.end_ids = end_ids(self.model, self.tokenizer)
-        self._chat, self._before, self._behind = Chat(self.tokenizer) if chat else None, "", ""
+        self.title = "generate"  # of the progress bar
+        self._chat = Chat(self.tokenizer, system=system) if chat else None
+        self._before, self._behind = "", ""
         if self._chat:
             self._learn_frame(self._chat)
         # A model's own sampling settings (repetition_penalty, temperature) are not greedy.
@@ -111,45 +99,39 @@ class GreedyLM(Base):
         """One text per lm-eval Instance, in order; the prompt is never cut.
 
         A prompt that leaves no room for one token gives an empty output, marked too_long.
-        Requests are batched, longest first, with those that may generate equally many tokens, so
-        that no item has less room because of its neighbours.
+        Longest prompts come first; a finished one leaves its place to the next. What does not fit
+        into memory is tried again with half as many at a time.
         """
         keys = [(r.args[0], json.dumps(r.args[1], sort_keys=True)) for r in requests]
-        groups: dict[tuple[str, int], list[Asked]] = defaultdict(list)
-        for key in dict.fromkeys(keys):
-            if key in self.outputs:
-                continue
-            prompt_ids = self._encode(key[0])
-            room = min(json.loads(key[1])["max_gen_toks"], self.max_length - len(prompt_ids))
+        new = [key for key in dict.fromkeys(keys) if key not in self.outputs]
+        rooms = {}
+        for key in new:
+            prompt, settings = self._encode(key[0]), json.loads(key[1])
+            room = min(settings["max_gen_toks"], self.max_length - len(prompt))
             if room < 1:
                 self.outputs[key] = Output("", too_long=True)
             else:
-                groups[(key[1], room)].append((prompt_ids, key))
-        total = sum(len(group) for group in groups.values())
-        with progress_bar(self.title, total, "answers") as meter:
+                rooms[key] = prompt, room
+        with progress_bar(self.title, len(rooms), "answers") as meter:
             meter.cut_off = 0
-            for (settings, room), group in groups.items():
-                group.sort(key=lambda entry: -len(entry[0]))
-                asked = json.loads(settings)
-                for batch, found in self._in_batches(group, room, asked):
-                    self.outputs |= zip((key for _, key in batch), found, strict=True)
-                    self._count(meter, found)
+
+            def work(size: int) -> None:
+                left = [key for key in rooms if key not in self.outputs]
+                rows = [self._row(number, key, *rooms[key]) for number, key in enumerate(left)]
+                for row in answers(self.model, rows, ends=self.end_ids, at_once=size):
+                    key = left[row.number]
+                    self.outputs[key] = self._output(row, json.loads(key[1])["until"])
+                    self._count(meter, row, self.outputs[key])
+
+            self.fitting.fit(work)
         return [self.outputs[key].text for key in keys]
 
-    def _in_batches(
-        self, group: list[Asked], room: int, asked: dict[str, Any]
-    ) -> Iterator[tuple[list[Asked], list[Output]]]:
-        """Batches of requests and their outputs; what does not fit is tried again in halves."""
-        start = 0
-        while start < len(group):
-
-            def work(size: int, start: int = start) -> tuple[list[Asked], list[Output]]:
-                batch = group[start : start + size]
-                return batch, self._generate(batch, room, asked)
-
-            batch, found = self.fitting.fit(work)
-            start += len(batch)
-            yield batch, found
+    @staticmethod
+    def _count(meter: Meter, row: Row, output: Output) -> None:
+        """Show what has been generated: answers, their tokens, how many were cut off."""
+        meter.tokens += len(row.ids)
+        meter.cut_off = (meter.cut_off or 0) + output.truncated
+        meter.advance(1)
 
     def _encode(self, prompt: str) -> list[int]:
         if self._chat:  # what the template writes is all there is, as in training
@@ -161,48 +143,41 @@ class GreedyLM(Base):
             ids.pop()
         return ids
 
-    @staticmethod
-    def _count(meter: Meter, found: Sequence[Output]) -> None:
-        """Show what has been generated: answers, their tokens, how many were cut off."""
-        meter.tokens += sum(output.tokens for output in found)
-        meter.cut_off = (meter.cut_off or 0) + sum(output.truncated for output in found)
-        meter.advance(len(found))
+    def _row(self, number: int, key: Key, prompt: list[int], room: int) -> Row:
+        """One answer to come. It has ended where one of the stops stands in its text. A drawn one
+        has random numbers of its own, by the seed, the number of the sample and the prompt."""
+        settings = json.loads(key[1])
+        stops = settings["until"]
+        longest = max((len(stop.encode()) for stop in stops), default=0) + CONTEXT_TOKENS
 
-    def _generate(self, batch: list[Asked], room: int, asked: dict[str, Any]) -> list[Output]:
-        prompts = [ids for ids, _ in batch]
-        names = [f"the prompt {key[0][:SHOWN]!r}" for _, key in batch]
-        refuse = RefuseNaN(names, str(self.model.config.name_or_path))
-        width = max(len(ids) for ids in prompts)
-        pad = self.tokenizer.pad_token_id
-        padded_BT = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
-        mask_BT = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-        stops = asked["until"]
-        with drawn_by(asked, first=batch[0][1][0], device=self.device) as drawing:
-            ids_BT = self._model_generate(
-                context=padded_BT.to(self.device),
-                attention_mask=mask_BT.to(self.device),
-                max_length=width + room,
-                stop=list(stops),
-                logits_processor=LogitsProcessorList([refuse]),
-                **drawing,
+        def ended(ids: list[int]) -> bool:
+            # A token has at least one byte, so a stop ends within the last `longest` of them; the
+            # whole text decides, as the first ones may be decoded otherwise without what is before.
+            tail = self.tok_decode(ids[-longest:])
+            return any(stop in tail for stop in stops) and any(
+                stop in self._text(prompt, ids) for stop in stops
             )
-        rows = ids_BT[:, width:].tolist()
-        return [
-            self._output(prompt, row, room, stops)
-            for prompt, row in zip(prompts, rows, strict=True)
-        ]
 
-    def _output(self, prompt: list[int], row: list[int], room: int, stops: Sequence[str]) -> Output:
-        end = next((at for at, token in enumerate(row) if token in self.end_ids), None)
-        text = self._decode_after(prompt, row if end is None else row[:end])
-        text = text.removeprefix(self._before)
-        if end is not None:
-            text = text.removesuffix(self._behind)
+        draw = Draw()
+        if settings.get("do_sample"):
+            seed = f"{settings['seed']} {settings['sample']} {key[0]}"
+            draw = Draw(settings["temperature"], settings["top_p"], zlib.crc32(seed.encode()))
+        name = f"the prompt {key[0][:SHOWN]!r}"
+        return Row(number, prompt, room, name, draw, ended if stops else None)
+
+    def _text(self, prompt: list[int], ids: list[int]) -> str:
+        """The answer as the scorers see it, up to the end of the turn."""
+        end = next((at for at, token in enumerate(ids) if token in self.end_ids), None)
+        text = self._decode_after(prompt, ids[:end]).removeprefix(self._before)
+        return text if end is None else text.removesuffix(self._behind)
+
+    def _output(self, row: Row, stops: Sequence[str]) -> Output:
+        text = self._text(row.prompt, row.ids)
         places = [text.find(stop) for stop in stops if stop in text]
-        tokens = len(row) if end is None else end + 1
         if places:
-            return Output(text[: min(places)], tokens=tokens)
-        return Output(text, truncated=end is None and len(row) >= room, tokens=tokens)
+            return Output(text[: min(places)])
+        ended = any(token in self.end_ids for token in row.ids)
+        return Output(text, truncated=not ended and len(row.ids) >= row.room)
 
     def _decode_after(self, prompt: list[int], row: list[int]) -> str:
         """The text that `row` adds to the prompt, leading blanks included.

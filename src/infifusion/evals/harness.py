@@ -44,8 +44,8 @@ def evaluate_model(
     """Generate, greedily by default, judge, write out/<task>.jsonl (one item a line), return the
     summaries.
 
-    model: as a recipe describes one. Its dtype is float32 on a CPU, else bfloat16, by default; in
-        bfloat16, greedy outputs change with batch_size: compare models at one batch size.
+    model: as a recipe describes one; `auto` is float32 on a CPU here, else bfloat16. In bfloat16 a
+        few greedy outputs change with batch_size: compare models at one batch size.
     data: folder with the tasks' files; None reads the hub.
     limit: items per task, a sample drawn with `seed`: the same items for every model.
     max_new_tokens: longest generation for every task; None is each task's own.

@@ -1,7 +1,4 @@
-"""One source answers prompts: batched generation.
-
-Axes: B prompts of a batch, L tokens with padding, A answers (those to one prompt stand together).
-"""
+"""One source answers prompts: batched generation."""
 
 from __future__ import annotations
 
@@ -9,16 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
-from transformers import (
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from infifusion.errors import NumericsError
+from infifusion.store.hashes import sha256_of_text
+from infifusion.teacher.batching import answers
+from infifusion.teacher.rows import Draw, Row
 from infifusion.teacher.window import window_of
 
 
@@ -42,25 +34,6 @@ class Answer:
     finished: bool
 
 
-class RefuseNaN(LogitsProcessor):
-    """NumericsError where a logit is NaN or +Inf: it has an argmax, and so would give an answer."""
-
-    def __init__(self, names: Sequence[str], model: str) -> None:
-        """What the rows of the batch are called, and the model, for the error."""
-        self._names, self._model = names, model
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        bad_B = (torch.isnan(scores) | (scores == torch.inf)).any(dim=1)
-        if bad_B.any():
-            row = int(bad_B.nonzero()[0])
-            raise NumericsError(
-                f"The logits of {self._model} are NaN or Inf while it answers {self._names[row]}. "
-                "Set dtype: float32 (or bfloat16 in place of float16) for this model, or check its "
-                "weights."
-            )
-        return scores
-
-
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The tokens that end a turn by the model's settings and by its tokenizer's."""
     config = model.generation_config
@@ -79,77 +52,34 @@ def answer(
     seed: int,
     names: Sequence[str],
 ) -> Iterator[dict[int, list[Answer]]]:
-    """Yield {number of the prompt: its `samples` answers}, one batch at a time. names: what the
-    prompts are called, for errors.
+    """Yield {number of the prompt: its `samples` answers} when all answers to it are there. names:
+    what the prompts are called, for errors.
 
-    Batches hold prompts that may generate equally many tokens, longest first, so that none has
-    less room because of its neighbours. A prompt that leaves no room in the model's window is in
-    no batch. The model's own sampling settings are replaced. Equal prompts, settings and seed give
-    equal answers; the global random state is left as it was.
+    `batch_size` prompts are under way at a time. A prompt that leaves no room in the model's window
+    is left out. The model's own sampling settings are not followed. Every answer has random numbers
+    of its own, by seed, prompt and sample: equal ones give equal answers, whatever the batch, up to
+    its rounding.
     """
-    name = str(model.config.name_or_path)
-    groups: dict[int, list[int]] = defaultdict(list)
     window = window_of(model.config.get_text_config())
+    rows = []
     for number, ids in enumerate(prompts):
         room = sampling.max_new_tokens
         if window is not None:
             room = min(room, window - len(ids))
-        if room > 0:
-            groups[room].append(number)
-    devices = [model.device] if model.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for room, numbers in sorted(groups.items(), reverse=True):
-            numbers.sort(key=lambda number: -len(prompts[number]))
-            for start in range(0, len(numbers), sampling.batch_size):
-                batch = numbers[start : start + sampling.batch_size]
-                called = [names[n] for n in batch for _ in range(sampling.samples)]
-                rows = _generate(
-                    model,
-                    [prompts[n] for n in batch],
-                    room,
-                    ends,
-                    sampling,
-                    RefuseNaN(called, name),
-                )
-                yield dict(zip(batch, rows, strict=True))
-
-
-def _generate(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    room: int,
-    ends: Sequence[int],
-    sampling: Sampling,
-    refuse: RefuseNaN,
-) -> list[list[Answer]]:
-    width = max(len(ids) for ids in prompts)
-    pad = ends[0] if ends else 0
-    ids_BL = torch.tensor([[pad] * (width - len(ids)) + ids for ids in prompts])
-    mask_BL = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids in prompts])
-    drawn = {}
-    if sampling.temperature > 0:
-        drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-    config = GenerationConfig(
-        max_new_tokens=room,
-        do_sample=sampling.temperature > 0,
-        num_return_sequences=sampling.samples,
-        eos_token_id=list(ends) or None,
-        pad_token_id=pad,
-        **drawn,
-    )
-    # transformers fills what is not given here from the model's own settings.
-    model.generation_config = config
-    with torch.inference_mode():
-        ids_AL = model.generate(  # pyright: ignore
-            ids_BL.to(model.device),
-            attention_mask=mask_BL.to(model.device),
-            generation_config=config,
-            logits_processor=LogitsProcessorList([refuse]),
-        )
-    answers = [_up_to_end(row, ends) for row in ids_AL[:, width:].tolist()]
-    size = sampling.samples
-    return [answers[start : start + size] for start in range(0, len(answers), size)]
+        if room < 1:
+            continue
+        for sample in range(sampling.samples):
+            own = int(sha256_of_text(str(seed), str(number), str(sample))[:15], 16)
+            draw = Draw(sampling.temperature, sampling.top_p, own)
+            rows.append(Row(number * sampling.samples + sample, ids, room, names[number], draw))
+    found: dict[int, dict[int, Answer]] = defaultdict(dict)
+    at_once = sampling.batch_size * sampling.samples
+    for row in answers(model, rows, ends=ends, at_once=at_once):
+        number, sample = divmod(row.number, sampling.samples)
+        found[number][sample] = _up_to_end(row.ids, ends)
+        if len(found[number]) == sampling.samples:
+            done = found.pop(number)
+            yield {number: [done[sample] for sample in range(sampling.samples)]}
 
 
 def _up_to_end(row: list[int], ends: Iterable[int]) -> Answer:

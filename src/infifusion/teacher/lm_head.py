@@ -24,6 +24,8 @@ from infifusion.errors import CheckpointError
 SOFT_CAP = "final_logit_softcapping"
 MULTIPLIER = "logit_scale"
 DIVISOR = "logits_scaling"
+CANDIDATES = 8
+"""Tokens whose logits are calculated again in float32 to find the largest."""
 BLOCK = 8192
 """Rows of a head made float32 at a time: few enough to stay in a processor's cache until they are
 used, many enough for a product at full speed."""
@@ -50,6 +52,33 @@ class LanguageModelHead:
     def logits(self, hidden_RD: torch.Tensor) -> torch.Tensor:
         """float32 logits as the model itself would give them: [R, D] to [R, V]."""
         return self.finish(self.head(hidden_RD))
+
+    def likeliest(self, hidden_RD: torch.Tensor) -> list[int]:
+        """The tokens with the largest float32 logits, of equal ones the first: [R]. -1 where a
+        logit is NaN or +Inf.
+
+        In half precision the few that may be the largest are told by the rounded product, and
+        multiplied again in float32: of a step of generation the head is the largest part.
+        """
+        raw_RV = self.head(hidden_RD)
+        exact = self.with_float32_logits()
+        if exact is self or raw_RV.shape[1] <= CANDIDATES:
+            top_R, ids_R = exact.logits(hidden_RD).max(dim=1)
+            return torch.where(torch.isfinite(top_R), ids_R, -1).tolist()
+        top_RC, ids_RC = raw_RV.topk(CANDIDATES, dim=1)
+        ids_RC = ids_RC.sort(dim=1).values  # so that of equal ones the first is taken
+        weight_RCD = self.head.weight.detach()[ids_RC].float()
+        exact_RC = (weight_RCD @ hidden_RD.float()[:, :, None])[:, :, 0]
+        if self.head.bias is not None:
+            exact_RC += self.head.bias.detach()[ids_RC].float()
+        found_R = ids_RC.gather(1, exact_RC.argmax(dim=1, keepdim=True))[:, 0]
+        # More than the candidates lie within the rounding of the largest: take them all.
+        close_R = (
+            top_RC[:, 0] - top_RC[:, -1] <= 2 * torch.finfo(raw_RV.dtype).eps * top_RC[:, 0].abs()
+        )
+        if close_R.any():
+            found_R[close_R] = exact.logits(hidden_RD[close_R]).argmax(dim=1)
+        return torch.where(torch.isfinite(top_RC[:, 0]), found_R, -1).tolist()
 
     def with_float32_logits(self) -> LanguageModelHead:
         """The same halves, whose last product gives float32 logits.
