@@ -16,6 +16,7 @@ machine; writes JSON.
 from __future__ import annotations
 
 import argparse
+import inspect
 import json
 import os
 import statistics
@@ -78,6 +79,15 @@ def model_of(folder: Path, dtype: str | None = None) -> Any:
     return with_dtype(Model(model=str(folder)))
 
 
+def keep_freed() -> None:
+    """As both builds do before they load a model on a CPU."""
+    try:
+        from infifusion.process.runtime import keep_freed_memory
+    except ImportError:
+        from infifusion.runtime import keep_freed_memory  # type: ignore[import-not-found]
+    keep_freed_memory()
+
+
 def teaching(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], Any]:
     """A teacher pass in memory: K = 10, the recipe's own batches."""
     from infifusion.teacher.forward import believe, make_teacher
@@ -102,10 +112,9 @@ def bare_forward(folder: Path, data: Path, size: dict[str, int]) -> Callable[[],
     import torch
     from transformers import AutoModelForCausalLM
 
-    from infifusion.process.runtime import keep_freed_memory
     from infifusion.teacher.forward import batches
 
-    keep_freed_memory()
+    keep_freed()
     rendered, _ = rendered_of(folder, data, size["texts"])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
 
@@ -128,23 +137,22 @@ def distilling(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], A
     """A step of the pivot on a target of 20 entries a position: loss, gradients, AdamW."""
     import numpy as np
     import torch
+    from transformers import AutoModelForCausalLM
 
     from infifusion.losses import LOSSES, PARAMS
-    from infifusion.process.runtime import keep_freed_memory
     from infifusion.train.batches import Collator, Conversations
     from infifusion.train.chunked import with_position_loss
-    from infifusion.train.start import load_start
     from infifusion.types import Target
 
-    keep_freed_memory()
+    keep_freed()
     rendered, _ = rendered_of(folder, data, size["batch"])
-    model = load_start(model_of(folder), device=torch.device("cpu"))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rng = np.random.default_rng(0)
     rows, vocabulary = len(rendered.start_R), model.config.vocab_size
     prob_TK = np.sort(rng.dirichlet(np.full(20, 0.3), rows).astype(np.float32))[:, ::-1].copy()
     ids_TK = np.stack([rng.choice(vocabulary, 20, replace=False) for _ in range(rows)])
     weight_ST = np.ones((1, rows), np.float32)
-    target = Target(ids_TK.astype(np.int32), prob_TK, weight_ST, None)
+    target = Target(ids_TK.astype(np.int32), prob_TK, weight_ST, np.zeros_like(prob_TK))
     params = PARAMS["kl"]()
     model = with_position_loss(
         model, lambda log, part: LOSSES["kl"](log, part, params), gold_weight=0.5, loss_rows=256
@@ -159,10 +167,9 @@ def plain_step(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], A
     import torch
     from transformers import AutoModelForCausalLM
 
-    from infifusion.process.runtime import keep_freed_memory
     from infifusion.train.batches import Collator, Conversations
 
-    keep_freed_memory()
+    keep_freed()
     rendered, _ = rendered_of(folder, data, size["batch"])
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     items = Conversations(rendered)
@@ -201,11 +208,13 @@ def evaluating(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], A
     from infifusion.evals.harness import evaluate_model
     from infifusion.evals.tasks import TASKS
 
+    earlier = "extra_tasks" in inspect.signature(evaluate_model).parameters  # takes names
+
     def work() -> dict[str, Any]:
         with tempfile.TemporaryDirectory() as out:
             scores = evaluate_model(
                 model_of(folder),
-                tasks=[TASKS["humaneval"]],
+                tasks=["humaneval" if earlier else TASKS["humaneval"]],  # type: ignore[list-item]
                 data=data,
                 out=Path(out),
                 limit=size["items"],

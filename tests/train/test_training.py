@@ -237,6 +237,27 @@ def test_a_bf16_checkpoint_is_saved_as_bf16_with_its_tokenizer(start, tmp_path) 
     assert tokenizer("a b").input_ids == AutoTokenizer.from_pretrained(start)("a b").input_ids
 
 
+def test_bf16_on_a_cpu_rounds_products_alone(start: Path, tmp_path: Path) -> None:
+    """Autocast around the model; weights, optimizer and the loss it is given stay float32."""
+    seen: set[tuple[bool, torch.dtype]] = set()
+
+    def watched(log_CV, rows):
+        seen.add((torch.is_autocast_enabled("cpu"), log_CV.dtype))
+        return kl(log_CV, rows)
+
+    full, expected = run(start, tmp_path / "full")
+    half, found = run(start, tmp_path / "half", loss=watched, training={"bf16": True})
+    assert seen == {(True, torch.float32)}
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    losses = [line["loss"] for line in full["log"]], [line["loss"] for line in half["log"]]
+    assert losses[0] != losses[1]
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-2)
+    before = AutoModelForCausalLM.from_pretrained(start).state_dict()
+    for name, tensor in expected.items():
+        step, other = tensor - before[name], found[name] - before[name]
+        assert (other - step).norm() <= 0.05 * step.norm() + 1e-6
+
+
 def test_lora_trains_adapters_and_saves_a_whole_model(start: Path, tmp_path: Path) -> None:
     history, found = run(start, tmp_path / "out", lora=Lora(r=2, alpha=8))
     before = AutoModelForCausalLM.from_pretrained(start).state_dict()
