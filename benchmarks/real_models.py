@@ -154,9 +154,15 @@ def distilling(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], A
     weight_ST = np.ones((1, rows), np.float32)
     target = Target(ids_TK.astype(np.int32), prob_TK, weight_ST, np.zeros_like(prob_TK))
     params = PARAMS["kl"]()
-    model = with_position_loss(
-        model, lambda log, part: LOSSES["kl"](log, part, params), gold_weight=0.5, loss_rows=256
-    )
+
+    def loss(log_CV: torch.Tensor, *rows: Any) -> torch.Tensor:
+        if len(rows) > 1:  # the earlier build hands out the fields
+            from infifusion.losses.sparse import SparseTarget
+
+            rows = (SparseTarget(*rows, normalised=True),)
+        return LOSSES["kl"](log_CV, *rows, params)
+
+    model = with_position_loss(model, loss, gold_weight=0.5, loss_rows=256)
     items = Conversations(rendered)
     batch = Collator(rendered, target)([items[n] for n in range(len(rendered))])
     return training_step(model, batch, lambda out: out["loss"] / len(batch["gold_R"]))

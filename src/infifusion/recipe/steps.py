@@ -82,7 +82,9 @@ class Lora(Strict):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of an adapter's inputs that is dropped in training."""
     target_modules: str | list[str] = "all-linear"
-    """Modules that get adapters, by name; all-linear: every linear one but the head."""
+    """Modules that get adapters, by name; all-linear: every linear one but the head. On mixtures of
+    experts the experts are among them, at the rank asked for, and the router is not unless it is
+    named."""
 
 
 class Distill(Strict):

@@ -14,7 +14,7 @@ from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.merge.checkpoints.causal import require_causal_model
 from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config
-from infifusion.recipe import Model, Recipe, Resolved, WriteResponses
+from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, WriteResponses
 from infifusion.sandbox.programs import require_sandbox
 from infifusion.stages.combine import check_target
 from infifusion.stages.decide import choosers_of
@@ -23,6 +23,7 @@ from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
 from infifusion.teacher.arithmetic import auto_in_words
+from infifusion.train.adapters import adapter_parameters
 from infifusion.train.arguments import try_arguments
 from infifusion.train.parallel import parallel_settings
 from infifusion.types import Example
@@ -136,11 +137,20 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
         attempt(try_arguments, run.training, parallel=run.parallel, where=where)
         attempt(parallel_settings, run.parallel, run.training)
         attempt(require_rows, recipe, run)
+        attempt(_adapters, recipe.pivot, run)
     for merge in resolved.merges:
         attempt(check_merge, merge)
     attempt(find_callbacks, recipe.callbacks)
     attempt(task_table, recipe)
     return list(dict.fromkeys(problems))
+
+
+def _adapters(pivot: Model, run: TrainingRun) -> str:
+    """What a run with `lora` trains of the pivot, as far as its config.json lies here."""
+    if run.lora is None or not (Path(pivot.model) / "config.json").is_file():
+        return ""
+    trained, whole = adapter_parameters(pivot, run.lora)
+    return f", LoRA: {trained / 1e6:,.2f} M parameters of {whole / 1e6:,.1f} M"
 
 
 def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
@@ -168,6 +178,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     lines += [
         f"  distill   {r.name}: {r.loss}, gold weight {r.gold_weight}"
         + (f", target {r.target}" if r.target else "")
+        + _adapters(recipe.pivot, r)
         for r in resolved.runs
     ]
     lines += [f"  merge     {m.name}: {m.method} of {', '.join(m.models)}" for m in resolved.merges]

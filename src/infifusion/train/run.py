@@ -22,6 +22,7 @@ from infifusion.process.redact import redact_text
 from infifusion.process.runtime import keep_freed_memory, rank, seed_everything
 from infifusion.store.durable import atomic_folder
 from infifusion.store.receipts import mark_of
+from infifusion.train.adapters import with_lora
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations
 from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
@@ -32,7 +33,7 @@ from infifusion.train.health import Watch, require_finite
 from infifusion.train.job import Job
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
-from infifusion.train.start import checkpoint_dtype, load_start, merged, with_lora
+from infifusion.train.start import checkpoint_dtype, load_start, merged
 from infifusion.train.trainer import FusionTrainer
 from infifusion.types import Rendered, Target
 

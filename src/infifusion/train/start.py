@@ -6,12 +6,11 @@ import tempfile
 from typing import Any, cast
 
 import torch
-from peft import LoraConfig, PeftModel, TaskType, get_peft_model, prepare_model_for_kbit_training
+from peft import PeftModel, prepare_model_for_kbit_training
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from infifusion.errors import RecipeError
 from infifusion.process.runtime import quantization_config
-from infifusion.recipe import Lora, Model
+from infifusion.recipe import Model
 from infifusion.teacher.load import load_whole
 
 
@@ -44,24 +43,6 @@ def load_start(start: Model, *, device: torch.device) -> PreTrainedModel:
 def _options(start: Model) -> dict[str, Any]:
     """Keyword arguments of every from_pretrained."""
     return {"revision": start.revision, "trust_remote_code": start.trust_remote_code}
-
-
-def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
-    """The model frozen, with adapters that train. Raises RecipeError with peft's own words."""
-    settings = LoraConfig(
-        task_type=TaskType.CAUSAL_LM,
-        r=lora.r,
-        lora_alpha=lora.alpha,  # pyright: ignore[reportArgumentType]  (peft scales by any number)
-        lora_dropout=lora.dropout,
-        target_modules=lora.target_modules,
-    )
-    try:
-        return cast(PeftModel, get_peft_model(model, settings))
-    except ValueError as error:
-        raise RecipeError(
-            f"lora: {error} Set lora.target_modules to all-linear, or to names of the "
-            "model's layers."
-        ) from error
 
 
 def merged(adapted: PeftModel, start: Model) -> PreTrainedModel:
