@@ -9,7 +9,7 @@ from typing import Any
 
 from infifusion.errors import InfiFusionError, RecipeError
 from infifusion.estimate.calibration import age_in_words, read_calibration
-from infifusion.estimate.costs.case import PIVOT, Case, Hardware, Row
+from infifusion.estimate.costs.case import PIVOT, Case, Facts, Hardware, Row
 from infifusion.estimate.costs.devices import CPU, NETWORK, device_called
 from infifusion.estimate.costs.memory import CONTEXT
 from infifusion.estimate.costs.online import Teaching, all_cached, teaching
@@ -21,6 +21,7 @@ from infifusion.estimate.tokens import Given, domain_shares, lengths_of
 from infifusion.recipe import Recipe
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import Json
+from infifusion.teacher.arithmetic import expected_gain, in_bfloat16, seems_to_gain
 
 
 def plan_recipe(
@@ -32,11 +33,14 @@ def plan_recipe(
     nodes: int,
     given: Given | None,
     shapes: list[str],
+    settled: bool = False,
 ) -> Json:
-    """Everything that `infifusion plan` says, as plain values."""
+    """Everything that `infifusion plan` says, as plain values. settled: whether the recipe says
+    what `dtype: auto` stands for, as that of a run under way does."""
     notes: list[str] = []
     hardware = hardware_of(device, count, nodes, notes)
     models = facts_of_all({PIVOT: recipe.pivot, **recipe.sources}, shapes, notes)
+    recipe = recipe if settled else _settle(recipe, models, hardware, notes)
     lengths = lengths_of(recipe, RunFolder(run_dir), given, notes)
     shares = domain_shares(recipe, RunFolder(run_dir), given, notes)
     case = Case(recipe, models, lengths, task_facts(recipe, notes), hardware, shares)
@@ -71,10 +75,32 @@ def plan_of_run(recipe: Recipe, run_dir: Path, *, device: str = CPU, count: int 
     """
     try:
         return plan_recipe(
-            recipe, run_dir=run_dir, device=device, count=count, nodes=1, given=None, shapes=[]
+            recipe,
+            run_dir=run_dir,
+            device=device,
+            count=count,
+            nodes=1,
+            given=None,
+            shapes=[],
+            settled=True,
         )
     except InfiFusionError:
         return None
+
+
+def _settle(
+    recipe: Recipe, models: dict[str, Facts], hardware: Hardware, notes: list[str]
+) -> Recipe:
+    """The recipe with what `dtype: auto` stands for on a CPU, as the run decides it."""
+    gains = [
+        name
+        for name, model in {PIVOT: recipe.pivot, **recipe.sources}.items()
+        if hardware.on_cpu and seems_to_gain(model, models[name].shape.hidden)
+    ]
+    if not gains:
+        return recipe
+    notes.append(f"arithmetic: {', '.join(gains)} in bfloat16, as the run will decide here")
+    return in_bfloat16(recipe, gains, train=models[PIVOT].stored == 2)
 
 
 def rates_are_known(device: str) -> bool:
@@ -88,7 +114,7 @@ def hardware_of(device: str, count: int, nodes: int, notes: list[str]) -> Hardwa
         if value < 1:
             raise RecipeError(f"{option} is {value}; expected a whole number from 1 on.")
     calibrated = read_calibration()
-    host = of_cpu(calibrated)
+    host = of_cpu(calibrated, gain=expected_gain())
     threads = os.cpu_count() or 1
     base = float(calibrated["base_memory"]) if calibrated else CPU_BASE_MEMORY
     if device == CPU:

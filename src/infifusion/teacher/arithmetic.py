@@ -11,16 +11,27 @@ import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from infifusion.errors import ArtifactError, CheckpointError
-from infifusion.process.processor import LEAST_WIDTH, bfloat16_pays, gain_of_bfloat16
+from infifusion.process.processor import (
+    LEAST_WIDTH,
+    bfloat16_pays,
+    bfloat16_seems_to_pay,
+    gain_of_bfloat16,
+    kept_gain,
+)
 from infifusion.process.runtime import log, pick_device, rank
 from infifusion.recipe import Model, Recipe
 from infifusion.store.artifacts import MANIFEST, STARTED, cache_folder
 from infifusion.store.folders import PIVOT
 from infifusion.store.records import read_json
-from infifusion.teacher.load import text_config_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+USUAL_GAIN = 2.2
+"""Of a processor that nobody measured: an AMD EPYC with avx512_bf16 (docs/performance.md)."""
 BEGUN = ("respond", "teach", "evaluate", "distill")
 """Stages whose fingerprint names the dtype of a model."""
 SOURCE = "source__"  # of the folders of evaluate (store.folders)
@@ -55,18 +66,36 @@ def settled(recipe: Recipe, *roots: Path) -> Recipe:
         _say(_in_words(gains))
     else:
         return recipe
-    sources = {n: _in_bfloat16(m) if n in gains else m for n, m in recipe.sources.items()}
-    if PIVOT not in gains:
-        return recipe.model_copy(update={"sources": sources})
-    update = {"sources": sources, "pivot": _in_bfloat16(recipe.pivot), "distill": recipe.distill}
-    if str(text_config_of(recipe.pivot).dtype) == "torch.bfloat16":
-        update["distill"] = {
+    train = PIVOT in gains and str(_config(recipe.pivot).dtype) == "torch.bfloat16"
+    return in_bfloat16(recipe, gains, train=train)
+
+
+def in_bfloat16(recipe: Recipe, names: Iterable[str], *, train: bool) -> Recipe:
+    """The recipe with these models in bfloat16, and if `train` its training runs, where they are
+    silent about it."""
+    names = set(names)
+    sources = {n: _in_bfloat16(m) if n in names else m for n, m in recipe.sources.items()}
+    pivot = _in_bfloat16(recipe.pivot) if PIVOT in names else recipe.pivot
+    runs = recipe.distill
+    if train and PIVOT in names:
+        runs = {
             name: one
             if one.parallel == "deepspeed" or {*recipe.training, *one.training} & CHOICES
             else one.model_copy(update={"training": {"bf16": True, **one.training}})
-            for name, one in recipe.distill.items()
+            for name, one in runs.items()
         }
-    return recipe.model_copy(update=update)
+    return recipe.model_copy(update={"sources": sources, "pivot": pivot, "distill": runs})
+
+
+def seems_to_gain(model: Model, width: int) -> bool:
+    """Whether a model of so many hidden units would run in bfloat16 on this CPU; without torch."""
+    silent = model.dtype == "auto" and model.quantization is None
+    return silent and width >= LEAST_WIDTH and bfloat16_seems_to_pay(cache_folder())
+
+
+def expected_gain() -> float:
+    """How many times as fast products are in bfloat16: as measured here, or as is usual."""
+    return kept_gain(cache_folder()) or USUAL_GAIN
 
 
 def auto_in_words(recipe: Recipe) -> str | None:
@@ -101,10 +130,16 @@ def _gains(model: Model) -> bool:
     if model.dtype != "auto" or model.quantization is not None or pick_device() != "cpu":
         return False
     try:
-        width = getattr(text_config_of(model), "hidden_size", None)
+        width = getattr(_config(model), "hidden_size", None)
     except CheckpointError:  # said where the model is loaded
         return False
     return isinstance(width, int) and width >= LEAST_WIDTH
+
+
+def _config(model: Model) -> PreTrainedConfig:
+    from infifusion.teacher.load import text_config_of  # torch, which a plan does without
+
+    return text_config_of(model)
 
 
 def _in_bfloat16(model: Model) -> Model:

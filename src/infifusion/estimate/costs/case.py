@@ -118,11 +118,28 @@ class Case:
             return self.train(name)
         return self.train(name).share(sum(self.domain_shares[d] for d in run.domains))
 
-    def place(self, stage: str) -> memory.Place:
-        """Where a stage runs."""
+    def place(self, stage: str, name: str = PIVOT, *, half: bool | None = None) -> memory.Place:
+        """Where a stage runs the model of this name, in its own arithmetic or as half says."""
         devices = self.hardware.devices if stage in SPREAD else 1
-        width = 4 if self.hardware.on_cpu else 2
+        width = 2 if (self.in_half(name) if half is None else half) else 4
         return memory.Place(self.hardware.base, width, self.hardware.on_cpu, devices)
+
+    def in_half(self, name: str) -> bool:
+        """Whether a model runs in half precision; `auto` is float32 on a CPU here, where what else
+        it stands for has been decided (estimate.plan)."""
+        model = self.recipe.pivot if name == PIVOT else self.recipe.sources[name]
+        if model.dtype == "auto":
+            return not self.hardware.on_cpu
+        return model.dtype != "float32"
+
+    def trains_in_half(self, run: TrainingRun) -> bool:
+        """Whether a run's products are in half precision."""
+        return not self.hardware.on_cpu or bool(run.training.get("bf16"))
+
+    def rated(self, work: Work, *, half: bool) -> Work:
+        """The work at the rates of its arithmetic; those of an accelerator are of half precision
+        as they are."""
+        return work.in_half() if half and self.hardware.on_cpu else work
 
     def row(
         self,

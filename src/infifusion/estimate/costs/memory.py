@@ -43,7 +43,8 @@ CONTEXT = 0.8e9
 @dataclass(frozen=True)
 class Place:
     """Where a stage runs. base: memory of a process before any model is loaded (bytes).
-    width: bytes of a number in a pass: 4 on a CPU, 2 in bfloat16. on_cpu: data lies there too."""
+    width: bytes of a number in a pass: 4 in float32, 2 in half precision. on_cpu: data lies there
+    too."""
 
     base: float
     width: float
@@ -90,15 +91,15 @@ def train_memory(
 ) -> float:
     """Float32 weights, gradients and optimizer state, what the layers keep, a chunk of logits.
 
-    Peaks in the backward pass of the loss: nothing of the layers has been given back by then. On
-    an accelerator autocast keeps bfloat16 copies of the weights, and DDP a second copy of the
-    gradients. At the end the weights are cast to the dtype of the checkpoint.
+    Peaks in the backward pass of the loss: nothing of the layers has been given back by then.
+    Autocast keeps bfloat16 copies of the weights, and DDP a second copy of the gradients. At the
+    end the weights are cast to the dtype of the checkpoint.
     """
     parts = place.devices if schedule.sharded else 1
     # Sharded weights are gathered layer by layer; two layers are whole at once.
     gathered = 8 * shape.matrices + 8 * shape.embedding if parts > 1 else 0
     held = (4 * parameters + (4 + schedule.state_bytes) * trainable) / parts + gathered
-    if not place.on_cpu:
+    if place.width < 4:
         held += 2 * parameters / parts
     if place.devices > 1 and parts == 1:
         held += 4 * trainable

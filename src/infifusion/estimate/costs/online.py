@@ -75,9 +75,9 @@ def beside(case: Case, run: TrainingRun, target: FuseTarget) -> Work:
     steps, work = schedule(case, run), Work()
     for name in running(target):
         lengths = case.trained(name, run)
-        once = forward_work(
-            case.models[name].shape, lengths, lengths.at_random(lengths.examples, steps.batch)
-        )
+        batches = lengths.at_random(lengths.examples, steps.batch)
+        once = forward_work(case.models[name].shape, lengths, batches)
+        once = case.rated(once, half=case.in_half(name))
         mixing = Work({}, {"fuse_position": case.trained(PIVOT, run).positions})
         work += (once + mixing).times(steps.passes)
     return work

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infifusion.estimate.costs.devices import STREAM_SHARE, UTILISATION, Device
-from infifusion.estimate.costs.work import UNITS, Work
+from infifusion.estimate.costs.work import HALF, UNITS, Work
 
 # Seconds per unit (work.UNITS) and FLOP/s by width of one core of this project's test machine (a
 # 2.5 GHz AMD EPYC, torch 2.13) by `infifusion plan --calibrate`. 0.05 and 0.2 stand where it found
@@ -67,13 +67,16 @@ def flops_per_second(table: Sequence[tuple[int, float]], width: int) -> float:
     return table[-1][1]
 
 
-def of_cpu(values: Mapping[str, Any] | None) -> Rates:
-    """From a calibration's JSON, or this project's test machine where there is none."""
+def of_cpu(values: Mapping[str, Any] | None, *, gain: float = 1.0) -> Rates:
+    """From a calibration's JSON, or this project's test machine where there is none. gain: how many
+    times as fast products are in bfloat16."""
     units, table = dict(CPU_UNITS), CPU_MATMUL
     if values is not None:
         units |= values["units"]
         table = tuple((int(width), float(rate)) for width, rate in values["matmul"])
-    return Rates(units, {kind: table for kind in UTILISATION})
+    faster = tuple((width, gain * rate) for width, rate in table)
+    matmul = {kind: table for kind in UTILISATION}
+    return Rates(units, {**matmul, **{kind + HALF: faster for kind in UTILISATION}})
 
 
 def of_device(device: Device, host: Rates) -> Rates:

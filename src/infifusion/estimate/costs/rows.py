@@ -61,18 +61,18 @@ def teach_job(case: Case, name: str) -> tuple[Work, float]:
         load_bytes=facts.parameters * facts.stored,
         cache_bytes=size,
     )
-    return work, size
+    return case.rated(work, half=case.in_half(name)), size
 
 
 def _teach(case: Case) -> Iterator[Row]:
-    teach, place = case.recipe.teach, case.place("teach")
+    teach = case.recipe.teach
     for number, name in enumerate(case.resolved.taught):
         facts, lengths = case.models[name], case.train(name)
         work, size = teach_job(case, name)
         if number == 0:
             work += Work({}, {"teach_first": 1})
         peak = memory.forward_memory(
-            place,
+            case.place("teach", name),
             facts.shape,
             lengths,
             parameters=facts.parameters,
@@ -126,7 +126,8 @@ def _distill(case: Case) -> Iterator[Row]:
 
 def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first: bool) -> Row:
     """One training run; online: its target, where the sources run beside the pivot."""
-    pivot, place = case.models[PIVOT], case.place("distill")
+    pivot, half = case.models[PIVOT], case.trains_in_half(run)
+    place = case.place("distill", half=half)
     lengths = case.trained(PIVOT, run)
     steps = schedule(case, run)
     trainable = pivot.parameters if run.lora is None else lora_parameters(pivot.shape, run.lora)
@@ -144,6 +145,7 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
         model_bytes=size,
         state_bytes=state,
     )
+    work = case.rated(work, half=half)
     work += Work({}, {"distill_first": int(first), "tokenizer_entry": pivot.entries})
     if online is not None:
         work += beside(case, run, online)
@@ -161,7 +163,8 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
         saved_width=pivot.stored,
     )
     if online is not None:
-        peak += sum(place.width * case.models[name].parameters for name in running(online))
+        for name in running(online):
+            peak += case.place("distill", name).width * case.models[name].parameters
     tokens = lengths.tokens * steps.passes
     scratch = state if steps.saves else 0.0
     flops = work.all_flops * place.devices
@@ -202,10 +205,11 @@ def _merge(case: Case) -> Iterator[Row]:
         tokens, scratch = 0.0, 0
         peak = memory.merge_memory(case.place("merge"), case.hardware.threads)
         if run.params.get("tau0") == "validate" and validation:
-            work += (one + bits_work(pivot, validation)).times(TAU0_CANDIDATES)
+            scored = case.rated(bits_work(pivot, validation), half=case.in_half(PIVOT))
+            work += (one + scored).times(TAU0_CANDIDATES)
             tokens = validation.tokens * TAU0_CANDIDATES
             scratch = size if tokens else 0
-            peak = max(peak, _bits_memory(case, pivot, validation))
+            peak = max(peak, _bits_memory(case, PIVOT, validation))
         elif not case.hardware.on_cpu:
             peak = 0
         yield case.row(
@@ -220,9 +224,10 @@ def bits_work(facts: Facts, lengths: Lengths) -> Work:
     return forward_work(facts.shape, lengths, batches) + Work({}, load)
 
 
-def _bits_memory(case: Case, facts: Facts, lengths: Lengths) -> float:
+def _bits_memory(case: Case, name: str, lengths: Lengths) -> float:
+    facts = case.models[name]
     return memory.forward_memory(
-        case.place("evaluate"),
+        case.place("evaluate", name),
         facts.shape,
         lengths,
         parameters=facts.parameters,
@@ -233,17 +238,17 @@ def _bits_memory(case: Case, facts: Facts, lengths: Lengths) -> float:
 
 
 def _evaluate(case: Case) -> Iterator[Row]:
-    resolved, place = case.resolved, case.place("evaluate")
+    resolved = case.resolved
     members = [run.name for run in resolved.runs if run.name not in resolved.scored]
     for number, name in enumerate([*resolved.scored, *members]):
         rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
-        facts = case.models[rendering]
+        facts, place = case.models[rendering], case.place("evaluate", rendering)
         work, tokens, peak, size = Work(), 0.0, place.base, 0.0
         held_out = case.lengths.get((rendering, "held_out"))
         if held_out and held_out.examples:
             work += bits_work(facts, held_out)
             tokens += held_out.tokens
-            peak = _bits_memory(case, facts, held_out)
+            peak = _bits_memory(case, rendering, held_out)
         tasks = case.tasks if name in resolved.scored else ()
         for task in tasks:
             batch, asked = case.recipe.evaluate.batch_size, {"prompt": task.prompt, "new": task.new}
@@ -264,6 +269,7 @@ def _evaluate(case: Case) -> Iterator[Row]:
         if tasks:
             load = {"load_byte": facts.parameters * facts.stored, "tasks_first": int(number == 0)}
             work += Work({}, {**load, "tokenizer_entry": facts.entries})
+        work = case.rated(work, half=case.in_half(rendering))
         yield case.row("evaluate", name, work, tokens=tokens, bytes=size, memory=peak)
 
 

@@ -63,12 +63,15 @@ PER_PROCESS = frozenset(
     {"start", "run", "prepare", "teach_first", "teach", "fuse", "distill_first", "distill", "merge"}
 ) | {"evaluate", "tasks_first", "tasks", "tokenizer_entry", "load_byte", "map_entry"}
 
+HALF = "-half"
+"""Ends the kind of a product in half precision."""
 Kind = tuple[str, int]
 
 
 @dataclass(frozen=True)
 class Work:
-    """FLOPs by (kind, width) and counts of UNITS. kind: forward, train or decode."""
+    """FLOPs by (kind, width) and counts of UNITS. kind: forward, train or decode, or one of
+    these in half precision."""
 
     flops: Mapping[Kind, float] = field(default_factory=dict)
     units: Mapping[str, float] = field(default_factory=dict)
@@ -93,6 +96,11 @@ class Work:
                 for unit, count in self.units.items()
             },
         )
+
+    def in_half(self) -> Work:
+        """The same with products in half precision."""
+        flops = {(kind.removesuffix(HALF) + HALF, w): n for (kind, w), n in self.flops.items()}
+        return Work(flops, self.units)
 
     def times(self, count: float) -> Work:
         """The same, `count` times over."""
