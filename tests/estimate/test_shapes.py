@@ -6,6 +6,7 @@ import json
 
 import pytest
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     GPT2Config,
     LlamaConfig,
@@ -16,7 +17,10 @@ from transformers import (
 )
 
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.estimate.costs.schedule import lora_parameters
 from infifusion.estimate.costs.shapes import KNOWN_CONFIGS, Shape, config_called, shape_of
+from infifusion.recipe import Lora
+from infifusion.train.adapters import targets_of
 
 SMALL = {
     "vocab_size": 101,
@@ -30,7 +34,35 @@ SMALL = {
     "eos_token_id": 0,
     "pad_token_id": 0,
 }
+HEADS = {"head_dim": 8}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+LOCAL = {"num_local_experts": 4, "num_experts_per_tok": 2}
+BY_TYPE = {
+    "gemma": HEADS,
+    "gemma2": HEADS,
+    "gemma3_text": HEADS,
+    "gpt_neox": {},
+    "opt": {"ffn_dim": 40, "word_embed_proj_dim": 24},
+    "phi": {},
+    "starcoder2": {},
+    "stablelm": {},
+    "granite": {},
+    "smollm3": {},
+    "glm4": HEADS,
+    "olmo": {},
+    "olmo2": {},
+    "olmo3": {},
+    "cohere": {},
+    "cohere2": {},
+    "mixtral": LOCAL,
+    "granitemoe": LOCAL,
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "qwen2_moe": {**EXPERTS, "shared_expert_intermediate_size": 20},
+    "qwen3_moe": {**EXPERTS, **HEADS},
+    "gpt_oss": {**LOCAL, **HEADS},
+}
 CONFIGS = {
+    **{kind: AutoConfig.for_model(kind, **{**SMALL, **more}) for kind, more in BY_TYPE.items()},
     "llama": LlamaConfig(**SMALL),
     "llama tied": LlamaConfig(**SMALL, tie_word_embeddings=True),
     "llama biased": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
@@ -53,6 +85,27 @@ def test_parameters_are_those_of_the_model(name: str) -> None:
     saved = json.loads(model.config.to_json_string())  # what config.json holds
     found = shape_of(saved, where=name)
     assert found.parameters == sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", [*BY_TYPE, "llama", "qwen2"])
+def test_adapters_are_those_of_the_model(name: str) -> None:
+    model = AutoModelForCausalLM.from_config(CONFIGS[name])
+    shape = shape_of(json.loads(model.config.to_json_string()), where=name)
+    targets = targets_of(model, Lora(r=3))
+    weights = [model.get_submodule(one).weight for one in targets.modules]
+    weights += [model.get_parameter(one) for one in targets.parameters]
+    expected = sum(
+        3 * (len(w) if w.dim() == 3 else 1) * (w.shape[-1] + w.shape[-2]) for w in weights
+    )
+    # In the last two, matrices that the others have apart are one, whose input counts once.
+    saved = 3 * 3 * 24 * {"glm4": 1, "gpt_neox": 2}.get(name, 0)
+    assert lora_parameters(shape, Lora(r=3)) == expected + saved
+
+
+def test_a_mixture_of_dense_and_sparse_layers_is_not_guessed() -> None:
+    saved = json.loads(CONFIGS["qwen3_moe"].to_json_string())
+    with pytest.raises(CheckpointError, match="cannot be computed"):
+        shape_of({**saved, "mlp_only_layers": [0]}, where="m")
 
 
 # The numbers that the models' pages on the hub state.

@@ -9,7 +9,8 @@ from typing import Any
 
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.estimate.costs.case import Facts
-from infifusion.estimate.costs.shapes import FAMILIES, Shape, config_called, shape_of
+from infifusion.estimate.costs.families import FAMILIES
+from infifusion.estimate.costs.shapes import Shape, config_called, shape_of
 from infifusion.merge.checkpoints.dtypes import BY_NAME, bytes_of
 from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config
 from infifusion.recipe import Model

@@ -70,19 +70,41 @@ def schedule_of(
 
 
 def lora_parameters(shape: Shape, lora: Lora) -> int:
-    """Parameters of the adapters: r (in + out) for each matrix that has one."""
-    hidden, inner = shape.hidden, shape.inner
+    """Parameters of the adapters: r (in + out) for each matrix that has one (train/adapters.py).
+
+    The two first matrices of an expert are one stacked tensor; the router has none unless it is
+    named.
+    """
+    hidden = shape.hidden
     q, kv = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
-    sides = {
-        "q_proj": hidden + q,
-        "k_proj": hidden + kv,
-        "v_proj": hidden + kv,
-        "o_proj": q + hidden,
-        "up_proj": hidden + inner,
-        "down_proj": inner + hidden,
-    }
-    if shape.gated:
-        sides["gate_proj"] = hidden + inner
+    # What each name stands for in a layer: in + out, over all matrices that it means.
+    sides = {"q_proj": hidden + q, "k_proj": hidden + kv, "v_proj": hidden + kv}
+    sides["o_proj"] = q + hidden
+    narrow = shape.shared if shape.experts else shape.inner
+    if narrow:
+        sides |= dict.fromkeys(_feed_forward(shape), hidden + narrow)
+    everything = dict(sides)
+    if shape.experts:
+        both, down = hidden + 2 * shape.inner, shape.inner + hidden
+        stacked = {"gate_up_proj": shape.experts * both, "down_proj": shape.experts * down}
+        everything |= {"gate_up_proj": stacked["gate_up_proj"]}
+        everything["down_proj"] = sides.get("down_proj", 0) + stacked["down_proj"]
+        if shape.shared:
+            everything["shared_expert_gate"] = 0  # a router
+        everything |= dict.fromkeys(("gate", "router"), 0)
+        named = {**everything, "w2": stacked["down_proj"]}
+        named |= dict.fromkeys(("gate", "router"), hidden + shape.experts)
+        # Named by the halves of the stacked tensor: counted once, with the first of them.
+        for first, second in (("gate_proj", "up_proj"), ("w1", "w3")):
+            named[first] = sides.get(first, 0) + stacked["gate_up_proj"]
+            named[second] = sides.get(second, 0)
+    else:
+        named = everything
     wanted = lora.target_modules
-    chosen = sides if isinstance(wanted, str) else [name for name in wanted if name in sides]
-    return lora.r * shape.layers * sum(sides[name] for name in chosen or sides)
+    chosen = [] if isinstance(wanted, str) else [name for name in wanted if name in named]
+    table = named if chosen else everything
+    return lora.r * shape.layers * sum(table[name] for name in chosen or everything)
+
+
+def _feed_forward(shape: Shape) -> tuple[str, ...]:
+    return ("gate_proj", "up_proj", "down_proj") if shape.gated else ("up_proj", "down_proj")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.estimate.costs.families import FAMILIES, Family
 from infifusion.registry import nearest
 
 
@@ -20,6 +21,9 @@ class Shape:
     gated:   the feed-forward part has three matrices (SwiGLU), not two.
     vectors: biases and norms of one layer, in parameters.
     outside: parameters outside layers, embedding and head: the last norm, learned positions.
+    experts, chosen: of a mixture, how many there are in a layer and how many a token goes through,
+             each of width `inner`; 0 where there is one feed-forward part. shared: width of an
+             expert that every token goes through.
     """
 
     family: str
@@ -34,12 +38,24 @@ class Shape:
     gated: bool
     vectors: int
     outside: int
+    experts: int = 0
+    chosen: int = 0
+    shared: int = 0
 
     @property
     def matrices(self) -> int:
         """Parameters of one layer's matrices: q, k, v, o and the feed-forward part."""
+        return self._matrices(max(self.experts, 1))
+
+    @property
+    def used(self) -> int:
+        """Those that a token goes through: of the experts the ones chosen for it."""
+        return self._matrices(self.chosen if self.experts else 1)
+
+    def _matrices(self, experts: int) -> int:
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
-        return attention + (3 if self.gated else 2) * self.hidden * self.inner
+        sides = 3 if self.gated else 2
+        return attention + sides * self.hidden * (experts * self.inner + self.shared)
 
     @property
     def embedding(self) -> int:
@@ -62,7 +78,7 @@ class Shape:
         times the k and v width; gate, up, the activation and the product: 4 I. GPT-2's activation
         is written out in eight elementwise steps.
         """
-        wide = 4 * self.inner if self.gated else 8 * self.inner
+        wide = (4 if self.gated else 8) * (max(self.chosen, 1) * self.inner + self.shared)
         return 16 * self.hidden + 4 * self.kv_heads * self.head_size + wide
 
     @property
@@ -71,29 +87,18 @@ class Shape:
         return 2 * self.layers * self.kv_heads * self.head_size
 
     def body_flops(self, tokens: float, token_context: float) -> float:
-        """Forward FLOPs of all layers: 2 per matrix parameter and token, and attention.
+        """Forward FLOPs of all layers: 2 per matrix parameter used and token, and attention.
 
         token_context is the sum over tokens of the context that the kernel works through: for a
         padded batch B L^2. Scores and values take 2 FLOPs each per context token and channel;
         kernels that are given a mask do not skip the future half.
         """
         attention = 4 * self.layers * self.heads * self.head_size * token_context
-        return 2 * self.layers * self.matrices * tokens + attention
+        return 2 * self.layers * self.used * tokens + attention
 
     def head_flops(self, positions: float) -> float:
         """Forward FLOPs of the language-model head: 2 V D per position."""
         return 2 * self.embedding * positions
-
-
-# model_type -> (tied by default, kv heads by default: None for as many as heads)
-FAMILIES: dict[str, tuple[bool, int | None]] = {
-    "llama": (False, None),
-    "mistral": (False, 8),
-    "qwen2": (False, 32),
-    "qwen3": (False, 32),
-    "phi3": (False, None),
-    "gpt2": (True, None),
-}
 
 
 def shape_of(config: Mapping[str, Any], *, where: str, guess: bool = False) -> Shape:
@@ -106,7 +111,8 @@ def shape_of(config: Mapping[str, Any], *, where: str, guess: bool = False) -> S
     inner = config.get("text_config")
     values = inner if isinstance(inner, Mapping) else config
     family = str(values.get("model_type", "unknown"))
-    if family not in FAMILIES and not guess:
+    sparse = values.get("mlp_only_layers") or values.get("decoder_sparse_step", 1) != 1
+    if (family not in FAMILIES or sparse) and not guess:
         raise CheckpointError(
             f"{where}: the parameters of a '{family}' model cannot be computed from its config "
             f"(known: {', '.join(FAMILIES)}) and its weights are not on this machine. Download "
@@ -136,25 +142,40 @@ def _gpt2(values: Mapping[str, Any], where: str) -> Shape:
     )
 
 
-def _llama_like(values: Mapping[str, Any], family: str, where: str) -> Shape:
-    tied, default_kv = FAMILIES.get(family, (False, None))
+def _llama_like(values: Mapping[str, Any], name: str, where: str) -> Shape:
+    family = FAMILIES.get(name, Family())
     hidden = _whole(values, where, "hidden_size")
     heads = _whole(values, where, "num_attention_heads")
-    kv_heads = int(values.get("num_key_value_heads") or default_kv or heads)
-    head_size = int(values.get("head_dim") or hidden // heads)
-    inner = _whole(values, where, "intermediate_size")
+    kv_heads = int(values.get("num_key_value_heads") or family.kv_heads or heads)
+    kv_heads = kv_heads if family.grouped else heads
+    head_size = int(values.get("head_dim") or family.head_size or hidden // heads)
     q, kv = heads * head_size, kv_heads * head_size
-    vectors = 2 * hidden
-    if family == "qwen2":
-        vectors += q + 2 * kv
-    elif values.get("attention_bias"):
-        vectors += q + 2 * kv + hidden
-    if family == "qwen3":
-        vectors += 2 * head_size
-    if values.get("mlp_bias"):
-        vectors += 2 * inner + hidden
+    # Either key may stand in a config.json of the same family, by who wrote it.
+    counted = "num_experts" if "num_experts" in values else "num_local_experts"
+    experts = _whole(values, where, counted) if family.mixture else 0
+    width = family.expert_width if experts else "intermediate_size"
+    inner = _whole(values, where, "ffn_dim" if name == "opt" else width)
+    vectors = family.norms * hidden * (2 if family.norm_bias else 1)
+    vectors += {"": 0, "head": 2 * head_size, "all": q + kv}[family.qk_norm]
+    vectors += (q + 2 * kv) * _says(values, family.qkv_bias)
+    vectors += hidden * _says(values, family.o_bias)
+    if experts:
+        vectors += experts * hidden  # the router
+        if family.expert_bias:
+            vectors += experts * (2 * inner + hidden) + experts + heads
+    elif _says(values, family.mlp_bias):
+        vectors += (2 if family.gated else 1) * inner + hidden
+    shared = _whole(values, where, "shared_expert_intermediate_size") if family.shared else 0
+    if shared:
+        vectors += hidden  # its gate
+    outside = hidden * (2 if family.norm_bias else 1) if family.last_norm else 0
+    if family.head_bias:
+        outside += _whole(values, where, "vocab_size")
+    if family.positions is not None:
+        found = _whole(values, where, "max_position_embeddings")
+        outside += (found + family.positions) * hidden
     return Shape(
-        family=family,
+        family=name,
         vocabulary=_whole(values, where, "vocab_size"),
         hidden=hidden,
         inner=inner,
@@ -162,11 +183,19 @@ def _llama_like(values: Mapping[str, Any], family: str, where: str) -> Shape:
         heads=heads,
         kv_heads=kv_heads,
         head_size=head_size,
-        tied=_tied(values, tied),
-        gated=True,
+        tied=_tied(values, family.tied),
+        gated=family.gated,
         vectors=vectors,
-        outside=hidden,
+        outside=outside,
+        experts=experts,
+        chosen=_whole(values, where, "num_experts_per_tok") if experts else 0,
+        shared=shared,
     )
+
+
+def _says(values: Mapping[str, Any], key: bool | str) -> bool:
+    """What a family always has, or what the config says under a key."""
+    return bool(values.get(key)) if isinstance(key, str) else key
 
 
 def _tied(values: Mapping[str, Any], default: bool) -> bool:
