@@ -31,7 +31,27 @@ ARCHITECTURES = {
         Way.JOINING,
         {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "head_dim": 8},
     ),
+    "opt": (Way.JOINING, {"ffn_dim": 48, "word_embed_proj_dim": 32}),
+    "cohere2": (Way.JOINING, {"sliding_window": 4}),
+    "gpt_oss": (Way.JOINING, {"num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 8}),
     "mamba": (Way.PADDED, {"state_size": 4}),
+    "jamba": (
+        Way.PADDED,
+        {
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "mamba_d_state": 4,
+            "use_mamba_kernels": False,
+        },
+    ),
+    "recurrent_gemma": (
+        Way.PADDED,
+        {"head_dim": 8, "lru_width": 32, "attention_window_size": 16, "num_hidden_layers": 3},
+    ),
     "lfm2": (Way.PADDED, {"layer_types": ["conv", "full_attention"]}),
     "rwkv": (Way.ALONE, {"attention_hidden_size": 32, "context_length": 128}),
 }

@@ -118,10 +118,9 @@ class Columns:
         kept = slice(self.begin, self.now)
         size = self._capacity if enough and before <= self._capacity // 2 else 0
         size = size or before + max(ROOM, before // 2)
-        like = self._layers if filled is None or self._layers else filled.layers
+        like: list[Any] = self._layers or ([] if filled is None else list(filled.layers))
         rows = slice(0, len(self.lengths))
-        made = []
-        for layer in like:
+        for place, layer in enumerate(like):  # one at a time, so that no two caches are there
             pair = []
             for held in (layer.keys, layer.values):
                 assert held is not None
@@ -130,5 +129,5 @@ class Columns:
                 if used:
                     new[rows, :, before - used : before] = held[rows, :, kept]
                 pair.append(new)
-            made.append(Column(self, *pair))
-        self._layers, self.now = made, before
+            like[place] = Column(self, *pair)
+        self._layers, self.now = like, before
