@@ -106,6 +106,22 @@ def test_every_architecture_answers_as_one_by_one(kind: str, caplog, monkeypatch
     assert [found[n] for n in range(len(ROOMS))] == expected
 
 
+@pytest.mark.parametrize(("window", "way"), [(12, Way.JOINING), (6, Way.ALONE)])
+def test_a_small_window_is_no_error(window: int, way: Way) -> None:
+    model = made("gpt2", n_embd=32, n_head=4, n_layer=2, max_position_embeddings=window)
+    assert way_of(model) is way
+    (row,) = answers(model, [Row(0, [5, 6, 7], 3, "", Draw())], ends=[], at_once=2)
+    assert row.ids == alone(model, [5, 6, 7], 3)
+
+
+def test_the_models_own_settings_are_not_followed() -> None:
+    model = made("mamba", state_size=4)
+    model.generation_config.update(num_beams=3, repetition_penalty=9.0)
+    assert way_of(model) is Way.PADDED
+    (row,) = answers(model, [Row(0, [5, 6, 7], 5, "", Draw())], ends=[], at_once=2)
+    assert row.ids == alone(model, [5, 6, 7], 5)
+
+
 @pytest.mark.parametrize("at_once", [1, 2, 3, 7, 64])
 def test_the_number_of_places_changes_nothing(at_once: int) -> None:
     model = made("llama")

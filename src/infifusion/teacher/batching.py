@@ -26,6 +26,7 @@ from infifusion.process.runtime import log
 from infifusion.teacher.generate import generate
 from infifusion.teacher.lm_head import split_head
 from infifusion.teacher.rows import Draw, Row, not_finite
+from infifusion.teacher.window import window_of
 
 SHORT, LONG, STEPS = 5, 11, 3  # tokens of the two prompts, and of their answers
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
@@ -72,7 +73,7 @@ def way_of(model: PreTrainedModel) -> Way:
         if _found[model] is not Way.JOINING:
             why = {
                 Way.PADDED: "a row cannot leave its cache",
-                Way.ALONE: "it answers otherwise beside a longer prompt: it ignores the mask",
+                Way.ALONE: "beside a longer prompt it answers otherwise than alone",
             }
             log.info(
                 "%s answers in %s: %s",
@@ -83,9 +84,12 @@ def way_of(model: PreTrainedModel) -> Way:
 
 @torch.inference_mode()
 def _ask(model: PreTrainedModel) -> Way:
-    size = model.config.get_text_config().vocab_size
-    ids = torch.arange(3, 3 + SHORT + LONG).mul(7919).remainder(size).tolist()
-    prompts = [ids[:LONG], ids[LONG:]]
+    config = model.config.get_text_config()
+    long = min(LONG, (window_of(config) or LONG + STEPS) - STEPS)
+    if long < SHORT:
+        return Way.ALONE  # no room for a question, nor for much of an answer
+    ids = torch.arange(3, 3 + SHORT + long).mul(7919).remainder(config.vocab_size).tolist()
+    prompts = [ids[:long], ids[long:]]
     if _works(_joining, model, prompts):
         return Way.JOINING
     return Way.PADDED if _works(_padded, model, prompts) else Way.ALONE
@@ -121,13 +125,18 @@ def _padded(model: PreTrainedModel, prompts: list[list[int]]) -> Seen:
     ids = torch.tensor([[0] * (width - len(p)) + p for p in prompts], device=model.device)
     mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts])
     config = GenerationConfig(max_new_tokens=STEPS, do_sample=False, pad_token_id=0)
-    out = model.generate(  # pyright: ignore
-        ids,
-        attention_mask=mask.to(model.device),
-        generation_config=config,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
+    before = model.generation_config
+    model.generation_config = config  # what is not given is filled from there
+    try:
+        out: Any = model.generate(  # pyright: ignore
+            ids,
+            attention_mask=mask.to(model.device),
+            generation_config=config,
+            output_logits=True,
+            return_dict_in_generate=True,
+        )
+    finally:
+        model.generation_config = before
     said = out.sequences[:, width:].tolist()
     return [
         (prompt + said[row][:step], logits_RV[row].float())
