@@ -91,11 +91,10 @@ def _described() -> tuple[str, frozenset[str]]:
         text = CPUINFO.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return "", frozenset()
-    first = dict(
-        (part.strip() for part in line.split(":", 1))
-        for line in text.partition("\n\n")[0].splitlines()
-        if ":" in line
-    )
+    first: dict[str, str] = {}
+    for line in text.partition("\n\n")[0].splitlines():
+        key, _, value = line.partition(":")
+        first[key.strip()] = value.strip()
     return first.get("model name", ""), frozenset(first.get("flags", "").split())
 
 

@@ -191,7 +191,7 @@ class _Ended(StoppingCriteria):
     def __init__(self, rows: Sequence[Row], width: int) -> None:
         self._rows, self._width = rows, width
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> Any:
         said = input_ids[:, self._width :].tolist()
         done = [
             row.ended is not None and row.ended(ids)

@@ -77,7 +77,8 @@ class Columns:
         self._make_room(filled, width)
         first = len(self.lengths)
         rows = [row for row, _ in places]
-        for held, new in zip(self._layers, filled.layers, strict=True):
+        theirs_of: list[Any] = list(filled.layers)
+        for held, new in zip(self._layers, theirs_of, strict=True):
             for mine, theirs in ((held.keys, new.keys), (held.values, new.values)):
                 assert mine is not None and theirs is not None
                 part = mine[first : first + len(places), :, self.now - width : self.now]

@@ -62,7 +62,7 @@ class LanguageModelHead:
         """
         raw_RV = self.head(hidden_RD)
         exact = self.with_float32_logits()
-        if exact is self or raw_RV.shape[1] <= CANDIDATES:
+        if exact is self or not isinstance(self.head, nn.Linear) or raw_RV.shape[1] <= CANDIDATES:
             top_R, ids_R = exact.logits(hidden_RD).max(dim=1)
             return torch.where(torch.isfinite(top_R), ids_R, -1).tolist()
         top_RC, ids_RC = raw_RV.topk(CANDIDATES, dim=1)

@@ -65,7 +65,7 @@ def targets_of(model: PreTrainedModel, lora: Lora) -> Targets:
     """What the recipe names. all-linear: every linear layer but the head and the routers, and the
     experts. Raises RecipeError for a name that the model does not have."""
     head = model.get_output_embeddings()
-    linear = {
+    linear: dict[str, nn.Module] = {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear | Conv1D)
