@@ -94,7 +94,7 @@ class LanguageModelHead:
         )
         if not plain or head.weight.dtype not in (torch.bfloat16, torch.float16):
             return self
-        return replace(self, head=Float32Logits(head))
+        return replace(self, head=Float32Logits(head))  # pyright: ignore[reportArgumentType]
 
     def finish(self, raw_RV: torch.Tensor) -> torch.Tensor:
         """What the model does to the output of its head: float32, scaled, capped."""
