@@ -204,7 +204,10 @@ def _load_model(
 
     loaded, tokenizer = load_model(model), tokenizer_of(model)
     chat = bool(tokenizer.chat_template) if apply_chat_template == "auto" else apply_chat_template
-    return GreedyLM(loaded, tokenizer=tokenizer, batch_size=batch_size, chat=chat), chat
+    lm = GreedyLM(
+        loaded, tokenizer=tokenizer, batch_size=batch_size, chat=chat, system=model.system
+    )
+    return lm, chat
 
 
 @contextlib.contextmanager

@@ -29,13 +29,11 @@ class Output:
 
     truncated: it reached the largest number of new tokens without an end.
     too_long:  the prompt leaves no room in the model's window; nothing was generated.
-    tokens:    how many were generated, its end included.
     """
 
     text: str
     truncated: bool = False
     too_long: bool = False
-    tokens: int = 0
 
 
 class Tools(MathWorker):
