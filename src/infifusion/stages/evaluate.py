@@ -19,6 +19,7 @@ from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank, world_size
 from infifusion.recipe import Model, Recipe, Resolved, as_json
 from infifusion.registry import look_up
+from infifusion.report.last_word import HELD_OUT
 from infifusion.store.artifacts import is_done, verify_stage
 from infifusion.store.folders import PIVOT, RunFolder, model_paths
 from infifusion.store.hashes import sha256_of
@@ -95,12 +96,19 @@ def _work(
         if held_out:
             nats_N = np.concatenate([read_record(share / DONE)["nats"] for share in shares])
             domains = [example.domain for example in held_out]
-            bits = by_domain(nats_N, response_bytes(rendered), domains)
+            bytes_N = response_bytes(rendered)
+            bits = by_domain(nats_N, bytes_N, domains)
+            each = {"nats": nats_N.tolist(), "bytes": bytes_N.tolist(), "domains": domains}
+            write_json(out / HELD_OUT, each)
         seconds = round(time.monotonic() - started, 1)
         result = {"path": model.model, "scores": scores, BITS: bits, "seconds": seconds}
         write_json(out / "scores.json", result)
         return Finished(
-            files=[out / "scores.json", *(out / f"{task}.jsonl" for task in tasks)],
+            files=[
+                out / "scores.json",
+                *([out / HELD_OUT] if held_out else []),
+                *(out / f"{task}.jsonl" for task in tasks),
+            ],
             counts={"held_out": len(held_out), "tasks": list(tasks)},
             said=_in_words(result),
         )

@@ -10,6 +10,7 @@ from infifusion.evals.tasks import Task
 from infifusion.process.runtime import console, log
 from infifusion.recipe import Recipe, as_written
 from infifusion.report.card import write_model_card
+from infifusion.report.last_word import last_words
 from infifusion.report.pages.page import write_report
 from infifusion.report.summary import summarise
 from infifusion.report.table import console_table
@@ -29,6 +30,8 @@ def report(recipe: Recipe, folder: RunFolder, tasks: Mapping[str, Task]) -> Path
     if held and not (folder.root / LOCK).exists():  # the page lies in a new folder, alone
         raise RunError(vanished(folder.root))
     console.print(console_table(summary))
+    for words in last_words(folder, recipe.resolve()):
+        log.info("%s", words)
     log.info("Report: %s", page)
     return page
 
