@@ -14,11 +14,12 @@ from infifusion.align.byte_spans import token_table
 from infifusion.align.project import Positions, by_bytes
 from infifusion.data.examples import read_examples
 from infifusion.data.render import Chat
+from infifusion.data.splits import read_splits
 from infifusion.data.tokenize import as_rendered, end_of_turn, gold_ids
 from infifusion.data.tokenizers import tokenizer_json
 from infifusion.data.turns import Run, shared_runs, split_reasoning, written
 from infifusion.errors import DataError, TokenizerError
-from infifusion.recipe import DataSource
+from infifusion.recipe import DataSource, Recipe
 from infifusion.stages.combine import positions
 from infifusion.types import Example
 
@@ -62,7 +63,7 @@ def test_calls_are_learnt_and_results_are_context(tmp_path: Path) -> None:
     assert first.tools == (WEATHER,) and last.tools == (WEATHER,)
     assert [m["role"] for m in last.prompt] == ["user", "assistant", "tool"]
     assert last.prompt[2]["content"] == RESULT["content"] and last.response == ANSWER["content"]
-    assert [first.id, last.id] == ["d/x-0/turn-2", "d/x-0/turn-4"]
+    assert [first.id, last.id] == ["d/x-0 · turn 2", "d/x-0 · turn 4"]
     (only,) = read(tmp_path, WHOLE)
     assert only == Example("d/x-0", "d", last.prompt, last.response, tools=last.tools)
 
@@ -310,3 +311,19 @@ def test_reasoning_is_learnt_as_the_model_would_write_it(
         assert text in found
     assert found == learnt
     assert done.unreasoned == (name == "llama3" and apart)
+
+
+def test_turns_of_one_conversation_stay_on_one_side(suite, make_recipe, tmp_path: Path) -> None:
+    answers = [{"role": "assistant", "content": f"answer {n}"} for n in range(3)]
+    turns = [turn for answer in answers for turn in (USER, answer)]
+    records = [
+        {"id": f"turn {n}", "messages": [{**USER, "content": f"{n}?"}, *turns[1:]]}
+        for n in range(20)
+    ]
+    write_jsonl(tmp_path / "x.jsonl", records)
+    source = {"path": str(tmp_path / "x.jsonl"), "domain": "d", "train_on": "all"}
+    recipe = Recipe(**make_recipe(suite, data={"train": [source], "validation_share": 0.2}))
+    splits, _ = read_splits(recipe, [])
+    sides = [{e.id.partition(" · ")[0] for e in splits[name]} for name in ("train", "validation")]
+    assert [len(side) for side in sides] == [16, 4] and not sides[0] & sides[1]
+    assert [len(splits[name]) for name in ("train", "validation")] == [48, 12]

@@ -21,7 +21,7 @@ from infifusion.registry import nearest
 from infifusion.types import Example, Message
 
 Entry = TypeVar("Entry")
-TURN = "/turn-"
+TURN = " · turn "
 """Between the id of a conversation and the number of one of its turns."""
 
 
