@@ -1,0 +1,1 @@
+"""Where the answer stands in an output, and whether two answers are the same."""

@@ -1,0 +1,51 @@
+"""Numbers written in a base: `101_2`, `AB_{16}`, `101 in base 2`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from sympy import Integer
+
+from infifusion.evals.same_answer.amounts import Amount
+from infifusion.evals.same_answer.units import Unit
+
+NAMES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
+NAMED = {name: at for at, name in enumerate([*NAMES.split(), "sixteen"], 2)}
+NAMED |= {"binary": 2, "octal": 8, "decimal": 10, "hex": 16, "hexadecimal": 16}
+DIGITS = r"(?P<sign>-?)\s*\(?\s*(?P<digits>[0-9][0-9A-Fa-f]*|[A-Fa-f][0-9A-Fa-f]+)\s*\)?"
+BASE = r"(?P<base>\d{1,2}|[a-z]+)"
+PATTERNS = [
+    re.compile(rf"{DIGITS}\s*_\s*\{{?\s*{BASE}\s*\}}?"),
+    re.compile(rf"{DIGITS},?\s+(?:in\s+)?base[ -]{BASE}"),
+]
+
+
+@dataclass(frozen=True)
+class Based:
+    """A whole number in a base that is not ten. The base is part of the answer."""
+
+    negative: bool
+    digits: str
+    base: int
+
+    def same(self, other: object) -> bool:
+        """The same digits in the same base."""
+        return isinstance(other, Based) and self == other
+
+
+def readings(text: str) -> Iterator[Based | Amount]:
+    """The number in a base that a cleaned text is; in base ten it is a plain one."""
+    for pattern in PATTERNS:
+        found = pattern.fullmatch(text)
+        if not found:
+            continue
+        base = int(found["base"]) if found["base"].isdigit() else NAMED.get(found["base"], 0)
+        digits = found["digits"].upper().lstrip("0") or "0"
+        if not 2 <= base <= 16 or any(int(digit, 16) >= base for digit in digits):
+            continue
+        if base == 10:
+            yield Amount(Integer(int(found["sign"] + digits)), Unit())
+        else:
+            yield Based(bool(found["sign"]) and digits != "0", digits, base)

@@ -1,0 +1,219 @@
+"""Where the answer stands in what a model wrote."""
+
+from __future__ import annotations
+
+import re
+
+# What opens and closes reasoning that is not the answer: Qwen, DeepSeek and most others; OpenThinker;
+# Kimi; Magistral; Seed; gpt-oss, whose last channel is the answer.
+REASONING = (
+    ("<think>", "</think>"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+    ("[THINK]", "[/THINK]"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
+)
+LONGEST = 200_000  # characters from the end in which an answer is sought
+NUMBER = (
+    r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\d])(?:\.\d+)?"
+    r"|\d+(?:\.\d+)?|\.\d+)"
+)
+# A minus counts only where nothing like a number stands before it: 10-20 ends in 20.
+AMOUNT = re.compile(
+    rf"(?:(?<![\w.)\]}}])[-\u2212])?\\?[$€£]?(?:(?<=[$€£])[-\u2212])?(?:{NUMBER})"
+    rf"(?:\s?/\s?\d+(?![\d/]))?(?:\s?\\?%)?"
+)
+BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
+HASHES = re.compile(r"(?m)^[^\S\n]*(?:.*\s)?####(?!#)[^\S\n]*(.*)$|####(?!#)[^\S\n]*(.*)$")
+SAID = re.compile(
+    r"(?i)\b(?:final|correct|right)?[ *_]*answers?[ *_]*(?:\([^()\n]{0,40}\)[ *_]*)?"
+    r"(?:\bto [^.\n]{1,80} )?(?:(?:is|are|was|would be|will be|equals|becomes)\b[ *_]*:?|[:=：])"
+    r"|答案[^\n。]{0,12}?(?:是|为|：|:)|(?i:\bH(?:ence|ere) (?:is )?the answer\b:?)"
+)
+BOLD = re.compile(r"\*\*(?=\S)([^*\n]{1,200}?)(?<=\S)\*\*|(?<!\w)__(?=\S)([^_\n]{1,200}?)(?<=\S)__")
+HEADING = re.compile(
+    r"(?i)(?:step|part|case|note|example|problem|question|method|check|stage|option)\b|.*:\Z"
+    r"|(?:solution|conclusion|verification|explanation|answer|final answer|summary|result|given|"
+    r"approach|proof|calculation|analysis|reasoning)s?\Z|\d+[.)]\s"
+)
+FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+SENTENCE_END = re.compile(
+    r"(?<!\bp)(?<!\ba)(?<!\b[pa]\.m)\.(?=\s|\*|\$?\s*\Z)|[。\n]|[!?](?=\s|\Z)"
+    r"|,?\s(?:because|since|which|so that|as we)\s|\s\((?!\s*[\dA-Z])"
+)
+PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
+NO_PROSE = set(
+    "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan mod pmatrix bmatrix vmatrix matrix "
+    "array infinity and abs cbrt mph pmod begin end text inf theta alpha beta gamma".split()
+)
+WHOLE = 40  # characters of a single line that can be an answer in words
+EMPHASIS = " \t\n*_`"
+
+
+def final_answer(output: str) -> str | None:
+    """The final answer of an output, as it is written there; None where there is none.
+
+    It is, in this order: what the last \\boxed{} or \\fbox{} holds; what stands behind the last
+    `####`; behind the last "the answer is" or "Answer:"; all, where the output is nothing but an
+    answer; the last number in bold; the last number, with the formula that it ends; short words.
+    What stands before the end of the reasoning (`</think>` and its like) is not looked at, and an
+    output that never leaves its reasoning has no answer.
+    """
+    text = answer_part(output)
+    if text is None:
+        return None
+    text = text[-LONGEST:]
+    for find in (_boxed, _behind_hashes, _said, _whole, _in_bold, _last_number, _short):
+        if (found := find(text)) is not None:
+            return found.strip() or None
+    return None
+
+
+def answer_part(output: str) -> str | None:
+    """What stands behind the reasoning; None where the reasoning is never left."""
+    for opening, closing in REASONING:
+        before, closed, behind = output.rpartition(closing)
+        if closed:
+            output = behind
+        if opening in output:
+            return None
+    return output
+
+
+def bare(text: str) -> str:
+    """An answer, or the final answer in it where it holds more than that: a box, a mark, a
+    sentence that gives it, several lines."""
+    marked = BOX.search(text) or "####" in text or SAID.search(text)
+    lines = text.strip().count("\n") and "\\begin" not in text
+    if marked or lines or any(opening in text for pair in REASONING for opening in pair):
+        return final_answer(text) or ""
+    return text
+
+
+def _boxed(text: str) -> str | None:
+    """What the last box holds; "" where it does not close, which is an answer cut off."""
+    found = None
+    for found in BOX.finditer(text):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    start = found.end()
+    if text[start : start + 1] != "{":
+        return re.split(r"[\s$.,]", text[start:], maxsplit=1)[0]
+    depth, place = 0, start
+    while place < len(text):
+        sign = text[place]
+        if sign == "\\":
+            place += 1
+        depth += (sign == "{") - (sign == "}")
+        if depth == 0:
+            inside = text[start + 1 : place]
+            return _boxed(inside) if BOX.search(inside) else inside
+        place += 1
+    return ""
+
+
+def _behind_hashes(text: str) -> str | None:
+    """Behind the last #### that is no heading: its first number, or the line."""
+    lines = [line.rpartition("####")[2].strip(" \t*:") for line in text.splitlines() if "####" in line]
+    for line in reversed(lines):
+        if not line or HEADING.match(line):
+            continue
+        if SAID.match(line):
+            line = line[SAID.match(line).end() :].strip(" *:")  # type: ignore[union-attr]
+        if not line:
+            continue
+        number = AMOUNT.match(line)
+        if number and not re.match(r"[\w\\^{(:/+*=-]", line[number.end() :].lstrip(" ")[:1] or " "):
+            return number[0]
+        if number and re.match(r"\s+[A-Za-z]", line[number.end() :]):
+            return number[0]
+        return _cut(line)
+    return None
+
+
+def _said(text: str) -> str | None:
+    """Behind the last "the answer is", up to the end of the sentence."""
+    for found in reversed(list(SAID.finditer(text))):
+        behind = text[found.end() :].lstrip(" \t\n*_:>")
+        if not behind:
+            continue
+        answer = _cut(behind)
+        if answer and len(answer) <= 300:
+            return answer
+    return None
+
+
+def _cut(text: str) -> str:
+    """An answer at the begin of a text, without the rest of its sentence and its emphasis."""
+    if formula := FORMULA.match(text):
+        behind = text[formula.end() :]
+        if not re.match(r"\s*(?:and|or|,|\\%|%|[A-Za-z°])", behind):
+            return next(group for group in formula.groups() if group is not None).strip()
+    if "\\begin" in text.partition("\n")[0]:
+        return text.partition("\n\n")[0].strip(EMPHASIS)
+    end = SENTENCE_END.search(text)
+    sentence = text[: end.start()] if end else text
+    return sentence.strip(EMPHASIS).removeprefix("therefore").strip(" *:,")
+
+
+def _prose(text: str) -> bool:
+    """Whether it holds words that no formula has."""
+    return any(word.lower() not in NO_PROSE for word in PROSE.findall(text))
+
+
+def _whole(text: str) -> str | None:
+    """The output, where it is one line without prose; closing sentences without a digit apart."""
+    lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
+    while len(lines) > 1 and _prose(lines[-1]) and not re.search(r"\d|\$|\\", lines[-1]):
+        lines.pop()
+    if len(lines) == 1 and not _prose(lines[0]) and re.search(r"[\w\\]", lines[0]):
+        return lines[0].strip(" `") if "**" not in lines[0] else None
+    return None
+
+
+def _in_bold(text: str) -> str | None:
+    """The last bold text that is a number, perhaps with a unit, or a formula."""
+    for found in reversed(list(BOLD.finditer(text))):
+        inside = (found[1] or found[2]).strip()
+        if HEADING.match(inside) or not re.search(r"\d", inside):
+            continue
+        if formula := FORMULA.fullmatch(inside):
+            return next(group for group in formula.groups() if group is not None).strip()
+        if not _prose(inside) or AMOUNT.match(inside):
+            number = AMOUNT.match(inside)
+            return number[0] if number and _prose(inside) else inside
+        numbers = AMOUNT.findall(inside)
+        if numbers:
+            return numbers[-1]
+    return None
+
+
+def _last_number(text: str) -> str | None:
+    """The last number; the end of the formula that it stands in, where there is one."""
+    found = None
+    for found in AMOUNT.finditer(text):  # noqa: B007
+        pass
+    if found is None:
+        return None
+    for formula in FORMULA.finditer(text):
+        if formula.start() < found.start() < formula.end():
+            inside = next(group for group in formula.groups() if group is not None)
+            if not _prose(inside):
+                return re.split(r"(?<![<>\\])=|\\approx", inside)[-1].strip()
+    return found[0]
+
+
+def _short(text: str) -> str | None:
+    """A short line of words: the last one in bold, or all there is."""
+    bold = [(one[1] or one[2]).strip() for one in BOLD.finditer(text)]
+    for inside in reversed(bold):
+        if not HEADING.match(inside):
+            return inside
+    line = text.strip(EMPHASIS + ".")
+    words = len(line.split())
+    return line if line and "\n" not in line and len(line) <= WHOLE and words <= 4 else None
