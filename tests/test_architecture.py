@@ -20,6 +20,7 @@ HANDS = {
     "teacher",
     "train",
     "evals",
+    "evals.same_answer",
     "evals.tasks",
     "sandbox",
     "merge.checkpoints",

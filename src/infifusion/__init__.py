@@ -1,8 +1,9 @@
 """InfiFusion: fuse several LLMs of any architecture and tokenizer into one.
 
 run: a recipe. merge_models: weights. align_texts: two tokenizers. fuse_beliefs: distributions.
-evaluate: models on tasks. extract_program: the program in an answer. push: a model to the hub.
-Each is documented in infifusion.api.
+evaluate: models on tasks. push: a model to the hub. final_answer, same_answer, extract_program:
+where the answer of an output stands, whether two say the same, the program in an answer. Each is
+documented in infifusion.api.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
         align_texts,
         evaluate,
         extract_program,
+        final_answer,
         fuse_beliefs,
         merge_models,
         push,
         run,
+        same_answer,
     )
 
 __all__ = [
@@ -28,10 +31,12 @@ __all__ = [
     "align_texts",
     "evaluate",
     "extract_program",
+    "final_answer",
     "fuse_beliefs",
     "merge_models",
     "push",
     "run",
+    "same_answer",
 ]
 
 

@@ -195,6 +195,33 @@ def extract_program(output: str, prompt: str | None = None) -> str:
     return extracted(output, prompt)
 
 
+def final_answer(output: str) -> str | None:
+    """The final answer of what a model wrote, as it stands there; None where there is none.
+
+    It is what the last \\boxed{} or \\fbox{} holds; else what stands behind the last `####`; behind the
+    last "the answer is"; the whole output, where it is nothing but an answer; the last number in
+    bold; the last number; a few words. What stands before `</think>` is not looked at, and an
+    output that never leaves its reasoning has no answer. GSM8K, MATH and `agreement` use it.
+    """
+    from infifusion.evals.math_worker import shared_worker
+
+    return shared_worker().final_answer(output)
+
+
+def same_answer(gold: str, answer: str | None) -> bool:
+    """Whether two answers say the same, in LaTeX or plain text: exactly, not nearly.
+
+    gold: the right one; answer: a model's, or what `final_answer` found. 1/2 is 0.5, .5 and 50 %;
+    3 cm is 3, but not 3 m; (1,2) is not (2,1), but 1,2 is 2,1; x > 2 is (2, oo); x+2y=3 is
+    2x+4y=6. docs/answers.md has all rules. Compared in a process of its own, which is stopped
+    after 15 s: what cannot be decided by then, or is not understood, is not the same. Raises
+    RunError where that process does not start.
+    """
+    from infifusion.evals.math_worker import shared_worker
+
+    return shared_worker().same_answer(gold, answer)
+
+
 def push(model_dir: str | Path, repo: str, *, public: bool = False) -> str:
     """Upload a model folder to the hub repository ORG/NAME, private unless `public`; returns its
     address. The token is that of `hf auth login` or HF_TOKEN."""

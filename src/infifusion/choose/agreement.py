@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from decimal import Decimal, InvalidOperation
 from typing import Literal
 
 from pydantic import Field
@@ -28,8 +27,8 @@ def agreement(
 ) -> Choice:
     """The least uncertain answer of the largest group of equal final answers.
 
-    A final answer is the last \\boxed{...}, else the number after ####, else the last number of
-    the text. Two are equal as text, as numbers, or by sympy. Groups are ordered by how many
+    Where an answer stands in a text, and when two say the same, is what GSM8K and MATH are scored
+    by (infifusion.final_answer, infifusion.same_answer). Groups are ordered by how many
     different sources are in them, then by how many answers, then by the lowest entropy per byte,
     then by the recipe's order. Answers without a final answer are in no group. Self-consistency
     (Wang et al. 2022, arXiv 2203.11171) over sources in place of samples.
@@ -40,7 +39,7 @@ def agreement(
         if vote is None:
             continue
         for group in groups:
-            if _equal(votes[group[0]] or "", vote, judges):
+            if judges.same_answer(votes[group[0]] or "", vote):
                 group.append(place)
                 break
         else:
@@ -57,12 +56,3 @@ def agreement(
     if params.otherwise == "drop":
         return Choice(None, "no_agreement", votes)
     return Choice(surest(candidates, range(len(candidates))), "", votes)
-
-
-def _equal(left: str, right: str, judges: Judges) -> bool:
-    if left == right:
-        return True
-    try:
-        return Decimal(left) == Decimal(right)
-    except InvalidOperation:
-        return judges.math_equal(left, right)

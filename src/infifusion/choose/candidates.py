@@ -39,11 +39,11 @@ class Judges(Protocol):
         ...
 
     def final_answer(self, text: str) -> str | None:
-        """The final answer of a worked solution, normalised; None where there is none."""
+        """The final answer of a worked solution, as it stands there; None where there is none."""
         ...
 
-    def math_equal(self, left: str, right: str) -> bool:
-        """Whether two normalised answers are equal."""
+    def same_answer(self, gold: str, answer: str | None) -> bool:
+        """Whether two answers say the same."""
         ...
 
 

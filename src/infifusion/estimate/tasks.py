@@ -38,6 +38,11 @@ def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
     return found
 
 
+def require_known(task: str, *, where: str) -> None:
+    """RecipeError, which begins with `where`, unless it is one of our tasks."""
+    require_task(task, TASKS, where=where)
+
+
 def _facts(task: Task, recipe: Recipe) -> TaskFacts:
     settings = recipe.evaluate
     path = Path(settings.data or "") / task.file

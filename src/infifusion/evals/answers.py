@@ -7,8 +7,6 @@ import re
 from infifusion.evals.tasks.task import Doc, Judgement, Judges, Task
 
 AFTER_HASHES = re.compile(r"#### (-?\d+)")
-HASHES = re.compile(r"#### *\$?(-?[\d,]*\.?\d+)")
-NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?|(?<![\w.])-?\.\d+")
 
 
 def number_after_hashes(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
@@ -50,15 +48,6 @@ def function_body(task: Task, doc: Doc, output: str, judges: Judges) -> Judgemen
         return Judgement(None, test, {"pass@1": False}, note="no output")
     passed, reason = judges.run_code(prompt + output, test)
     return Judgement(output, test, {"pass@1": passed}, note="" if passed else reason)
-
-
-def final_number(text: str) -> str | None:
-    """The number after the last '#### ', else the last number; without thousands commas.
-
-    A minus counts only where nothing like a number or letter stands before it: `5-3` ends in 3.
-    """
-    found = HASHES.findall(text) or NUMBER.findall(text)
-    return found[-1].replace(",", "") if found else None
 
 
 def last_boxed(text: str) -> str | None:

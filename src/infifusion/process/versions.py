@@ -21,6 +21,9 @@ PACKAGES = (
     "safetensors",
     "lm-eval",
     "math-verify",
+    "latex2sympy2_extended",
+    "sympy",
+    "antlr4-python3-runtime",
     "numba",
     "numpy",
 )

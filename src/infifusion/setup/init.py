@@ -17,7 +17,7 @@ from infifusion.data.files import LOCAL_SUFFIXES, files_of, first_record, is_loc
 from infifusion.data.formats import likely_keys, recognise
 from infifusion.data.lines import Record
 from infifusion.errors import CheckpointError, DataError, RecipeError
-from infifusion.evals.tasks import TASKS, require_task
+from infifusion.estimate.tasks import require_known
 from infifusion.merge.engine.file import MergeFile
 from infifusion.recipe import DataFile, Recipe, anchor
 from infifusion.setup.init_sizes import sizes_for
@@ -89,7 +89,7 @@ def _sections(wishes: Wishes, out: Path) -> dict[str, str]:
         raise RecipeError("--held-out needs --train: give the training data too.")
     if wishes.tasks:
         for task in wishes.tasks:
-            require_task(task, TASKS, where="--tasks")
+            require_known(task, where="--tasks")
         values = yaml.safe_load(template_text(wishes.template or START)).get("evaluate", {})
         found["evaluate"] = _block("evaluate", {**values, "tasks": list(wishes.tasks)})
     return found

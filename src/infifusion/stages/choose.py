@@ -13,9 +13,10 @@ from infifusion.data.prompts import read_prompts
 from infifusion.data.questions import prompt_files, responding_sources, write_responses_of
 from infifusion.data.store import load_answers, write_lines
 from infifusion.errors import ArtifactError, DataError
+from infifusion.evals.scoring import Tools
 from infifusion.process.bar import track
 from infifusion.recipe import Recipe, WriteResponses, as_json
-from infifusion.stages.decide import Decided, Verifiers, choosers_of, decided
+from infifusion.stages.decide import Decided, choosers_of, decided, rules_of
 from infifusion.stages.rendering import open_renderer
 from infifusion.store.artifacts import STARTED, read_manifest
 from infifusion.store.folders import PIVOT, RunFolder
@@ -43,6 +44,7 @@ def choose(recipe: Recipe, folder: RunFolder) -> None:
             "write_responses": as_json(asked),
             "sources": names,
             "files": prompt_files(asked),
+            **rules_of(asked),
             "respond": {name: stage_identity(folder.respond(name)) for name in names},
             "tokenizers": {name: tokenizer_fields(model) for name, model in models.items()},
             "plain_template": recipe.data.plain_template,
@@ -58,7 +60,7 @@ def choose(recipe: Recipe, folder: RunFolder) -> None:
 def _work(recipe: Recipe, asked: WriteResponses, folder: RunFolder, names: list[str]) -> Finished:
     prompts, left_out = read_prompts(asked.prompts, seed=recipe.seed)
     answers = {name: _answers_of(folder, name, prompts) for name in names}
-    with Verifiers(unsafe_code=asked.unsafe_code) as judges:
+    with Tools(unsafe_code=asked.unsafe_code) as judges:
         choosers = choosers_of(asked)
 
         def work(prompt: Prompt) -> Decided:

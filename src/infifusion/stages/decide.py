@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from infifusion.choose import CHOOSERS, PARAMS
 from infifusion.choose.candidates import Candidate, Choice, Judges
 from infifusion.errors import RecipeError
-from infifusion.evals.answers import final_number, last_boxed
-from infifusion.evals.scoring import Tools
 from infifusion.named import function_and_params
 from infifusion.recipe import WriteResponses
 from infifusion.strict import Strict
 from infifusion.types import Prompt, Written
+
+RULES = {"agreement": 2}
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,6 @@ class NamedChooser:
     where: str
 
 
-class Verifiers(Tools):
-    """The sandbox and the math process, as choosers see them (choose.candidates.Judges)."""
-
-    def final_answer(self, text: str) -> str | None:
-        """The last \\boxed{...} in Minerva's normal form, else the number after ####, else the
-        last number."""
-        return self.math_answer(text) if last_boxed(text) is not None else final_number(text)
-
-
 def choosers_of(asked: WriteResponses) -> list[NamedChooser]:
     """One per entry of `prompts`. RecipeError for an unknown name or parameter."""
     found = []
@@ -65,6 +56,14 @@ def choosers_of(asked: WriteResponses) -> list[NamedChooser]:
         )
         found.append(NamedChooser(function, params, where))
     return found
+
+
+def rules_of(asked: WriteResponses) -> dict[str, dict[str, int]]:
+    """Numbers of the rules by which the named choosers judge, where they are not the first ones, as
+    runs of earlier versions have it: a choice by other rules is made anew."""
+    names = {source.choose or asked.choose for source in asked.prompts}
+    numbers = {name: RULES[name] for name in sorted(names & RULES.keys())}
+    return {"rules": numbers} if numbers else {}
 
 
 def decided(

@@ -28,19 +28,18 @@ BEFORE = re.compile(r"([-+]?)\s*(?:US|CA|AU)?\s*([$€£¥])\s*([-+]?)\s*(?=[\d.
 CODE = re.compile(r"([-+]?)\s*(USD|EUR|GBP|JPY)\s*(?=[\d.])(.+)")
 BEHIND = re.compile(r"(.*[\d})\]!.])\s*([$€£¥¢%]|USD|EUR|GBP|JPY)", re.DOTALL)
 OF_DEGREES = re.compile(r"(.+?)\s*°\s*([CF])")
-PHRASE = re.compile(
-    r"(?P<value>.*?[\d})\]!.])(?P<blank>\s*)"
-    r"(?P<unit>[A-Za-z][A-Za-z .'/-]*(?:\^\s*\{?\s*[23]\s*\}?)?(?:/[A-Za-z]+)?)",
-    re.DOTALL,
-)
-OF_A_LETTER = re.compile(r"(?P<value>[^=]*[A-Za-z}])\s+(?P<unit>[A-Za-z]{3}[A-Za-z ]*)")
+NAME = r"(?P<unit>[A-Za-z][A-Za-z .'/-]*(?:\^\s*\{?\s*[23]\s*\}?)?(?:/[A-Za-z]+)?)"
+PHRASE = re.compile(r"(?P<value>.*?[\d})\]!.])(?P<blank>\s*)" + NAME, re.DOTALL)
+OF_A_LETTER = re.compile(r"(?P<value>[^=]*\\?[A-Za-z]+?)(?P<blank>\s+)" + NAME)
+COMPOUND = re.compile(r"(.*\d.*?[A-Za-z.$])(?:,|\s)\s*(?:and\s+)?(\d.*[A-Za-z¢])")
 # Letters alone are variables where no word is made of them: xy, AB, abc, but not `on`.
 VARIABLES = re.compile(r"[abcdkmnpqrtuvwxyz]{1,3}|[A-DF-HJ-NP-Z]{1,2}|[A-Za-z]")
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
-WORDS = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen "
-    "sixteen seventeen eighteen nineteen twenty"
-).split()
+_WORDS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
+    "fifteen sixteen seventeen eighteen nineteen twenty"
+)
+WORDS = _WORDS.split()
 
 
 @dataclass(frozen=True)
@@ -90,6 +89,18 @@ def readings(text: str) -> Iterator[Amount]:
         yield Amount(value, unit)
     elif found := PHRASE.fullmatch(rest) or OF_A_LETTER.fullmatch(rest):
         yield from _with_phrase(found, unit)
+    if found := COMPOUND.fullmatch(text):
+        yield from _sum(found[1], found[2])
+
+
+def _sum(first: str, second: str) -> Iterator[Amount]:
+    """5 feet 3 inches, 2 hours and 30 minutes: the second is the smaller unit."""
+    for one in readings(first.strip()):
+        for other in readings(second.strip()):
+            unit, less = one.unit, other.unit
+            if unit.kind and unit.kind == less.kind and not unit.words | less.words:
+                if values.compare(less.factor, unit.factor) == -1:
+                    yield Amount(one.value + other.value * less.factor / unit.factor, unit)
 
 
 def exact(text: str) -> Expr | None:
@@ -141,8 +152,8 @@ def _with_phrase(found: re.Match[str], money: Unit | None) -> Iterator[Amount]:
     if value is None:
         return
     things = bool(unit.words)
-    short = ONE_LETTER.fullmatch(phrase) and not found.groupdict().get("blank")
-    if (things or ONE_LETTER.fullmatch(phrase)) and value.free_symbols or short:
+    short = ONE_LETTER.fullmatch(phrase) and not found["blank"]
+    if ((things or ONE_LETTER.fullmatch(phrase)) and value.free_symbols) or short:
         return
     if money is not None:
         if unit.kind not in ("", money.kind):

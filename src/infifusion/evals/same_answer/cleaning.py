@@ -38,10 +38,11 @@ NOTHING = "left right big Big bigg Bigg bigl bigr Bigl Bigr biggl biggr Biggl Bi
 NOTHING += " textstyle scriptstyle limits nolimits middle strut hfill noindent"
 BLANKS = "quad qquad space enspace thinspace medspace thickspace nobreakspace hfill"
 
-STYLE = re.compile(r"\\(?:%s)\*?\s*\{" % "|".join(STYLES.split()))
-IGNORED = re.compile(r"\\(?:%s)(?![A-Za-z])" % "|".join(NOTHING.split()))
+STYLE = re.compile(rf"\\(?:{STYLES.replace(' ', '|')})\*?\s*\{{")
+IGNORED = re.compile(rf"\\(?:{NOTHING.replace(' ', '|')})(?![A-Za-z])")
 BLANK = re.compile(
-    r"\\(?:%s)(?![A-Za-z])|(?<!\\)\\[ ,;:>]|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\\n" % "|".join(BLANKS.split())
+    rf"\\(?:{BLANKS.replace(' ', '|')})(?![A-Za-z])"
+    r"|(?<!\\)\\[ ,;:>]|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\\n"
 )
 ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\]")
 BOLD = re.compile(r"(?<![\w)\]}*])(\*\*|__)(?=\S)([^*\n]{1,300}?)(?<=\S)\1(?![\w*])")
@@ -116,9 +117,7 @@ def _latex(text: str) -> str:
     text = _unstyled(text)
     text = IGNORED.sub("", text)
     text = BLANK.sub(" ", text)
-    text = re.sub(
-        r"\\[A-Za-z]+", lambda m: f" {SIGNS[m[0]]} " if m[0] in SIGNS else m[0], text
-    )
+    text = re.sub(r"\\[A-Za-z]+", lambda m: f" {SIGNS[m[0]]} " if m[0] in SIGNS else m[0], text)
     text = re.sub(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\circ(?![A-Za-z])", "°", text)
     text = text.replace(r"\%", "%").replace(r"\#", "#").replace(r"\&", "&")
     text = re.sub(r"(?i)\s*\bper ?cent\b", "%", text)

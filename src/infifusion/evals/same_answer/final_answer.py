@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-# What opens and closes reasoning that is not the answer: Qwen, DeepSeek and most others; OpenThinker;
-# Kimi; Magistral; Seed; gpt-oss, whose last channel is the answer.
+# What opens and closes reasoning that is not the answer: Qwen, DeepSeek and most others;
+# OpenThinker; Kimi; Magistral; Seed; gpt-oss, whose last channel is the answer.
 REASONING = (
     ("<think>", "</think>"),
     ("<thinking>", "</thinking>"),
@@ -40,16 +40,22 @@ HEADING = re.compile(
     r"|(?:solution|conclusion|verification|explanation|answer|final answer|summary|result|given|"
     r"approach|proof|calculation|analysis|reasoning)s?\Z|\d+[.)]\s"
 )
-FORMULA = re.compile(r"\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+FORMULA = re.compile(
+    r"\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+)
 SENTENCE_END = re.compile(
     r"(?<!\bp)(?<!\ba)(?<!\b[pa]\.m)\.(?=\s|\*|\$?\s*\Z)|[。\n]|[!?](?=\s|\Z)"
     r"|,?\s(?:because|since|which|so that|as we)\s|\s\((?!\s*[\dA-Z])"
 )
-PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{3,}")
-NO_PROSE = set(
-    "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan mod pmatrix bmatrix vmatrix matrix "
-    "array infinity and abs cbrt mph pmod begin end text inf theta alpha beta gamma".split()
+PROSE = re.compile(
+    r"(?<![\\A-Za-z])(?:[A-Za-z]{3,}|(?i:it|is|so|we|he|to|in|of|as|by|be|my|at|on|an|if|do|us|go)"
+    r"(?![A-Za-z]))"
 )
+_NO_PROSE = (
+    "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan mod pmatrix bmatrix vmatrix "
+    "matrix array infinity and abs cbrt mph pmod begin end text inf theta alpha beta gamma"
+)
+NO_PROSE = set(_NO_PROSE.split())
 WHOLE = 40  # characters of a single line that can be an answer in words
 EMPHASIS = " \t\n*_`"
 
@@ -76,7 +82,7 @@ def final_answer(output: str) -> str | None:
 def answer_part(output: str) -> str | None:
     """What stands behind the reasoning; None where the reasoning is never left."""
     for opening, closing in REASONING:
-        before, closed, behind = output.rpartition(closing)
+        _, closed, behind = output.rpartition(closing)
         if closed:
             output = behind
         if opening in output:
@@ -119,7 +125,9 @@ def _boxed(text: str) -> str | None:
 
 def _behind_hashes(text: str) -> str | None:
     """Behind the last #### that is no heading: its first number, or the line."""
-    lines = [line.rpartition("####")[2].strip(" \t*:") for line in text.splitlines() if "####" in line]
+    lines = [
+        line.rpartition("####")[2].strip(" \t*:") for line in text.splitlines() if "####" in line
+    ]
     for line in reversed(lines):
         if not line or HEADING.match(line):
             continue

@@ -53,7 +53,7 @@ def readings(text: str) -> Iterator[Group]:
         opening, between, closing = pair
         kind = {"(": TUPLE, "\\{": SET, "[": LIST, "\\langle": TUPLE}.get(opening)
         matched = (opening, closing) in (("(", ")"), ("\\{", "\\}"), ("[", "]"))
-        if kind is not None and (matched or kind == TUPLE and closing == "\\rangle"):
+        if kind is not None and (matched or (kind == TUPLE and closing == "\\rangle")):
             yield from _of_items(kind, between)
     yield from _of_items(BARE, text)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import sympy
 from sympy import Expr, Symbol, oo
@@ -119,7 +120,7 @@ def _ranges(ends: list[tuple[Expr, Expr]], gaps: list[Expr], variable: str) -> R
     """All real numbers but some."""
     order = sorted(gaps, key=lambda gap: gap.evalf())
     cuts = [ends[0][0], *order, ends[-1][1]]
-    pieces = [Piece(a, True, b, True) for a, b in zip(cuts, cuts[1:], strict=False)]
+    pieces = [Piece(a, True, b, True) for a, b in pairwise(cuts)]
     return Ranges(tuple(pieces), variable)
 
 
@@ -163,9 +164,7 @@ def _pieces_of(whole: sympy.Set) -> tuple[Piece, ...] | None:
     found: list[Piece] = []
     for part in whole.args if isinstance(whole, sympy.Union) else [whole]:
         if isinstance(part, sympy.Interval):
-            found.append(
-                Piece(part.start, bool(part.left_open), part.end, bool(part.right_open))
-            )
+            found.append(Piece(part.start, bool(part.left_open), part.end, bool(part.right_open)))
         elif isinstance(part, sympy.FiniteSet):
             found += [Piece(point, False, point, False) for point in part.args]
         elif part is sympy.S.Reals:

@@ -9,44 +9,29 @@ which ANTLR runtime is installed. Here nothing is guessed: what is not understoo
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from itertools import pairwise
 
 import sympy
-from sympy import Expr, I, Integer, Rational, Symbol
+from sympy import Expr, Integer, Rational, Symbol
 
 from infifusion.evals.same_answer import large
+from infifusion.evals.same_answer.functions import Functions
+from infifusion.evals.same_answer.tokens import (
+    CONSTANTS,
+    DECORATED,
+    DEGREE,
+    GLUED,
+    GREEK,
+    NAMED,
+    OPENING,
+    PLAIN_GREEK,
+    TOKEN,
+    Unread,
+)
 
 MOST_TOKENS = 600
 DEEPEST = 40  # groups within one another
 MOST_DIGITS = 4_000
-
-TOKEN = re.compile(r"\d+\.?\d*|\.\d+|\\[A-Za-z]+|\\[{}|]|[A-Za-z]+|\s+|.", re.DOTALL)
-NAMED: dict[str, Callable[[Expr], Expr]] = {
-    "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "cot": sympy.cot, "sec": sympy.sec,
-    "csc": sympy.csc, "arcsin": sympy.asin, "arccos": sympy.acos, "arctan": sympy.atan,
-    "asin": sympy.asin, "acos": sympy.acos, "atan": sympy.atan, "arccot": sympy.acot,
-    "sinh": sympy.sinh, "cosh": sympy.cosh, "tanh": sympy.tanh, "ln": sympy.log, "exp": sympy.exp,
-    "lg": lambda x: sympy.log(x, 10), "log": lambda x: sympy.log(x, 10), "abs": sympy.Abs,
-    "floor": sympy.floor, "ceil": sympy.ceiling, "Re": sympy.re, "Im": sympy.im,
-}  # fmt: skip
-INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
-CIRCULAR = {"sin", "cos", "tan", "cot", "sec", "csc"}
-GREEK = set(
-    "alpha beta gamma delta epsilon varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi "
-    "rho sigma tau phi varphi chi psi omega Gamma Delta Theta Lambda Xi Sigma Phi Psi Omega".split()
-)
-PLAIN_GREEK = GREEK - {"mu", "nu", "xi", "eta", "chi", "psi", "rho", "tau", "zeta", "iota"}
-CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo, "inf": sympy.oo, "infinity": sympy.oo}
-DECORATED = {"overline", "bar", "vec", "hat", "tilde", "widehat", "overrightarrow", "mathbb"}
-DECORATED |= {"mathcal", "mathfrak", "widetilde", "dot", "mathscr"}
-OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}
-APPLIED = set("fghFGHP")  # f(x) is a function's value, x(y) a product
-GLUED = re.compile(r"(arcsin|arccos|arctan|sin|cos|tan|cot|sec|csc|ln|log|exp|sqrt|pi|[abknrtxyz])")
-DEGREE = Symbol("°", positive=True)
-
-
-class Unread(ValueError):
-    """No expression that this reader understands."""
 
 
 def expression(text: str) -> Expr:
@@ -65,49 +50,18 @@ def number(digits: str) -> Rational:
     return Rational(int(whole + part or "0"), 10 ** len(part))
 
 
-class _Reader:
-    """Recursive descent over the tokens; blanks are tokens, since `3 4` is no product."""
+class _Reader(Functions):
+    """Recursive descent over the tokens."""
 
     def __init__(self, tokens: list[str]) -> None:
-        self.tokens = tokens
-        self.at = 0
+        super().__init__(tokens)
         self.depth = 0
-        self.bars = 0
 
     def whole(self) -> Expr:
         value = self.sum()
         if self.peek():
             raise Unread(f"{self.peek()!r} is left over")
         return value
-
-    # Tokens.
-
-    def peek(self) -> str:
-        """The next token that is no blank; "" at the end."""
-        while self.at < len(self.tokens) and self.tokens[self.at].isspace():
-            self.at += 1
-        return self.tokens[self.at] if self.at < len(self.tokens) else ""
-
-    def behind(self) -> str:
-        """The token that was read last."""
-        return "".join(self.tokens[: self.at]).rstrip()[-1:]
-
-    def take(self) -> str:
-        token = self.peek()
-        if not token:
-            raise Unread("it ends too early")
-        self.at += 1
-        return token
-
-    def accept(self, *wanted: str) -> bool:
-        if self.peek() in wanted:
-            self.at += 1
-            return True
-        return False
-
-    def expect(self, wanted: str) -> None:
-        if not self.accept(wanted):
-            raise Unread(f"{wanted!r} is missing")
 
     # Sums and products.
 
@@ -184,15 +138,6 @@ class _Reader:
         self.tokens = TOKEN.findall(following[found.end() :])
         self.at = 0
         return value + Rational(above, below)
-
-    def starts_factor(self, token: str) -> bool:
-        if token == "|" or token == "\\|":
-            return self.bars == 0
-        if token[0] == "\\" and len(token) > 1 and token[1].isalpha():
-            name = token[1:]
-            known = name in NAMED or name in GREEK or name in CONSTANTS or name in DECORATED
-            return known or name in ("frac", "sqrt", "binom", "lfloor", "lceil", "ell")
-        return token[0].isalnum() or token[0] == "." or token in OPENING
 
     # Powers.
 
@@ -321,7 +266,7 @@ class _Reader:
             return self.letter(name)
         parts = GLUED.findall(name)
         glued = "".join(parts) == name and any(len(part) > 1 for part in parts)
-        ascending = all(one < other for one, other in zip(name, name[1:], strict=False))
+        ascending = all(one < other for one, other in pairwise(name))
         if glued and len(name) <= 14:
             pieces = parts
         elif len(name) == 2 or (ascending and len(name) <= 6):
@@ -334,88 +279,6 @@ class _Reader:
         self.at -= 1
         token = self.take()
         return self.command(token[1:]) if token[0] == "\\" else self.letter(token)
-
-    def letter(self, name: str) -> Expr:
-        """i and e are the numbers; f(x) is one unknown value."""
-        if self.peek() != "_":
-            if name == "i":
-                return I
-            if name == "e":
-                return sympy.E
-        if name in APPLIED and self.peek() == "(":
-            self.at += 1
-            inside = [self.sum()]
-            while self.accept(","):
-                inside.append(self.sum())
-            self.expect(")")
-            return Symbol(f"{name}({','.join(map(str, inside))})", real=True)
-        return self.symbol(name)
-
-    def symbol(self, name: str) -> Expr:
-        """A variable with its index and its primes."""
-        if self.accept("_"):
-            if self.peek() == "{":
-                start = self.at
-                depth = 0
-                while True:
-                    token = self.take()
-                    depth += (token == "{") - (token == "}")
-                    if depth == 0:
-                        break
-                index = "".join("".join(self.tokens[start + 1 : self.at - 1]).split())
-            else:
-                index = self.take()
-                if not index.isalnum():
-                    raise Unread("an index")
-            name = f"{name}_{index}"
-        while self.accept("'"):
-            name += "'"
-        return Symbol(name, real=True)
-
-    # Functions.
-
-    def applied(self, name: str) -> Expr:
-        """A function's value: `\\sin^2 x`, `\\sin^{-1} x`, `\\log_2 8`, `\\sin 2x`, `sin(x)`."""
-        base: Expr | None = None
-        times: Expr = Integer(1)
-        if name == "log" and self.accept("_"):
-            base = self.argument()
-        if self.accept("^"):
-            times = self.exponent()
-        if times == -1 and name in INVERSE:
-            name, times = INVERSE[name], Integer(1)
-        value = self.function_argument()
-        if name in CIRCULAR:
-            value = value.subs(DEGREE, sympy.pi / 180)
-        if name in ("ln", "log", "lg") and value == 0:
-            raise Unread("the logarithm of zero")
-        if base is not None:
-            if base in (0, 1):
-                raise Unread("a logarithm's base")
-            result = sympy.log(value) if base == sympy.E else sympy.log(value, base)
-        elif name == "exp":
-            result = large.power(sympy.E, value)
-        else:
-            result = NAMED[name](value)
-        if self.accept("^"):  # sin(x)^2 is the square of the sine
-            times = times * self.exponent()
-        return result if times == 1 else large.power(result, times)
-
-    def function_argument(self) -> Expr:
-        if self.peek() in ("(", "{", "[", "|"):
-            value = self.atom()
-            return self.postfix(value) if self.peek() == "°" else value
-        value = self.factor_with_sign()
-        while (token := self.peek()) and self.starts_factor(token):
-            name = token[1:] if token[0] == "\\" else token
-            if name in NAMED or token in OPENING or token == "|" or token[0].isdigit():
-                break
-            value = value * self.power()
-        if self.peek() == "/":
-            following = "".join(self.tokens[self.at + 1 :]).strip()
-            if following[:1].isdigit():
-                raise Unread("a quotient behind a function: sin x/2 could be either")
-        return value
 
 
 def root(value: Expr, index: Expr) -> Expr:

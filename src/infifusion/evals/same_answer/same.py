@@ -79,8 +79,12 @@ def _single(gold: str, answer: str, again: groups.Again) -> bool:
     """{5} is 5."""
     for one, other in ((gold, answer), (answer, gold)):
         for reading in _readings(one):
-            if isinstance(reading, groups.Group) and len(reading.items) == 1 and again(
-                *((reading.items[0], other) if one is gold else (other, reading.items[0]))
+            if (
+                isinstance(reading, groups.Group)
+                and len(reading.items) == 1
+                and again(
+                    *((reading.items[0], other) if one is gold else (other, reading.items[0]))
+                )
             ):
                 return True
     return False

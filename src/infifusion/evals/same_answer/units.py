@@ -48,11 +48,15 @@ SCALES = {"hundred": 10**2, "thousand": 10**3, "million": 10**6, "billion": 10**
 SCALES["trillion"] = 10**12
 ONE_LETTER = re.compile(r"\A[mgshlLt]\Z")
 # Words behind a number that make more of it than a number of things.
-NOT_THINGS = set(
-    "or and not than more less least most over under half minus plus times mod base remainder to "
-    "if when for is are was were be but because so then since where with equal equals only either "
-    "sin cos tan log ln sqrt pi infinity root squared cubed th st nd rd dozen".split()
+_NOT_THINGS = (
+    "or and not than more less least most over under half minus plus times mod base remainder "
+    "to if when for is are was were be but because so then since where with equal equals only "
+    "either sin cos tan log ln sqrt pi infinity root squared cubed th st nd rd dozen"
 )
+NOT_THINGS = set(_NOT_THINGS.split())
+
+
+ONE = Integer(1)
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Unit:
     words: names of things, and of what has no kind."""
 
     kind: str = ""
-    factor: Expr = Integer(1)
+    factor: Expr = ONE
     words: frozenset[str] = frozenset()
 
     @property

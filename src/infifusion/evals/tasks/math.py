@@ -9,29 +9,32 @@ from infifusion.evals.tasks.task import Doc, Judgement, Judges, Task
 
 
 def score(task: Task, doc: Doc, output: str, judges: Judges) -> Judgement:
-    """exact_match: Minerva's normal form, equal as text or by sympy; math_verify: math-verify.
-
-    The headline is exact_match, which is what MATH is published with.
-    """
+    """same_answer: the final answer says what the reference's says; beside it exact_match
+    (Minerva's normal form, equal as text or by sympy) and math_verify (math-verify)."""
     solution = str(doc[task.gold_field])
-    gold = judges.math_answer(solution) or ""
-    extracted = judges.math_answer(output)
-    exact = extracted is not None and judges.math_equal(extracted, gold)
+    gold = judges.final_answer(solution) or ""
+    extracted = judges.final_answer(output)
+    same = judges.same_answer(gold, extracted)
+    note = judges.math_fault()
+    theirs, wanted = judges.math_answer(output), judges.math_answer(solution) or ""
+    exact = theirs is not None and judges.math_equal(theirs, wanted)
     verified = judges.math_verify(solution, output)
+    judges.math_fault()  # what another grader could not compare is not our verdict's fault
     return Judgement(
         extracted=extracted,
         gold=gold,
-        metrics={"exact_match": exact, "math_verify": verified},
-        note=judges.math_fault(),
+        metrics={"same_answer": same, "exact_match": exact, "math_verify": verified},
+        note=note,
     )
 
 
 MATH500 = Task(
     name="math500",
     description="MATH-500, 500 competition problems, 4-shot (Minerva); the final answer.",
-    headline="exact_match",
+    headline="same_answer",
     file="math500.jsonl",
     score=score,
+    scoring=2,
     prompt_template="{problem}\n",
     response_field="solution",
     gold_field="solution",

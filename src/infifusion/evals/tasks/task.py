@@ -36,6 +36,14 @@ class Judges(Protocol):
         the sandbox's own by default."""
         ...
 
+    def final_answer(self, output: str) -> str | None:
+        """The final answer of an output, as it is written there; None where there is none."""
+        ...
+
+    def same_answer(self, gold: str, answer: str | None) -> bool:
+        """Whether two answers say the same; no answer says nothing."""
+        ...
+
     def math_answer(self, text: str) -> str | None:
         """The normalised final answer of a mathematical solution."""
         ...
