@@ -198,9 +198,9 @@ def extract_program(output: str, prompt: str | None = None) -> str:
 def final_answer(output: str) -> str | None:
     """The final answer of what a model wrote, as it stands there; None where there is none.
 
-    It is what the last \\boxed{} or \\fbox{} holds; else what stands behind the last `####`; behind the
-    last "the answer is"; the whole output, where it is nothing but an answer; the last number in
-    bold; the last number; a few words. What stands before `</think>` is not looked at, and an
+    It is what the last \\boxed{} or \\fbox{} holds; else what stands behind the last `####`; behind
+    the last "the answer is"; the whole output, where it is nothing but an answer; the last number
+    in bold; the last number; a few words. What stands before `</think>` is not looked at, and an
     output that never leaves its reasoning has no answer. GSM8K, MATH and `agreement` use it.
     """
     from infifusion.evals.math_worker import shared_worker

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sympy import Expr, Integer, Rational
+from sympy import Expr, Integer, Rational, oo
 
 from infifusion.evals.same_answer import values
 from infifusion.evals.same_answer.large import TooLarge
@@ -22,6 +22,7 @@ from infifusion.evals.same_answer.units import (
 )
 
 THOUSANDS = re.compile(r"(?<![\d.,_^])\d{1,3}(?:,\d{3})+(?![\d,])")
+INFINITE = re.compile(r"([-+]?)\s*(?:\\infty|infinity|infty|inf)")
 IN_BRACKETS = re.compile(r"[(\[][^()\[\]]*,|\\\{")
 SPACED = re.compile(r"(?<![\d.,_^{])(?<!\d )\d{1,3}(?: \d{3})+(?!\s*[\d/,])")
 BEFORE = re.compile(r"([-+]?)\s*(?:US|CA|AU)?\s*([$€£¥])\s*([-+]?)\s*(?=[\d.\\])(.+)", re.DOTALL)
@@ -30,7 +31,7 @@ BEHIND = re.compile(r"(.*[\d})\]!.])\s*([$€£¥¢%]|USD|EUR|GBP|JPY)", re.DOTA
 OF_DEGREES = re.compile(r"(.+?)\s*°\s*([CF])")
 NAME = r"(?P<unit>[A-Za-z][A-Za-z .'/-]*(?:\^\s*\{?\s*[23]\s*\}?)?(?:/[A-Za-z]+)?)"
 PHRASE = re.compile(r"(?P<value>.*?[\d})\]!.])(?P<blank>\s*)" + NAME, re.DOTALL)
-OF_A_LETTER = re.compile(r"(?P<value>[^=]*\\?[A-Za-z]+?)(?P<blank>\s+)" + NAME)
+OF_A_LETTER = re.compile(r"(?P<value>[^=]*?\\?[A-Za-z]+?)(?P<blank>\s+)" + NAME)
 COMPOUND = re.compile(r"(.*\d.*?[A-Za-z.$])(?:,|\s)\s*(?:and\s+)?(\d.*[A-Za-z¢])")
 # Letters alone are variables where no word is made of them: xy, AB, abc, but not `on`.
 VARIABLES = re.compile(r"[abcdkmnpqrtuvwxyz]{1,3}|[A-DF-HJ-NP-Z]{1,2}|[A-Za-z]")
@@ -98,13 +99,16 @@ def _sum(first: str, second: str) -> Iterator[Amount]:
     for one in readings(first.strip()):
         for other in readings(second.strip()):
             unit, less = one.unit, other.unit
-            if unit.kind and unit.kind == less.kind and not unit.words | less.words:
-                if values.compare(less.factor, unit.factor) == -1:
-                    yield Amount(one.value + other.value * less.factor / unit.factor, unit)
+            if not unit.kind or unit.kind != less.kind or unit.words | less.words:
+                continue
+            if values.compare(less.factor, unit.factor) == -1:
+                yield Amount(one.value + other.value * less.factor / unit.factor, unit)
 
 
 def exact(text: str) -> Expr | None:
     """The expression that a cleaned text stands for; None where it stands for none."""
+    if found := INFINITE.fullmatch(text):
+        return -oo if found[1] == "-" else oo
     if not IN_BRACKETS.search(text):  # (1,200) is a pair
         text = THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     text = SPACED.sub(lambda found: found[0].replace(" ", ""), text)

@@ -6,15 +6,17 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from sympy import Integer
-
 from infifusion.evals.same_answer.amounts import Amount
+from infifusion.evals.same_answer.reader import number
 from infifusion.evals.same_answer.units import Unit
 
 NAMES = "two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 NAMED = {name: at for at, name in enumerate([*NAMES.split(), "sixteen"], 2)}
 NAMED |= {"binary": 2, "octal": 8, "decimal": 10, "hex": 16, "hexadecimal": 16}
-DIGITS = r"(?P<sign>-?)\s*\(?\s*(?P<digits>[0-9][0-9A-Fa-f]*|[A-Fa-f][0-9A-Fa-f]+)\s*\)?"
+DIGITS = (
+    r"(?P<sign>-?)\s*\(?\s*"
+    r"(?P<digits>[0-9][0-9A-Fa-f]*(?:\.[0-9A-Fa-f]+)?|[A-Fa-f][0-9A-Fa-f]+)\s*\)?"
+)
 BASE = r"(?P<base>\d{1,2}|[a-z]+)"
 PATTERNS = [
     re.compile(rf"{DIGITS}\s*_\s*\{{?\s*{BASE}\s*\}}?"),
@@ -24,7 +26,7 @@ PATTERNS = [
 
 @dataclass(frozen=True)
 class Based:
-    """A whole number in a base that is not ten. The base is part of the answer."""
+    """A number in a base that is not ten. The base is part of the answer."""
 
     negative: bool
     digits: str
@@ -42,10 +44,12 @@ def readings(text: str) -> Iterator[Based | Amount]:
         if not found:
             continue
         base = int(found["base"]) if found["base"].isdigit() else NAMED.get(found["base"], 0)
-        digits = found["digits"].upper().lstrip("0") or "0"
-        if not 2 <= base <= 16 or any(int(digit, 16) >= base for digit in digits):
+        whole, point, part = found["digits"].upper().partition(".")
+        digits = (whole.lstrip("0") or "0") + (point + part).rstrip("0").rstrip(".")
+        if not 2 <= base <= 16 or any(int(d, 16) >= base for d in whole + part):
             continue
         if base == 10:
-            yield Amount(Integer(int(found["sign"] + digits)), Unit())
+            value = number(found["digits"])
+            yield Amount(-value if found["sign"] else value, Unit())
         else:
             yield Based(bool(found["sign"]) and digits != "0", digits, base)

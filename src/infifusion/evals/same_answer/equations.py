@@ -10,7 +10,7 @@ from sympy import Expr
 
 from infifusion.evals.same_answer import values
 from infifusion.evals.same_answer.amounts import exact
-from infifusion.evals.same_answer.splitting import split
+from infifusion.evals.same_answer.splitting import is_one, split
 
 NAME = re.compile(
     r"\\?[A-Za-z]+'*(?:_\{?\w+\}?)?'*"  # x, \theta, x_1, Area
@@ -53,7 +53,7 @@ class Equation:
 def readings(text: str) -> Iterator[Equation]:
     """The equation that a cleaned text is."""
     parts = split(text, "=")
-    if len(parts) != 2 or split(text, ",") != [text.strip()]:
+    if len(parts) != 2 or not is_one(text):
         return
     left, right = exact(parts[0]), exact(parts[1])
     if left is not None and right is not None and (left - right).free_symbols:
@@ -63,7 +63,7 @@ def readings(text: str) -> Iterator[Equation]:
 def named(text: str) -> Named | None:
     """The answer behind a name, or at the end of a computation; None where there is none."""
     parts = split(text, "=")
-    if len(parts) < 2 or not all(parts) or split(text, ",") != [text.strip()]:
+    if len(parts) < 2 or not all(parts) or not is_one(text):
         return None
     first, last = parts[0], parts[-1]
     if NAME.fullmatch(first):

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from infifusion.evals.same_answer.amounts import THOUSANDS
-from infifusion.evals.same_answer.splitting import inside, split
+from infifusion.evals.same_answer.splitting import AND, inside, is_one, split
 
 Again = Callable[[str, str], bool]
 MOST_ITEMS = 60
 NAMED = re.compile(r"(\\?[A-Za-z]+(?:_\{?\w+\}?)?)\s*=\s*([^=]+)")
-AND = re.compile(r",?\s+(?:and|or)\s+|\\(?:text\{)?(?:and|or)\b\}?")
 SIGNED = re.compile(r"\\(pm|mp)(?![A-Za-z])")
 BARE, TUPLE, SET, LIST = "", "(", "{", "["
 
@@ -64,9 +63,11 @@ def _of_items(kind: str, text: str) -> Iterator[Group]:
         return
     together = THOUSANDS.sub(lambda found: found[0].replace(",", ""), text)
     for version in dict.fromkeys([together, text] if kind == BARE else [text]):
-        cut = [part for half in split(AND.sub(" ; ", version), ",;") for part in [half]]
+        cut = split(AND.sub(" ; ", version), ",;")
         if not all(cut) or len(cut) > MOST_ITEMS:
             continue
+        if len(cut) > 1 and any(re.fullmatch(r"0\d+", part) for part in cut):
+            continue  # 10,080 is one number
         items = [one for item in cut for one in plus_and_minus(item)]
         if len(items) > 1 or kind == SET:
             yield _named(kind, items)
@@ -74,7 +75,7 @@ def _of_items(kind: str, text: str) -> Iterator[Group]:
 
 def plus_and_minus(text: str) -> list[str]:
     """Both answers that `\\pm` stands for; the text itself where there is none."""
-    if not SIGNED.search(text) or split(text, ",") != [text.strip()]:
+    if not SIGNED.search(text) or not is_one(text):
         return [text]
     upper = SIGNED.sub(lambda found: "+" if found[1] == "pm" else "-", text)
     lower = SIGNED.sub(lambda found: "-" if found[1] == "pm" else "+", text)

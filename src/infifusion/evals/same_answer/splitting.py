@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 
 PIECE = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
+AND = re.compile(r",?\s+(?:and|or)\s+|\\(?:and|or)(?![A-Za-z])")
 OPENING = {"(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil", "\\begin"}
 CLOSING = {")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil", "\\end"}
 
@@ -34,6 +35,11 @@ def split_with(text: str, signs: Iterable[str]) -> list[tuple[str, str]]:
     if depth:
         return [(text.strip(), "")]
     return [*parts, (text[begin:].strip(), "")]
+
+
+def is_one(text: str) -> bool:
+    """Whether it is one answer: no comma outside brackets, no `and`, no `or`."""
+    return len(split(AND.sub(" ; ", f" {text} "), ",;")) == 1
 
 
 def inside(text: str) -> tuple[str, str, str] | None:

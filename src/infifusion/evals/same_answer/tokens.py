@@ -25,7 +25,7 @@ _GREEK = (
 )
 GREEK = set(_GREEK.split())
 PLAIN_GREEK = GREEK - {"mu", "nu", "xi", "eta", "chi", "psi", "rho", "tau", "zeta", "iota"}
-CONSTANTS = {"pi": sympy.pi, "infty": sympy.oo, "inf": sympy.oo, "infinity": sympy.oo}
+CONSTANTS = {"pi": sympy.pi}
 DECORATED = {"overline", "bar", "vec", "hat", "tilde", "widehat", "overrightarrow", "mathbb"}
 DECORATED |= {"mathcal", "mathfrak", "widetilde", "dot", "mathscr"}
 OPENING = {"(": ")", "[": "]", "{": "}", "\\{": "\\}"}

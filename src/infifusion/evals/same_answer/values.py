@@ -13,7 +13,8 @@ from sympy.core.numbers import Number
 from infifusion.evals.same_answer import large
 
 DIGITS = 50  # beyond those that the integers of the two have
-MOST_DIGITS = 2_000
+MOST_DIGITS = 70_000
+MOST_BITS = 1_000  # of a number that is written into the text of a function
 MARGIN = 15  # digits that rounding may take
 # Values of the variables, which no identity meets by chance: some positive, some of either sign.
 POINTS = (
@@ -102,14 +103,25 @@ def _at_points(values: Sequence[Expr]) -> list[tuple[mpmath.mpc, mpmath.mpc, int
     symbols = sorted(set().union(*(value.free_symbols for value in values)), key=str)
     if len(symbols) > len(POINTS[0]):
         return []
-    digits = min(MOST_DIGITS, DIGITS + 2 * sum(map(_size, values)))
+    digits = DIGITS + 2 * sum(map(_size, values))
+    if digits > MOST_DIGITS:
+        return []
     real = not any(value.has(sympy.I) for value in values)
     inside = [arg for value in values for arg in _must_be_positive(value)] if real else []
-    functions = [sympy.lambdify(symbols, value, "mpmath") for value in [*values, *inside]]
+    big = sorted({n for value in values for n in value.atoms(Rational) if _bits(n) > MOST_BITS})
+    names = {n: sympy.Dummy(f"n{at}") for at, n in enumerate(big)}
+    given = [*symbols, *names.values()]
+    try:
+        functions = [
+            sympy.lambdify(given, value.xreplace(names), "mpmath") for value in [*values, *inside]
+        ]
+    except NotImplementedError:  # what has no value, such as sin(oo)
+        return []
     found = []
     for numbers in POINTS if symbols else POINTS[:1]:
         with mpmath.workdps(digits), contextlib.suppress(*_UNDEFINED):
             point = [mpmath.mpf(n) / UNIT for n in numbers[: len(symbols)]]
+            point += [mpmath.mpf(int(n.p)) / int(n.q) for n in big]
             results = [mpmath.mpmathify(function(*point)) for function in functions]
             defined = all(mpmath.im(r) == 0 and mpmath.re(r) >= 0 for r in results[2:])
             if (defined or not symbols) and all(map(mpmath.isfinite, results[:2])):
@@ -123,7 +135,11 @@ _UNDEFINED = (ZeroDivisionError, ValueError, OverflowError, TypeError, mpmath.li
 def _size(value: Expr) -> int:
     """Digits of the integers in an expression."""
     numbers = [n for n in value.atoms(Number) if isinstance(n, Rational)]
-    return sum(max(abs(int(n.p)), int(n.q)).bit_length() for n in numbers) * 3 // 10
+    return sum(map(_bits, numbers)) * 3 // 10
+
+
+def _bits(number: Rational) -> int:
+    return max(abs(int(number.p)), int(number.q)).bit_length()
 
 
 def _must_be_positive(value: Expr) -> list[Expr]:
