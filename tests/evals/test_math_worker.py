@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from infifusion.evals.math_worker import MathWorker
+from infifusion.evals.math_worker import OURS, THEIRS, MathWorker
 
 
 @pytest.fixture(scope="module")
@@ -39,27 +39,28 @@ def test_verify_takes_gold_first(worker):
 
 def test_a_late_item_is_wrong_and_the_next_one_is_judged():
     with MathWorker(timeout=5.0) as worker:
-        assert worker.math_equal("1", "1")
+        assert worker.same_answer("1", "1.0")
         worker.timeout = 0.5
         started = time.monotonic()
-        assert worker._call("sleep", "60") is None
+        assert worker._call(OURS, "sleep", "60") is None
         assert time.monotonic() - started < 5
         assert worker.timeouts == 1
         worker.timeout = 10.0
-        assert worker.math_equal("2", "2.0")
+        assert worker.same_answer("2", "2.0")
 
 
 def test_the_process_ends_with_the_block():
     with MathWorker() as worker:
         worker.math_equal("1", "1")
-        process = worker._process
-    assert process is not None and process.poll() is not None
+        worker.same_answer("1", "1.0")
+        processes = dict(worker._processes)
+    assert processes.keys() == {OURS, THEIRS}
+    assert all(process.poll() is not None for process in processes.values())
 
 
 def test_a_worker_that_died_is_started_again():
     with MathWorker() as worker:
         assert worker.math_equal("1", "1")
-        assert worker._process is not None
-        worker._process.kill()
-        worker._process.wait()
+        worker._processes[THEIRS].kill()
+        worker._processes[THEIRS].wait()
         assert worker.math_equal("1", "1")

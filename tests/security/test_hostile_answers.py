@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.evals.math_worker import LONGEST, MEMORY, MathWorker
+from infifusion.evals.math_worker import LONGEST, MEMORY, OURS, THEIRS, MathWorker
 from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.tasks import TASKS
 
@@ -46,11 +46,15 @@ def worker():
 def test_a_hostile_answer_is_wrong_in_time_and_the_next_is_judged(name, worker):
     answer = HOSTILE[name]
     assert worker.math_equal("1", "1")  # the libraries are loaded
+    assert worker.same_answer("1", "1.0")
     started = time.monotonic()
     worker.timeout = TIMEOUT
+    assert not worker.same_answer("17", answer)
+    assert not worker.same_answer("17", worker.final_answer(f"The answer is $\\boxed{{{answer}}}$"))
+    assert time.monotonic() - started < 2 * TIMEOUT
     assert not worker.math_equal(answer, "17")
     assert not worker.math_verify("$17$", f"The answer is $\\boxed{{{answer}}}$")
-    assert time.monotonic() - started < 2 * TIMEOUT + 30
+    assert time.monotonic() - started < 4 * TIMEOUT + 30
     worker.math_fault()
     worker.timeout = 30.0
     assert worker.math_equal("\\frac{1}{2}", "0.5")
@@ -60,17 +64,24 @@ def test_a_hostile_answer_is_wrong_in_time_and_the_next_is_judged(name, worker):
 
 def test_the_worker_cannot_take_more_memory_than_it_has(worker):
     worker.math_equal("1", "1")
-    limits = Path(f"/proc/{worker._process.pid}/limits").read_text()
-    line = next(line for line in limits.splitlines() if line.startswith("Max address space"))
-    assert int(line.split()[3]) < MEMORY + (8 << 30)  # what the libraries map, and MEMORY
+    worker.same_answer("1", "1.0")
+    for kind in (OURS, THEIRS):
+        limits = Path(f"/proc/{worker._processes[kind].pid}/limits").read_text()
+        line = next(line for line in limits.splitlines() if line.startswith("Max address space"))
+        assert int(line.split()[3]) < MEMORY + (8 << 30)  # what the libraries map, and MEMORY
 
 
 def test_the_worker_does_not_see_the_environment(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     with MathWorker() as worker:
         worker.math_equal("1", "1")
-        environment = Path(f"/proc/{worker._process.pid}/environ").read_bytes()
-    assert b"planted" not in environment and os.environ["HF_TOKEN"] == "hf_planted"
+        worker.same_answer("1", "1.0")
+        environments = [
+            Path(f"/proc/{process.pid}/environ").read_bytes()
+            for process in worker._processes.values()
+        ]
+    assert len(environments) == 2 and all(b"planted" not in one for one in environments)
+    assert os.environ["HF_TOKEN"] == "hf_planted"
 
 
 def test_an_item_without_a_verdict_says_why(monkeypatch):

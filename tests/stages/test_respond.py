@@ -19,8 +19,8 @@ from infifusion.commands import cli
 from infifusion.data.store import load_examples, load_rendered, read_lines
 from infifusion.data.tokenizers import encode, load_tokenizer
 from infifusion.errors import ArtifactError, DataError, RecipeError
+from infifusion.evals.scoring import Tools
 from infifusion.stages import respond as stage
-from infifusion.stages.decide import Verifiers
 from infifusion.stages.rendering import open_renderer
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import read_json
@@ -390,17 +390,17 @@ def test_what_is_wrong_is_told_before_anything_is_written(
 
 
 def test_the_judges_run_code_in_the_sandbox_and_compare_answers_by_algebra() -> None:
-    with Verifiers() as judges:
+    with Tools() as judges:
         assert judges.run_code("def f(k):\n    return k + 1", "assert f(1) == 2") == (
             True,
             "passed",
         )
         assert not judges.run_code("import os\nos.fork()", "")[0]
         half = judges.final_answer(r"so it is \boxed{\frac12}")
-        assert half is not None and judges.math_equal(half, "0.5")
-        assert judges.final_answer("5-3=2. #### 1,234") == "1234"
+        assert half is not None and judges.same_answer(half, "0.5")
+        assert judges.final_answer("5-3=2. #### 1,234") == "1,234"
         assert judges.final_answer("it is 3 or 4.") == "4"
-        assert judges.final_answer("none") is None
+        assert judges.final_answer("I cannot answer that question, sorry.") is None
 
 
 def test_a_chat_source_is_asked_by_its_template_and_ends_with_its_own_token(

@@ -28,7 +28,6 @@ AMOUNT = re.compile(
     rf"(?:\s?/\s?\d+(?![\d/]))?(?:\s?\\?%)?"
 )
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-HASHES = re.compile(r"(?m)^[^\S\n]*(?:.*\s)?####(?!#)[^\S\n]*(.*)$|####(?!#)[^\S\n]*(.*)$")
 SAID = re.compile(
     r"(?i)\b(?:final|correct|right)?[ *_]*answers?[ *_]*(?:\([^()\n]{0,40}\)[ *_]*)?"
     r"(?:\bto [^.\n]{1,80} )?(?:(?:is|are|was|would be|will be|equals|becomes)\b[ *_]*:?|[:=：])"
@@ -40,8 +39,10 @@ HEADING = re.compile(
     r"|(?:solution|conclusion|verification|explanation|answer|final answer|summary|result|given|"
     r"approach|proof|calculation|analysis|reasoning)s?\Z|\d+[.)]\s"
 )
-FORMULA = re.compile(
-    r"\$\$(.+?)\$\$|(?<!\\)\$([^$\n]+?)(?<!\\)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL
+FORMULA = re.compile(  # bounded, so that what never closes is not sought to the end each time
+    r"\$\$(.{1,2000}?)\$\$|(?<!\\)\$([^$\n]{1,2000}?)(?<!\\)\$|\\\((.{1,2000}?)\\\)"
+    r"|\\\[(.{1,2000}?)\\\]",
+    re.DOTALL,
 )
 SENTENCE_END = re.compile(
     r"(?<!\bp)(?<!\ba)(?<!\b[pa]\.m)\.(?=\s|\*|\$?\s*\Z)|[。\n]|[!?](?=\s|\Z)"
@@ -57,6 +58,11 @@ _NO_PROSE = (
 )
 NO_PROSE = set(_NO_PROSE.split())
 WHOLE = 40  # characters of a single line that can be an answer in words
+TALK = re.compile(
+    r"(?i)\b(?:i|i'm|me|let|you|we|sorry|please|do|does|don't|can|cannot|can't|know|think|help|the|"
+    r"step|first|here|this|what|how|why|hello|hi|okay|ok|sure)\b"
+)
+CLOSING_MARKS = re.compile(r"(?<=[\d)}\]$%])[.,;:]+\Z")
 EMPHASIS = " \t\n*_`"
 
 
@@ -75,7 +81,7 @@ def final_answer(output: str) -> str | None:
     text = text[-LONGEST:]
     for find in (_boxed, _behind_hashes, _said, _whole, _in_bold, _last_number, _short):
         if (found := find(text)) is not None:
-            return found.strip() or None
+            return CLOSING_MARKS.sub("", found.strip()) or None
     return None
 
 
@@ -224,4 +230,5 @@ def _short(text: str) -> str | None:
             return inside
     line = text.strip(EMPHASIS + ".")
     words = len(line.split())
-    return line if line and "\n" not in line and len(line) <= WHOLE and words <= 4 else None
+    short = line and "\n" not in line and len(line) <= WHOLE and words <= 4
+    return line if short and not TALK.search(line) else None

@@ -35,14 +35,17 @@ def same_answer(gold: str, answer: str | None) -> bool:
     """
     if answer is None or not gold.strip() or not answer.strip():
         return False
-    one, other = clean(bare(gold)), clean(bare(answer))
+    one, other = bare(gold).strip(), bare(answer).strip()
+    if max(len(one), len(other)) > LONGEST:
+        return one == other
+    one, other = clean(one), clean(other)
     return bool(one and other) and _same(one, other, 0)
 
 
 def _same(gold: str, answer: str, depth: int) -> bool:
     if squeezed(gold) == squeezed(answer):
         return True
-    if depth > DEEPEST or max(len(gold), len(answer)) > LONGEST:
+    if depth > DEEPEST:
         return False
     golds, answers = equations.approximations(gold), equations.approximations(answer)
     if len(golds) + len(answers) > 2:
