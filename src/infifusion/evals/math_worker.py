@@ -71,6 +71,9 @@ class MathWorker:
 
     def final_answer(self, output: str) -> str | None:
         """Where the answer stands in an output (same_answer.final_answer)."""
+        if len(output) > LONGEST:
+            self._failed(f"longer than {LONGEST:,} characters")
+            return None
         return final_answer(output)
 
     def same_answer(self, gold: str, answer: str | None) -> bool:
