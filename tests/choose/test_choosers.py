@@ -20,8 +20,8 @@ class FakeJudges:
     def run_code(self, program: str, test: str) -> tuple[bool, str]:
         return test in program, "wrong value"
 
-    def final_answer(self, text: str) -> str | None:
-        return text.split()[-1] if text.split() else None
+    def final_answer(self, output: str) -> str | None:
+        return output.split()[-1] if output.split() else None
 
     def same_answer(self, gold: str, answer: str | None) -> bool:
         self.compared.append((gold, str(answer)))

@@ -38,7 +38,7 @@ class Judges(Protocol):
         """Run program, then test, in the sandbox: whether it passed, and if not, why."""
         ...
 
-    def final_answer(self, text: str) -> str | None:
+    def final_answer(self, output: str) -> str | None:
         """The final answer of a worked solution, as it stands there; None where there is none."""
         ...
 

@@ -40,7 +40,7 @@ _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
     "fifteen sixteen seventeen eighteen nineteen twenty"
 )
-WORDS = _WORDS.split()
+WORDS: dict[str, int] = {word: at for at, word in enumerate(_WORDS.split())}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Amount:
 def readings(text: str) -> Iterator[Amount]:
     """All that a cleaned text can mean as an amount: `3 m` is 3 metres, or 3 times m."""
     if text.lower() in WORDS:
-        yield Amount(Integer(WORDS.index(text.lower())), Unit())
+        yield Amount(Integer(WORDS[text.lower()]), Unit())
         return
     if ISO_DATE.fullmatch(text):
         return

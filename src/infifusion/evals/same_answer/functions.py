@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import cast
 
 import sympy
 from sympy import Expr, I, Integer, Symbol
@@ -99,14 +100,15 @@ class Functions(Tokens, ABC):
         if times == -1 and name in INVERSE:
             name, times = INVERSE[name], Integer(1)
         value = self.function_argument()
+        result: Expr
         if name in CIRCULAR:
-            value = value.subs(DEGREE, sympy.pi / 180)
+            value = cast(Expr, value.subs(DEGREE, sympy.pi / 180))
         if name in ("ln", "log", "lg") and value == 0:
             raise Unread("the logarithm of zero")
         if base is not None:
             if base in (0, 1):
                 raise Unread("a logarithm's base")
-            result = sympy.log(value) if base == sympy.E else sympy.log(value, base)
+            result = cast(Expr, sympy.log(value) if base == sympy.E else sympy.log(value, base))
         elif name == "exp":
             result = large.power(sympy.E, value)
         else:

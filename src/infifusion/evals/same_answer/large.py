@@ -7,6 +7,7 @@ then equal where their exponents are, and nothing is ever multiplied out.
 from __future__ import annotations
 
 import math
+from typing import cast
 
 import sympy
 from sympy import Expr, Integer, Rational, Symbol
@@ -67,7 +68,7 @@ def is_large(value: Expr) -> bool:
 def with_primes(value: Expr) -> Expr:
     """Numbers that multiply such symbols, as powers of the same primes: 2 * P2^9 is P2^10."""
     if value.is_Add:
-        return sympy.Add(*map(with_primes, value.args))
+        return sympy.Add(*(with_primes(cast(Expr, term)) for term in value.args))
     if not value.is_Mul:
         return value
     number, rest = value.as_coeff_Mul()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import sympy
+from sympy import Expr
 
 from infifusion.evals.same_answer.amounts import Amount, exact
 from infifusion.evals.same_answer.groups import TUPLE, Again, Group
@@ -80,4 +82,4 @@ def _determinant(rows: list[list[str]], factor: str) -> Iterator[Amount]:
     cells = [[exact(cell) for cell in row] for row in rows]
     square = all(len(row) == len(rows) for row in rows) and len(rows) <= LARGEST_DETERMINANT
     if square and not factor and all(cell is not None for row in cells for cell in row):
-        yield Amount(sympy.Matrix(cells).det(), Unit())
+        yield Amount(cast(Expr, sympy.Matrix(cells).det()), Unit())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import sympy
 from sympy import Expr, Symbol, oo
@@ -164,9 +165,11 @@ def _pieces_of(whole: sympy.Set) -> tuple[Piece, ...] | None:
     found: list[Piece] = []
     for part in whole.args if isinstance(whole, sympy.Union) else [whole]:
         if isinstance(part, sympy.Interval):
-            found.append(Piece(part.start, bool(part.left_open), part.end, bool(part.right_open)))
+            low, high = cast(Expr, part.start), cast(Expr, part.end)
+            found.append(Piece(low, bool(part.left_open), high, bool(part.right_open)))
         elif isinstance(part, sympy.FiniteSet):
-            found += [Piece(point, False, point, False) for point in part.args]
+            points = [cast(Expr, point) for point in part.args]
+            found += [Piece(point, False, point, False) for point in points]
         elif part is sympy.S.Reals:
             found.append(Piece(-oo, True, oo, True))
         else:
@@ -214,7 +217,8 @@ def _chain(text: str) -> list[tuple[Expr, str, Expr]]:
 
 
 def _symbols(chain: list[tuple[Expr, str, Expr]]) -> set[Symbol]:
-    return {symbol for left, _, right in chain for symbol in (left - right).free_symbols}
+    both = [(left - right).free_symbols for left, _, right in chain]
+    return {symbol for some in both for symbol in some if isinstance(symbol, Symbol)}
 
 
 def _of_several(one: tuple[Expr, str, Expr]) -> Iterator[Relation]:

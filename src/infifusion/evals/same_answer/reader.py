@@ -47,7 +47,9 @@ def number(digits: str) -> Rational:
     if len(digits) > MOST_DIGITS:
         raise Unread("too many digits")
     whole, _, part = digits.partition(".")
-    return Rational(int(whole + part or "0"), 10 ** len(part))
+    value = Rational(int(whole + part or "0"), 10 ** len(part))
+    assert isinstance(value, Rational)
+    return value
 
 
 class _Reader(Functions):

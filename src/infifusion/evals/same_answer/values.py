@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
+from typing import Any
 
 import mpmath
 import sympy
+from mpmath.libmp import NoConvergence
 from sympy import Expr, Rational, Symbol
 from sympy.core.numbers import Number
 
@@ -26,6 +28,7 @@ POINTS = (
     (-71, -643, -191, -433, -277, -751, -131, -509, -229, -367),
 )
 UNIT = 97  # what they are divided by
+Numeric = Any  # a real or a complex number of mpmath, which has no types
 
 
 def equal(left: Expr, right: Expr) -> bool:
@@ -92,13 +95,13 @@ def compare(left: Expr, right: Expr) -> int | None:
     return 1 if one > other else -1
 
 
-def _close(one: mpmath.mpc, other: mpmath.mpc, digits: int) -> bool:
+def _close(one: Numeric, other: Numeric, digits: int) -> bool:
     with mpmath.workdps(digits):
         size = max(abs(one), abs(other))
         return bool(abs(one - other) <= size * mpmath.mpf(10) ** (MARGIN - digits))
 
 
-def _at_points(values: Sequence[Expr]) -> list[tuple[mpmath.mpc, mpmath.mpc, int]]:
+def _at_points(values: Sequence[Expr]) -> list[tuple[Numeric, Numeric, int]]:
     """Both values at each point where both are defined, and in how many digits."""
     symbols = sorted(set().union(*(value.free_symbols for value in values)), key=str)
     if len(symbols) > len(POINTS[0]):
@@ -129,7 +132,7 @@ def _at_points(values: Sequence[Expr]) -> list[tuple[mpmath.mpc, mpmath.mpc, int
     return found
 
 
-_UNDEFINED = (ZeroDivisionError, ValueError, OverflowError, TypeError, mpmath.libmp.NoConvergence)
+_UNDEFINED = (ZeroDivisionError, ValueError, OverflowError, TypeError, NoConvergence)
 
 
 def _size(value: Expr) -> int:
