@@ -35,6 +35,7 @@ OF_A_LETTER = re.compile(r"(?P<value>[^=]*?\\?[A-Za-z]+?)(?P<blank>\s+)" + NAME)
 COMPOUND = re.compile(r"(.*\d.*?[A-Za-z.$])(?:,|\s)\s*(?:and\s+)?(\d.*[A-Za-z¢])")
 # Letters alone are variables where no word is made of them: xy, AB, abc, but not `on`.
 VARIABLES = re.compile(r"[abcdkmnpqrtuvwxyz]{1,3}|[A-DF-HJ-NP-Z]{1,2}|[A-Za-z]")
+ORDINAL = re.compile(r"(?:the )?(\d{1,9})(?:st|nd|rd|th)")
 ISO_DATE = re.compile(r"\d{4}-\d\d-\d\d")
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
@@ -75,6 +76,8 @@ def readings(text: str) -> Iterator[Amount]:
     if text.lower() in WORDS:
         yield Amount(Integer(WORDS[text.lower()]), Unit())
         return
+    if found := ORDINAL.fullmatch(text):
+        yield Amount(Integer(int(found[1])), Unit())
     if ISO_DATE.fullmatch(text):
         return
     word = text.isalpha() and text.isascii() and not VARIABLES.fullmatch(text)

@@ -44,11 +44,17 @@ BLANK = re.compile(
     rf"\\(?:{BLANKS.replace(' ', '|')})(?![A-Za-z])"
     r"|(?<!\\)\\[ ,;:>]|\\hspace\*?\{[^{}]*\}|~|(?<!\\)\\\n"
 )
+SYSTEM = re.compile(
+    r"\\begin\s*\{(cases|aligned|align\*?|gathered)\}(.*?)\\end\s*\{\1\}", re.DOTALL
+)
+OVER = re.compile(r"\{([^{}]*)\\(choose|over)(?![A-Za-z])([^{}]*)\}")
+OVERS = {"choose": "binom", "over": "frac"}
+MODULO = re.compile(r"\\[pb]?mod\s*(?:\{\s*(\w+)\s*\}|(\w+))")
 ROW_SPACE = re.compile(r"\\\\\s*\[-?[\d.]+\s*(?:pt|em|ex|mm|cm|in)\]")
 BOLD = re.compile(r"(?<![\w)\]}*])(\*\*|__)(?=\S)([^*\n]{1,300}?)(?<=\S)\1(?![\w*])")
 RECURRING = re.compile(r"(\d*)\.(\d*)\\(?:overline|bar|dot)\s*\{?\s*(\d+)\s*\}?")
 SCIENTIFIC = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))[eE]([-+]?\d{1,6})")
-BY_TEN = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)")
+TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=\d)")
 MARKS = " \t\r\n.,;:"
 
 
@@ -66,7 +72,7 @@ def clean(text: str) -> str:
     text = _ends(text)
     if found := SCIENTIFIC.fullmatch(text):
         text = rf"{found[1]}\cdot 10^{{{found[2]}}}"
-    text = BY_TEN.sub(r"\\cdot ", text)
+    text = TIMES.sub(r"\\cdot ", text)
     return re.sub(r"\s+", " ", text).strip()
 
 
@@ -116,6 +122,11 @@ def _latex(text: str) -> str:
     text = re.sub(r"\\([A-Za-z]+)", lambda m: "\\" + COMMANDS.get(m[1], m[1]), text)
     text = _unstyled(text)
     text = IGNORED.sub("", text)
+    text = SYSTEM.sub(
+        lambda m: m[2].replace("&", " ").strip().rstrip("\\").replace("\\\\", ", "), text
+    )
+    text = OVER.sub(lambda m: rf"\{OVERS[m[2]]}{{{m[1]}}}{{{m[3]}}}", text)
+    text = MODULO.sub(lambda m: f" (mod {m[1] or m[2]})", text)
     text = BLANK.sub(" ", text)
     text = re.sub(r"\\[A-Za-z]+", lambda m: f" {SIGNS[m[0]]} " if m[0] in SIGNS else m[0], text)
     text = re.sub(r"\^\s*\{?\s*\\circ(?![A-Za-z])\s*\}?|\\circ(?![A-Za-z])", "°", text)

@@ -17,6 +17,7 @@ NAME = re.compile(
     r"|[A-Za-z](?:\^\{-1\}|\^-1|')?\s*\([^()]*\)"  # f(x), f^{-1}(x), P(A)
     r"|\(\s*[A-Za-z](?:\s*,\s*[A-Za-z])+\s*\)"  # (x, y)
     r"|\\(?:overline|vec|hat|mathbf)\s*\{\w+\}"
+    r"|m?\s*\\(?:angle|triangle)\s*[A-Z]{1,3}"
     r"|(?:[A-Za-z]{2,}\s+){0,5}[A-Za-z]{2,}"  # the area
 )
 FUNCTION = re.compile(r"[A-Za-z](?:\^\{-1\}|\^-1|')?\s*\([^()]*\)")

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from infifusion.evals.same_answer.formulas import AMOUNT, FORMULA, is_prose, last_number
+from infifusion.evals.same_answer.formulas import inside as inside_of
+
 # What opens and closes reasoning that is not the answer: Qwen, DeepSeek and most others;
 # OpenThinker; Kimi; Magistral; Seed; gpt-oss, whose last channel is the answer.
 REASONING = (
@@ -18,45 +21,26 @@ REASONING = (
     ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
 )
 LONGEST = 200_000  # characters from the end in which an answer is sought
-NUMBER = (
-    r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?:[ \u00a0\u2009\u202f]\d{3})+(?![\d])(?:\.\d+)?"
-    r"|\d+(?:\.\d+)?|\.\d+)"
-)
-# A minus counts only where nothing like a number stands before it: 10-20 ends in 20.
-AMOUNT = re.compile(
-    rf"(?:(?<![\w.)\]}}])[-\u2212])?\\?[$€£]?(?:(?<=[$€£])[-\u2212])?(?:{NUMBER})"
-    rf"(?:\s?/\s?\d+(?![\d/]))?(?:\s?\\?%)?"
-)
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 SAID = re.compile(
-    r"(?i)\b(?:final|correct|right)?[ *_]*answers?[ *_]*(?:\([^()\n]{0,40}\)[ *_]*)?"
-    r"(?:\bto [^.\n]{1,80} )?(?:(?:is|are|was|would be|will be|equals|becomes)\b[ *_]*:?|[:=：])"
-    r"|答案[^\n。]{0,12}?(?:是|为|：|:)|(?i:\bH(?:ence|ere) (?:is )?the answer\b:?)"
+    r"(?i)\b(?:final|correct|right)?[ *_]*(?:answers?|ans)\b[ *_]*(?:\([^()\n]{0,40}\)[ *_]*)?"
+    r"(?:\bto [^.\n]{1,80} )?(?:(?:is|are|was|(?:w|sh|c)ould be|will be|must be|equals|becomes|"
+    r"comes to|comes out to|turns out to be|therefore is)\b[ *_]*:?|[:=：→])"
+    r"|\bans\.|答案[^\n。]{0,12}?(?:是|为|：|:)|故选[：:]?|(?i:\bHere is the answer\b:?)"
 )
+TURNED = re.compile(r"(?i)(\S{1,40}) is (?:the|our|my) (?:final |correct |right )?answer\b")
+TAGGED = re.compile(r"(?i)<answer>(.{1,2000}?)</answer>", re.DOTALL)
+SPECIAL = re.compile(r"<\|[\w ]{1,40}\|>|</?s>|<eos>|<end_of_turn>|<｜[^｜]{1,40}｜>")
 BOLD = re.compile(r"\*\*(?=\S)([^*\n]{1,200}?)(?<=\S)\*\*|(?<!\w)__(?=\S)([^_\n]{1,200}?)(?<=\S)__")
 HEADING = re.compile(
     r"(?i)(?:step|part|case|note|example|problem|question|method|check|stage|option)\b|.*:\Z"
     r"|(?:solution|conclusion|verification|explanation|answer|final answer|summary|result|given|"
     r"approach|proof|calculation|analysis|reasoning)s?\Z|\d+[.)]\s"
 )
-FORMULA = re.compile(  # bounded, so that what never closes is not sought to the end each time
-    r"\$\$(.{1,2000}?)\$\$|(?<!\\)\$([^$\n]{1,2000}?)(?<!\\)\$|\\\((.{1,2000}?)\\\)"
-    r"|\\\[(.{1,2000}?)\\\]",
-    re.DOTALL,
-)
 SENTENCE_END = re.compile(
     r"(?<!\bp)(?<!\ba)(?<!\b[pa]\.m)\.(?=\s|\*|\$?\s*\Z)|[。\n]|[!?](?=\s|\Z)"
     r"|,?\s(?:because|since|which|so that|as we)\s|\s\((?!\s*[\dA-Z])"
 )
-PROSE = re.compile(
-    r"(?<![\\A-Za-z])(?:[A-Za-z]{3,}|(?i:it|is|so|we|he|to|in|of|as|by|be|my|at|on|an|if|do|us|go)"
-    r"(?![A-Za-z]))"
-)
-_NO_PROSE = (
-    "sin cos tan cot sec csc log exp sqrt arcsin arccos arctan mod pmatrix bmatrix vmatrix "
-    "matrix array infinity and abs cbrt mph pmod begin end text inf theta alpha beta gamma"
-)
-NO_PROSE = set(_NO_PROSE.split())
 WHOLE = 40  # characters of a single line that can be an answer in words
 TALK = re.compile(
     r"(?i)\b(?:i|i'm|me|let|you|we|sorry|please|do|does|don't|can|cannot|can't|know|think|help|the|"
@@ -78,8 +62,8 @@ def final_answer(output: str) -> str | None:
     text = answer_part(output)
     if text is None:
         return None
-    text = text[-LONGEST:]
-    for find in (_boxed, _behind_hashes, _said, _whole, _in_bold, _last_number, _short):
+    text = SPECIAL.sub("", text[-LONGEST:])
+    for find in (_boxed, _tagged, _behind_hashes, _said, _whole, _in_bold, last_number, _short):
         if (found := find(text)) is not None:
             return CLOSING_MARKS.sub("", found.strip()) or None
     return None
@@ -159,15 +143,23 @@ def _said(text: str) -> str | None:
         answer = _cut(behind)
         if answer and len(answer) <= 300:
             return answer
-    return None
+    turned = [one.strip(EMPHASIS) for one in TURNED.findall(text)]
+    return turned[-1] if turned and AMOUNT.match(turned[-1]) else None
+
+
+def _tagged(text: str) -> str | None:
+    """What the last <answer> holds."""
+    found = TAGGED.findall(text)
+    return (final_answer(found[-1]) or found[-1]) if found else None
 
 
 def _cut(text: str) -> str:
     """An answer at the begin of a text, without the rest of its sentence and its emphasis."""
+    text = text.lstrip("} ") if text.count("}") > text.count("{") else text
     if formula := FORMULA.match(text):
         behind = text[formula.end() :]
         if not re.match(r"\s*(?:and|or|,|\\%|%|[A-Za-z°])", behind):
-            return next(group for group in formula.groups() if group is not None).strip()
+            return inside_of(formula)
     if "\\begin" in text.partition("\n")[0]:
         return text.partition("\n\n")[0].strip(EMPHASIS)
     end = SENTENCE_END.search(text)
@@ -175,17 +167,12 @@ def _cut(text: str) -> str:
     return sentence.strip(EMPHASIS).removeprefix("therefore").strip(" *:,")
 
 
-def _prose(text: str) -> bool:
-    """Whether it holds words that no formula has."""
-    return any(word.lower() not in NO_PROSE for word in PROSE.findall(text))
-
-
 def _whole(text: str) -> str | None:
     """The output, where it is one line without prose; closing sentences without a digit apart."""
     lines = [line.strip() for line in text.strip().split("\n") if line.strip()]
-    while len(lines) > 1 and _prose(lines[-1]) and not re.search(r"\d|\$|\\", lines[-1]):
+    while len(lines) > 1 and is_prose(lines[-1]) and not re.search(r"\d|\$|\\", lines[-1]):
         lines.pop()
-    if len(lines) == 1 and not _prose(lines[0]) and re.search(r"[\w\\]", lines[0]):
+    if len(lines) == 1 and not is_prose(lines[0]) and re.search(r"[\w\\]", lines[0]):
         return lines[0].strip(" `") if "**" not in lines[0] else None
     return None
 
@@ -197,29 +184,14 @@ def _in_bold(text: str) -> str | None:
         if HEADING.match(inside) or not re.search(r"\d", inside):
             continue
         if formula := FORMULA.fullmatch(inside):
-            return next(group for group in formula.groups() if group is not None).strip()
-        if not _prose(inside) or AMOUNT.match(inside):
+            return inside_of(formula)
+        if not is_prose(inside) or AMOUNT.match(inside):
             number = AMOUNT.match(inside)
-            return number[0] if number and _prose(inside) else inside
+            return number[0] if number and is_prose(inside) else inside
         numbers = AMOUNT.findall(inside)
         if numbers:
             return numbers[-1]
     return None
-
-
-def _last_number(text: str) -> str | None:
-    """The last number; the end of the formula that it stands in, where there is one."""
-    found = None
-    for found in AMOUNT.finditer(text):  # noqa: B007
-        pass
-    if found is None:
-        return None
-    for formula in FORMULA.finditer(text):
-        if formula.start() < found.start() < formula.end():
-            inside = next(group for group in formula.groups() if group is not None)
-            if not _prose(inside):
-                return re.split(r"(?<![<>\\])=|\\approx", inside)[-1].strip()
-    return found[0]
 
 
 def _short(text: str) -> str | None:

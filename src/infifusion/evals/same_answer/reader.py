@@ -15,8 +15,7 @@ import sympy
 from sympy import Expr, Integer, Rational, Symbol
 
 from infifusion.evals.same_answer import large
-from infifusion.evals.same_answer.functions import Functions
-from infifusion.evals.same_answer.tokens import (
+from infifusion.evals.same_answer.functions import (
     CONSTANTS,
     DECORATED,
     DEGREE,
@@ -26,6 +25,7 @@ from infifusion.evals.same_answer.tokens import (
     OPENING,
     PLAIN_GREEK,
     TOKEN,
+    Functions,
     Unread,
 )
 

@@ -19,7 +19,7 @@ from infifusion.evals.same_answer import (
     words,
 )
 from infifusion.evals.same_answer.cleaning import clean, squeezed
-from infifusion.evals.same_answer.final_answer import bare
+from infifusion.evals.same_answer.final_answer import SAID, bare
 
 LONGEST = 4_000  # characters of an answer that is read; a longer one equals itself alone
 DEEPEST = 3  # collections within collections
@@ -38,8 +38,14 @@ def same_answer(gold: str, answer: str | None) -> bool:
     one, other = bare(gold).strip(), bare(answer).strip()
     if max(len(one), len(other)) > LONGEST:
         return one == other
-    one, other = clean(one), clean(other)
+    one, other = _cleaned(one), _cleaned(other)
     return bool(one and other) and _same(one, other, 0)
+
+
+def _cleaned(text: str) -> str:
+    """In one spelling; a sentence in \\text{} is seen only then."""
+    text = clean(text)
+    return clean(bare(text)) if SAID.search(text) else text
 
 
 def _same(gold: str, answer: str, depth: int) -> bool:
