@@ -1294,6 +1294,7 @@ FURTHEST: Cases = [
     ("D", "**D**", True),
     ("D", "D: 5", True),
     ("D", "d", False),
+    ("(A)", "a", False),
     ("x = 1, y = 2, z = 3", "(1,2,3)", True),
     ("(1,2,3)", "(1,2,4)", False),
     ("(x,y)=(1,2)", "x=1,y=2", True),

@@ -244,6 +244,9 @@ def _solved(chain: list[tuple[Expr, str, Expr]]) -> sympy.Set:
             }[sign]
         else:
             relation = sympy.Rel(left, right, sign.replace("!=", "ne"))
-            one = sympy.solve_univariate_inequality(relation, variable, relational=False)
+            try:
+                one = sympy.solve_univariate_inequality(relation, variable, relational=False)
+            except (NotImplementedError, TypeError, ValueError):  # what sympy cannot solve
+                one = sympy.ConditionSet(variable, relation, sympy.S.Reals)
         found = sympy.Intersection(found, one)
     return found

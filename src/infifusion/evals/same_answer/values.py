@@ -132,7 +132,8 @@ def _at_points(values: Sequence[Expr]) -> list[tuple[Numeric, Numeric, int]]:
     return found
 
 
-_UNDEFINED = (ZeroDivisionError, ValueError, OverflowError, TypeError, NoConvergence)
+_UNDEFINED = (ZeroDivisionError, ValueError, OverflowError, TypeError, NameError)
+_UNDEFINED += (NoConvergence,)
 
 
 def _size(value: Expr) -> int:

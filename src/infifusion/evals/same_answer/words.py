@@ -40,10 +40,11 @@ class Letter:
     alone: bool
 
     def same(self, other: object) -> bool:
-        """(C) is C, and c where it stands in brackets."""
+        """(C) is C and (c), but not c, which may be a variable."""
         if not isinstance(other, Letter):
             return False
-        if self.alone and other.alone:
+        variable = any(one.alone and one.name.islower() for one in (self, other))
+        if variable or (self.alone and other.alone):
             return self.name == other.name
         return self.name.upper() == other.name.upper()
 
