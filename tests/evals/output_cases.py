@@ -148,6 +148,17 @@ TAGS: Outputs = [
     ("故选C", "C"),
     ("The answer is 7 (seven).", "7"),
     ("The answer is seven.", "7"),
+    ("The answer is not 5 but 6.", "6"),
+    ("The answer is that she has 7 apples.", "7"),
+    ("The answer is obtained by adding 3 and 4, which gives 7.", "7"),
+    ("The answer is 18 dollars per day for all of the eggs that she sells.", "18"),
+    ("#### She makes 18 dollars every day", "18"),
+    ("The answer is the same as before. So it is 12.", "12"),
+    ("The answer is Thomas and Lisa.", "Thomas and Lisa"),
+    ("The answer is no solution.", "no solution"),
+    ("The answer is all real numbers.", "all real numbers"),
+    ("The answer is the empty set.", "no solution"),
+    ("The answer is an ellipse.", "ellipse"),
 ]
 
 # Texts that two sources may write to one prompt: what they say must not look alike.

@@ -138,7 +138,7 @@ def test_gsm8k_strict_takes_the_first_marked_number_of_any_form():
         ("So the answer is 42..", "42", "42", False),
         ("She pays 42 $.", "42", "42", False),
         ("It costs $29.00.", "29", "$29.00", False),
-        ("She pays 42 dollars.", "42", "42", True),
+        ("She pays 42 dollars.", "42", "42 dollars", True),
         ("He owes -$5", "-5", "-$5", True),
         ("between 10-20", "20", "20", False),
         ("half: $.50", "0.5", "$.50", False),

@@ -41,10 +41,15 @@ SENTENCE_END = re.compile(
     r"(?<!\bp)(?<!\ba)(?<!\b[pa]\.m)\.(?=\s|\*|\$?\s*\Z)|[。\n]|[!?](?=\s|\Z)"
     r"|,?\s(?:because|since|which|so that|as we)\s|\s\((?!\s*[\dA-Z])"
 )
+WORDS = 4  # of an answer in words
 WHOLE = 40  # characters of a single line that can be an answer in words
 TALK = re.compile(
     r"(?i)\b(?:i|i'm|me|let|you|we|sorry|please|do|does|don't|can|cannot|can't|know|think|help|the|"
-    r"step|first|here|this|what|how|why|hello|hi|okay|ok|sure)\b"
+    r"step|first|here|this|that|not|what|how|why|hello|hi|okay|ok|sure|she|he|they|there)\b"
+)
+ELSEWHERE = re.compile(
+    r"(?i)(?:obtained|found|given|calculated|determined|derived|computed|the same|as follows|correct|"
+    r"wrong|incorrect|based)\b"
 )
 CLOSING_MARKS = re.compile(r"(?<=[\d)}\]$%])[.,;:]+\Z")
 EMPHASIS = " \t\n*_`"
@@ -130,7 +135,7 @@ def _behind_hashes(text: str) -> str | None:
             return number[0]
         if number and re.match(r"\s+[A-Za-z]", line[number.end() :]):
             return number[0]
-        return _cut(line)
+        return _number_of(_cut(line))
     return None
 
 
@@ -141,10 +146,22 @@ def _said(text: str) -> str | None:
         if not behind:
             continue
         answer = _cut(behind)
-        if answer and len(answer) <= 300:
-            return answer
+        if answer and len(answer) <= 300 and (found := _number_of(answer)):
+            return found
     turned = [one.strip(EMPHASIS) for one in TURNED.findall(text)]
     return turned[-1] if turned and AMOUNT.match(turned[-1]) else None
+
+
+def _number_of(answer: str) -> str | None:
+    """The number of a whole sentence that has one, such as "that she has 7 apples"; an answer of a
+    few words stays as it is. None for a sentence without any, or that says where it comes from."""
+    if ELSEWHERE.match(answer):
+        return None
+    talk = TALK.match(answer) and re.search(r"\d", answer)
+    if not is_prose(answer) or (len(answer.split()) <= WORDS and not talk):
+        return answer
+    number = AMOUNT.match(answer)
+    return number[0] if number else last_number(answer)
 
 
 def _tagged(text: str) -> str | None:
@@ -202,5 +219,5 @@ def _short(text: str) -> str | None:
             return inside
     line = text.strip(EMPHASIS + ".")
     words = len(line.split())
-    short = line and "\n" not in line and len(line) <= WHOLE and words <= 4
+    short = line and "\n" not in line and len(line) <= WHOLE and words <= WORDS
     return line if short and not TALK.search(line) else None
