@@ -48,8 +48,8 @@ TALK = re.compile(
     r"step|first|here|this|that|not|what|how|why|hello|hi|okay|ok|sure|she|he|they|there)\b"
 )
 ELSEWHERE = re.compile(
-    r"(?i)(?:obtained|found|given|calculated|determined|derived|computed|the same|as follows|correct|"
-    r"wrong|incorrect|based)\b"
+    r"(?i)(?:obtained|found|given|calculated|determined|derived|computed|the same|as follows|"
+    r"correct|wrong|incorrect|based)\b"
 )
 CLOSING_MARKS = re.compile(r"(?<=[\d)}\]$%])[.,;:]+\Z")
 EMPHASIS = " \t\n*_`"
