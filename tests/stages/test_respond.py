@@ -457,3 +457,16 @@ def test_the_debug_recipe_runs(suite: Path, tmp_path: Path) -> None:
     assert {"choose", "respond/a", "prepare", "distill/sft"} <= summary["stages"].keys()
     used = {line["chooser"] for line in lines(tmp_path / "out")}
     assert used == {"entropy_per_byte", "agreement", "unit_tests"}
+
+
+def test_a_choice_by_earlier_rules_of_agreement_is_not_taken_over_and_others_are() -> None:
+    """The field stands in the stage's fingerprint where it says more than earlier runs did."""
+    from infifusion.recipe import WriteResponses
+    from infifusion.stages.decide import rules_of
+
+    def asked(**fields: object) -> WriteResponses:
+        prompts = [{"path": "p.jsonl", "domain": "d", "prompt": "question", **fields}]
+        return WriteResponses.model_validate({"prompts": prompts})
+
+    assert rules_of(asked()) == {}
+    assert rules_of(asked(choose="agreement")) == {"rules": {"agreement": 2}}
