@@ -13,6 +13,7 @@ from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.tasks import TASKS
 
 TIMEOUT = 6.0
+SOLUTION = "Final Answer: The final answer is $\\boxed{17}$. I hope it is correct."
 HOSTILE = {
     "a tower of powers": "9^{9^{9^{9}}}",
     "a huge factorial": "(10^{9})!",
@@ -45,25 +46,25 @@ def worker():
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_answer_is_wrong_in_time_and_the_next_is_judged(name, worker):
     answer = HOSTILE[name]
-    assert worker.math_equal("1", "1")  # the libraries are loaded
+    assert all(worker.lm_eval_math(SOLUTION, SOLUTION).values())  # the libraries are loaded
     assert worker.same_answer("1", "1.0")
     started = time.monotonic()
     worker.timeout = TIMEOUT
     assert not worker.same_answer("17", answer)
     assert not worker.same_answer("17", worker.final_answer(f"The answer is $\\boxed{{{answer}}}$"))
     assert time.monotonic() - started < 2 * TIMEOUT
-    assert not worker.math_equal(answer, "17")
-    assert not worker.math_verify("$17$", f"The answer is $\\boxed{{{answer}}}$")
+    said = f"Final Answer: The final answer is $\\boxed{{{answer}}}$. I hope it is correct."
+    assert not any(worker.lm_eval_math(SOLUTION, said).values())
     assert time.monotonic() - started < 4 * TIMEOUT + 30
     worker.math_fault()
     worker.timeout = 30.0
-    assert worker.math_equal("\\frac{1}{2}", "0.5")
+    assert all(worker.lm_eval_math(SOLUTION, SOLUTION).values())
     assert worker.math_fault() == ""
     assert not Path("/tmp/infifusion-evaluated").exists()
 
 
 def test_the_worker_cannot_take_more_memory_than_it_has(worker):
-    worker.math_equal("1", "1")
+    worker.lm_eval_math(SOLUTION, "17")
     worker.same_answer("1", "1.0")
     for kind in (OURS, THEIRS):
         limits = Path(f"/proc/{worker._processes[kind].pid}/limits").read_text()
@@ -74,7 +75,7 @@ def test_the_worker_cannot_take_more_memory_than_it_has(worker):
 def test_the_worker_does_not_see_the_environment(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_planted")
     with MathWorker() as worker:
-        worker.math_equal("1", "1")
+        worker.lm_eval_math(SOLUTION, "17")
         worker.same_answer("1", "1.0")
         environments = [
             Path(f"/proc/{process.pid}/environ").read_bytes()

@@ -7,8 +7,8 @@ interrupt C code. So both are called as libraries in a worker that is killed, an
 when an item is late; that has MEMORY bytes and no more; and that, where the kernel can enforce it
 (Landlock, seccomp), reads nothing but Python's libraries, writes nothing, and has no network and no
 processes. There are two, each started when it is first asked: OURS judges by evals/same_answer,
-THEIRS calls the outside graders: `extract` and `equivalent` are Minerva's exact match (Lewkowycz et
-al. 2022, as in lm-eval), `verify` is math-verify.
+THEIRS computes the metrics of lm-eval's Minerva task (Lewkowycz et al. 2022), math-verify's among
+them, which stand beside ours.
 """
 
 from __future__ import annotations
@@ -83,23 +83,6 @@ class MathWorker:
         if INTEGER.fullmatch(gold) and INTEGER.fullmatch(answer):
             return int(gold) == int(answer)
         return bool(self._call(OURS, "same", gold, answer))
-
-    def math_answer(self, text: str) -> str | None:
-        """The answer in a solution, normalised; None when there is none or it takes too long.
-
-        Minerva's closing sentence "Final Answer: The final answer is ... I hope it is correct."
-        counts before the last \\boxed{}.
-        """
-        value = self._call(THEIRS, "extract", text)
-        return value if isinstance(value, str) else None
-
-    def math_equal(self, left: str, right: str) -> bool:
-        """Whether two normalised answers are the same text, or sympy finds them equal."""
-        return bool(self._call(THEIRS, "equivalent", left, right))
-
-    def math_verify(self, gold: str, target: str) -> bool:
-        """Whether math-verify finds `target` to answer like `gold`. It is not symmetric."""
-        return bool(self._call(THEIRS, "verify", gold, target))
 
     def lm_eval_math(self, solution: str, output: str) -> dict[str, float]:
         """The metrics of lm-eval's Minerva task for an output, by name; 0 where it has no answer in
@@ -226,16 +209,6 @@ def _ours() -> dict[str, Callable[..., Any]]:
 
 def _theirs() -> dict[str, Callable[..., Any]]:
     from lm_eval.tasks.minerva_math import utils as minerva
-    from math_verify import parse, verify
-
-    def extract(text: str) -> str | None:
-        answer = minerva.get_unnormalized_answer(text)
-        if answer == "[invalidanswer]":
-            boxed = minerva.last_boxed_only_string(text)
-            if boxed is None:
-                return None
-            answer = minerva.remove_boxed(boxed)
-        return minerva.normalize_final_answer(answer)
 
     def lm_eval(solution: str, output: str) -> str:
         boxed = minerva.last_boxed_only_string(solution) or ""
@@ -243,12 +216,7 @@ def _theirs() -> dict[str, Callable[..., Any]]:
         doc = {"solution": solution, "answer": answer}
         return json.dumps(minerva.process_results(doc, [output]))
 
-    return {
-        "lm_eval": lm_eval,
-        "extract": extract,
-        "equivalent": minerva.is_equiv,
-        "verify": lambda gold, target: verify(gold=parse(gold), target=parse(target)),
-    }
+    return {"lm_eval": lm_eval}
 
 
 def _serve(kind: str) -> None:

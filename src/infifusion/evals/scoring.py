@@ -52,10 +52,6 @@ class Tools(MathWorker):
         )
         return verdict.passed, verdict.reason
 
-    def same_answer(self, left: str, right: str) -> bool:
-        """Whether two extracted answers are one, for a vote."""
-        return self.math_equal(left, right)
-
 
 def score_outputs(
     task: Task,
@@ -99,12 +95,12 @@ def _item(
     first, gold = judged[0], judged[0].pop("gold")
     item = {"id": name, "prompt": prompt, "output": first["output"], "gold": gold} | first
     item["lm_eval"] = lm_eval_figures(task.name, doc, [one.text for one in outputs], tools)
-    tools.math_fault()  # what was not answered just now is no fault of the next item's
     if len(outputs) > 1:
         item["share"] = sum(one["correct"] for one in judged) / len(judged)
         item["samples"] = [{k: v for k, v in one.items() if k != "gold"} for one in judged]
         if not task.needs_sandbox:
             item["votes"] = votes(judged, tools.same_answer)
+    tools.math_fault()  # what was not answered just now is no fault of the next item's
     return item
 
 

@@ -44,18 +44,6 @@ class Judges(Protocol):
         """Whether two answers say the same; no answer says nothing."""
         ...
 
-    def math_answer(self, text: str) -> str | None:
-        """The normalised final answer of a mathematical solution."""
-        ...
-
-    def math_equal(self, left: str, right: str) -> bool:
-        """Whether two normalised answers are equal."""
-        ...
-
-    def math_verify(self, gold: str, target: str) -> bool:
-        """Whether math-verify finds that target answers like gold."""
-        ...
-
     def math_fault(self) -> str:
         """Why questions about mathematics had no answer since the last call; mostly empty."""
         ...
