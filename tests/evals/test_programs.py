@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.evals.tasks.programs import extract_program
+from infifusion.evals import extract_program
 
 ADD = 'def add(a, b):\n    """Add two numbers.\n\n    >>> add(1, 2)\n    3\n    """\n'
 DEF = "def add(a, b):\n    return a + b\n"

@@ -17,7 +17,6 @@ from output_cases import KINDS as OUTPUTS
 
 import infifusion
 from infifusion.evals.math_worker import MathWorker
-from infifusion.evals.same_answer.final_answer import answer_part
 from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.tasks import TASKS
 
@@ -77,12 +76,6 @@ def test_the_answer_is_found_where_it_stands(kind: str, worker: MathWorker) -> N
         if not (found is None if wanted is None else worker.same_answer(wanted, found)):
             wrong.append((output, wanted, found))
     assert wrong == []
-
-
-def test_an_output_that_never_leaves_its_reasoning_has_no_answer_part() -> None:
-    assert answer_part("<think>so \\boxed{5}") is None
-    assert answer_part("<think>so</think>5") == "5"
-    assert answer_part("5") == "5"
 
 
 def test_no_runtime_of_antlr_takes_part_in_a_verdict() -> None:

@@ -259,7 +259,14 @@ def test_equal_answers_in_another_form_vote_together():
 
 def test_samples_vote_by_the_notion_that_judges_them():
     doc = {"question": "?", "answer": "#### 3"}
-    texts = ["#### 1/2", "#### 0.5", "So 50\\%.", "#### 3.0", "No idea.", "The answer is 3 m."]
+    texts = [
+        "#### 1/2",
+        "#### 0.5",
+        "So 50\\%.",
+        "#### 3.0",
+        "I do not know.",
+        "The answer is 3 m.",
+    ]
     [item] = score_outputs(TASKS["gsm8k"], [doc], [[Output(text) for text in texts]])
     assert item["votes"] == [(3, False), (2, True)]
     assert item["note"] == ""

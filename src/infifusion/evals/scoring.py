@@ -14,8 +14,8 @@ from typing import Any
 from infifusion.errors import DataError
 from infifusion.evals.lm_figures import lm_eval_figures, summed_up
 from infifusion.evals.math_worker import MathWorker
+from infifusion.evals.same_answer.reasoning import after_reasoning
 from infifusion.evals.statistics import majority_at, pass_at, share_interval
-from infifusion.evals.tasks.reasoning import after_reasoning
 from infifusion.evals.tasks.task import Doc, Task
 from infifusion.process.bar import track
 from infifusion.sandbox.programs import TIMEOUT, check_program

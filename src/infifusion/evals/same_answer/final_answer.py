@@ -6,20 +6,8 @@ import re
 
 from infifusion.evals.same_answer.formulas import AMOUNT, FORMULA, is_prose, last_number
 from infifusion.evals.same_answer.formulas import inside as inside_of
+from infifusion.evals.same_answer.reasoning import after_reasoning, has_reasoning
 
-# What opens and closes reasoning that is not the answer: Qwen, DeepSeek and most others;
-# OpenThinker; Kimi; Magistral; Seed; gpt-oss, whose last channel is the answer.
-REASONING = (
-    ("<think>", "</think>"),
-    ("<thinking>", "</thinking>"),
-    ("<thought>", "</thought>"),
-    ("<reasoning>", "</reasoning>"),
-    ("<|begin_of_thought|>", "<|end_of_thought|>"),
-    ("◁think▷", "◁/think▷"),
-    ("[THINK]", "[/THINK]"),
-    ("<seed:think>", "</seed:think>"),
-    ("<|channel|>analysis<|message|>", "<|channel|>final<|message|>"),
-)
 LONGEST = 200_000  # characters from the end in which an answer is sought
 BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
 SAID = re.compile(
@@ -62,9 +50,9 @@ def final_answer(output: str) -> str | None:
     `####`; behind the last "the answer is" or "Answer:"; all, where the output is nothing but an
     answer; the last number in bold; the last number, with the formula that it ends; short words.
     What stands before the end of the reasoning (`</think>` and its like) is not looked at, and an
-    output that never leaves its reasoning has no answer.
+    output that never leaves its reasoning has no answer (reasoning.py).
     """
-    text = answer_part(output)
+    text = after_reasoning(output)
     if text is None:
         return None
     text = SPECIAL.sub("", text[-LONGEST:])
@@ -74,23 +62,12 @@ def final_answer(output: str) -> str | None:
     return None
 
 
-def answer_part(output: str) -> str | None:
-    """What stands behind the reasoning; None where the reasoning is never left."""
-    for opening, closing in REASONING:
-        _, closed, behind = output.rpartition(closing)
-        if closed:
-            output = behind
-        if opening in output:
-            return None
-    return output
-
-
 def bare(text: str) -> str:
     """An answer, or the final answer in it where it holds more than that: a box, a mark, a
     sentence that gives it, several lines."""
     marked = BOX.search(text) or "####" in text or SAID.search(text)
     lines = text.strip().count("\n") and "\\begin" not in text
-    if marked or lines or any(opening in text for pair in REASONING for opening in pair):
+    if marked or lines or has_reasoning(text):
         return final_answer(text) or ""
     return text
 

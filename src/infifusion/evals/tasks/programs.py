@@ -25,7 +25,6 @@ from infifusion.evals.tasks.passages import (
     spans,
     wrong_line,
 )
-from infifusion.evals.tasks.reasoning import after_reasoning
 from infifusion.evals.tasks.statements import (
     DEFINITIONS,
     FUNCTIONS,
@@ -48,20 +47,6 @@ BEGINS_BODY = re.compile(
     r"|def|async|#|\"\"\"|''')(?!\w)"
     r"|[A-Za-z_][\w.,\[\]\"' ]*(?::[^=]+)?[-+*/%|&^<>]*=|[A-Za-z_][\w.]*\("
 )
-
-
-def extract_program(output: str, prompt: str | None = None) -> str:
-    """The Python program in a model's answer: imports, helpers and the function that is asked.
-
-    prompt: what was asked: code that the answer continues or repeats (HumanEval), or words that
-        name the function, such as tests with `assert` (MBPP). None: all that the answer defines.
-
-    Fences of any kind, prose, a repeated signature, a bare body, several variants (the first
-    counts, or one that is announced as its correction), examples of use and tests are dealt with;
-    what stands before </think> is no answer. Where the asked function does not compile, the code
-    is given back as it stands. Empty where there is no code.
-    """
-    return program_of(output, Asked.of(prompt))
 
 
 @dataclass(frozen=True)
@@ -100,8 +85,8 @@ class Asked:
 
 
 def program_of(output: str, asked: Asked) -> str:
-    """The program that an answer to what is asked stands for; see extract_program."""
-    found = passages(clean(after_reasoning(output) or ""))
+    """The program that an answer, its reasoning apart, stands for; see evals.extract_program."""
+    found = passages(clean(output))
     program = _program(asked, found)
     if not program and not any(passage.fenced for passage in found):
         program = _program(asked, spans(found))
