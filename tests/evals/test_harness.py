@@ -357,6 +357,26 @@ def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path)
     assert model._decode_after([1] * 20, [3]) == " x"
 
 
+def test_marks_of_reasoning_that_are_special_tokens_are_seen():
+    from infifusion.evals.generation import GreedyLM
+
+    tokenizer = make_tokenizer()
+    marks = ["[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|end|>", "[INST]"]
+    tokenizer.add_special_tokens({"additional_special_tokens": marks})
+    model = GreedyLM(make_model(tokenizer), tokenizer=tokenizer)
+    for text, shown in (
+        ("[THINK]9[/THINK] 5", "[THINK]9[/THINK] 5"),
+        ("[INST][THINK] 9", "[THINK] 9"),
+        ("[INST] 5<|end|>", " 5"),
+        ("<|channel|>analysis<|message|>9<|end|>", "<|channel|>analysis<|message|>9"),
+    ):
+        for prompt in ("Q:", "[INST]Q:[THINK]", "Q[INST]"):
+            row = tokenizer(text).input_ids
+            assert model._decode_after(tokenizer(prompt).input_ids, row) == shown
+    output = model._output([1], [*tokenizer("[THINK]9").input_ids, tokenizer.eos_token_id], 99, ())
+    assert (output.text, output.truncated) == ("[THINK]9", False)
+
+
 def test_templates_become_jinja_that_gives_the_same_text():
     from lm_eval.utils import apply_template
 

@@ -19,6 +19,7 @@ from infifusion.data.render import Chat
 from infifusion.data.template import NEXT_TURN
 from infifusion.data.tokenize import ends_of
 from infifusion.data.tokenizers import encode
+from infifusion.evals.same_answer.reasoning import of_a_mark
 from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
@@ -61,6 +62,13 @@ class GreedyLM(Base):
         self.outputs: dict[Key, Output] = {}
         self.end_ids = end_ids(self.model, self.tokenizer)
         self.title = "generate"  # of the progress bar
+        special = {
+            number: str(token)
+            for number, token in self.tokenizer.added_tokens_decoder.items()
+            if token.special
+        }
+        self._marks = {number for number, text in special.items() if of_a_mark(text)}
+        self._hidden = special.keys() - self._marks
         self._chat = Chat(self.tokenizer, system=system) if chat else None
         self._before, self._behind = "", ""
         if self._chat:
@@ -79,8 +87,8 @@ class GreedyLM(Base):
         )
         if way := ends.way(behind) or ends.way(next_turn):
             self.end_ids = sorted({*self.end_ids, way[-1]})
-            self._behind = self.tokenizer.decode(way, skip_special_tokens=True)
-        self._before = self.tokenizer.decode(before, skip_special_tokens=True)
+            self._behind = self.tok_decode(way)
+        self._before = self.tok_decode(before)
 
     def apply_chat_template(
         self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
@@ -94,6 +102,14 @@ class GreedyLM(Base):
             return super().apply_chat_template(chat_history, add_generation_prompt)
         messages = [Message(role=m["role"], content=m["content"]) for m in chat_history]
         return self._chat.prompt(messages, name="the prompt of the task")
+
+    def tok_decode(self, tokens: Any, skip_special_tokens: bool = True) -> str:
+        """The text of token ids, without special tokens but those that mark reasoning: for some
+        models [THINK] and <|channel|> are such, and its end must be seen."""
+        if skip_special_tokens and isinstance(tokens, list) and not self._marks.isdisjoint(tokens):
+            tokens = [token for token in tokens if token not in self._hidden]
+            skip_special_tokens = False
+        return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """One text per lm-eval Instance, in order; the prompt is never cut.

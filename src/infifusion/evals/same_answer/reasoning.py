@@ -63,6 +63,11 @@ def after_reasoning(output: str, prompt: str = "") -> str | None:
     return said[-1] if said else None if reasoning else texts[-1]
 
 
+def of_a_mark(token: str) -> bool:
+    """Whether a special token is a mark, or part of one as <|channel|> is."""
+    return len(token) > 4 and any(token in mark for pair in MARKS.items() for mark in pair)
+
+
 def has_reasoning(text: str) -> bool:
     """Whether a mark of reasoning stands in a text."""
     return MARK.search(text) is not None
