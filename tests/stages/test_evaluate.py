@@ -33,7 +33,7 @@ def test_scores_by_other_rules_are_others() -> None:
     """Else a run that goes on compares models that were judged in two ways."""
     task = TASKS["gsm8k"]
     now = decides_scores(task, None)
-    assert now == {"gsm8k_test.jsonl": "hub", "scoring": 2}
+    assert now == {"gsm8k_test.jsonl": "hub", "scoring": 3}
     assert decides_scores(replace(task, scoring=1), None) == {"gsm8k_test.jsonl": "hub"}
 
 

@@ -10,12 +10,11 @@ from functools import lru_cache
 from infifusion.evals.same_answer import (
     amounts,
     bases,
-    clock,
+    colons,
     equations,
     groups,
     matrices,
     ranges,
-    ratios,
     words,
 )
 from infifusion.evals.same_answer.cleaning import clean, squeezed
@@ -25,7 +24,7 @@ LONGEST = 4_000  # characters of an answer that is read; a longer one equals its
 DEEPEST = 3  # collections within collections
 
 WITH_ITEMS = (groups.Group, matrices.Matrix)
-RULES = (amounts, bases, clock, equations, groups, matrices, ranges, ratios, words)
+RULES = (amounts, bases, colons, equations, groups, matrices, ranges, words)
 
 
 def same_answer(gold: str, answer: str | None) -> bool:
