@@ -68,6 +68,6 @@ def test_the_public_functions_leave_it_out() -> None:
 
 def test_it_takes_linear_time() -> None:
     for text in ("<think>\n", "<think>", "</think>", "<think></think>", "x <think></think>", " "):
-        started = time.monotonic()
+        started = time.process_time()
         after_reasoning(text * ((1 << 20) // len(text)))
-        assert time.monotonic() - started < 2, text
+        assert time.process_time() - started < 5, text  # a second, or minutes if it were not

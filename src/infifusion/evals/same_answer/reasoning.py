@@ -59,8 +59,10 @@ def after_reasoning(output: str, prompt: str = "") -> str | None:
     if not reasoning:
         answers[-1].append(output[begin:])
     texts = ["".join(pieces) for pieces in answers]
-    said = [text for text in texts if not BEGIN_OF_TURN.fullmatch(text)]
-    return said[-1] if said else None if reasoning else texts[-1]
+    for text in reversed(texts):
+        if not BEGIN_OF_TURN.fullmatch(text):
+            return text
+    return None if reasoning else texts[-1]
 
 
 def of_a_mark(token: str) -> bool:
