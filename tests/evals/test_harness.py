@@ -359,6 +359,7 @@ def test_the_blank_before_an_answer_survives_a_tokenizer_that_drops_it(tmp_path)
 
 def test_marks_of_reasoning_that_are_special_tokens_are_seen():
     from infifusion.evals.generation import GreedyLM
+    from infifusion.teacher.rows import Draw, Row
 
     tokenizer = make_tokenizer()
     marks = ["[THINK]", "[/THINK]", "<|channel|>", "<|message|>", "<|end|>", "[INST]"]
@@ -373,7 +374,8 @@ def test_marks_of_reasoning_that_are_special_tokens_are_seen():
         for prompt in ("Q:", "[INST]Q:[THINK]", "Q[INST]"):
             row = tokenizer(text).input_ids
             assert model._decode_after(tokenizer(prompt).input_ids, row) == shown
-    output = model._output([1], [*tokenizer("[THINK]9").input_ids, tokenizer.eos_token_id], 99, ())
+    ids = [*tokenizer("[THINK]9").input_ids, tokenizer.eos_token_id]
+    output = model._output(Row(0, [1], 99, "it", Draw(), ids=ids), ())
     assert (output.text, output.truncated) == ("[THINK]9", False)
 
 
