@@ -209,7 +209,8 @@ def test_a_model_that_cannot_be_reached_is_sized_by_its_name(name: str, like: st
         (["--pivot", "p", "--source", "a=x", "--train", "d=./no.jsonl"], "no data file"),
         (
             ["--pivot", "p", "--source", "a=x", "--train", "no.csv"],
-            "no.csv. Give the path of a .jsonl, .json, .parquet, .csv file.\n",
+            "no.csv. Give the path of a .jsonl, .json, .parquet, .csv, .tsv, .jsonl.gz, "
+            ".jsonl.bz2, .jsonl.zst file.\n",
         ),
         (["--template", "laptop", "--tasks", "gsm9k"], "--tasks: there is no task 'gsm9k'"),
         (["--template", "laptop", "--tasks", "bits_per_byte"], "always computed; leave it out"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from infifusion.errors import RecipeError
-from infifusion.strict import Strict, read_yaml, require_kind
+from infifusion.strict import LARGEST_FILE, Strict, read_yaml, require_kind
 
 DOCUMENT = re.compile(r"^---[ \t]*(?:#.*)?$", re.MULTILINE)  # begins another YAML document
 IGNORE = "ignore"  # tokenizer_source: tokens are not compared
@@ -206,7 +206,9 @@ def read_merges(path: Path, *, base_override: str | None) -> list[tuple[str | No
     twice, and for merges that need one another.
     """
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            content = file.read(LARGEST_FILE + 1)
+        text = content.decode("utf-8-sig") if len(content) <= LARGEST_FILE else ""
     except (OSError, ValueError):  # read_merge_file says what is wrong
         text = ""
     marks = [match.span() for match in DOCUMENT.finditer(text)]
