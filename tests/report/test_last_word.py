@@ -70,6 +70,13 @@ def test_without_held_out_data_it_says_that_it_cannot_tell(tmp_path: Path, resol
     assert "cannot be told" in said and "Give data.held_out a file" in said
 
 
+def test_scores_of_an_earlier_build_say_nothing(tmp_path: Path, resolved) -> None:
+    place = RunFolder(tmp_path).evaluate("sft")
+    place.mkdir(parents=True)
+    (place / "scores.json").write_text(json.dumps({"bits_per_byte": {"math": 0.5}}))
+    assert last_words(RunFolder(tmp_path), resolved) == []
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     inside = 0
     for seed in range(100):

@@ -53,6 +53,8 @@ def last_words(folder: RunFolder, resolved: Resolved) -> list[str]:
     if not tuned or not fused:
         return []
     base = _read(folder.evaluate(tuned[0]))
+    if base is None and _scored(folder.evaluate(tuned[0])):
+        return []  # by a build that kept no response's bits
     if base is None:
         return [
             f"Whether fusion was worth it cannot be told: there are no held-out examples on which "
@@ -115,6 +117,12 @@ def _bits(of: dict[str, Any], domain: str) -> float:
     there = np.array(of["domains"]) == domain
     nats, size = np.array(of["nats"])[there].sum(), np.array(of["bytes"])[there].sum()
     return float(nats / size / math.log(2)) if size else math.inf
+
+
+def _scored(place: Path) -> bool:
+    """Whether a model has bits per byte."""
+    path = place / "scores.json"
+    return path.is_file() and bool(read_json(path)["bits_per_byte"])
 
 
 def _read(place: Path) -> dict[str, Any] | None:
