@@ -175,13 +175,13 @@ def test_a_pivot_token_that_goes_on_beyond_the_source_s_has_the_product() -> Non
     )  # fmt: skip
     here = Positions(np.array([0, 3, 5], np.int32), np.array([0, 3]), np.array(own, np.int32))
     # Its tokens: ab, cab (3 + 2 bytes of the source's), end; ids 4 and 7 of the same table.
-    there = Positions(np.array([0, 2, 5], np.int32), np.array([0, 3]), np.array([4, 7, 0]))
+    gold_R = np.array([4, 7, 0], np.int32)
+    there = Positions(np.array([0, 2, 5], np.int32), np.array([0, 3]), gold_R)
     known = {piece: token for token, piece in enumerate(PIECES) if piece}
     inside = Inside(table(PIECES), lambda rests: [known.get(rest, -1) for rest in rests], 1e-6)
     mapping = VocabularyMap(np.arange(len(PIECES), dtype=np.int32), np.ones(len(PIECES), np.uint8))
     believed = [Believed(here, beliefs, mapping, by_bytes, inside)]
-    aligned, origins = align_sources(believed, there.__class__(
-        there.start_R, there.row_N1, there.gold_R.astype(np.int32)), zscores=False)  # fmt: skip
+    aligned, origins = align_sources(believed, there, zscores=False)
     assert origins.gold_path_ST[0, 1] and origins.inside_ST[0, 1]
     longer = sum(source[1, t] for t in (5, 9))  # begin with "ab" and go on
     shorter = sum(source[1, t] for t in (1, 4))

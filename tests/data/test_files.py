@@ -16,7 +16,7 @@ import pytest
 from conftest import write_jsonl
 
 from infifusion.data.examples import read_examples
-from infifusion.data.files import files_of, first_record, is_local
+from infifusion.data.files import _read_hub, files_of, first_record, is_local
 from infifusion.errors import DataError, RecipeError
 from infifusion.recipe import DataSource, Recipe, anchor
 
@@ -119,6 +119,15 @@ def test_a_folder_of_plain_files_is_read_by_load_dataset(tmp_path: Path) -> None
     write_jsonl(tmp_path / "set/test.jsonl", ROWS[:1])
     assert len(read_examples(source(tmp_path / "set"), seed=0)[0]) == 3
     assert len(read_examples(source(tmp_path / "set", split="test"), seed=0)[0]) == 1
+
+
+def test_a_stream_gives_as_many_as_were_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    write_jsonl(tmp_path / "set/train.jsonl", ROWS)
+    asked = source(tmp_path / "set", streaming=True, limit=2)
+    found = list(_read_hub(asked, streaming=True, whole=True))
+    assert len(found) == 2 and all(row in ROWS for row in found)
+    assert list(_read_hub(asked, streaming=True, whole=False)) == ROWS
 
 
 def test_a_model_is_no_data(suite: Path, tmp_path: Path) -> None:

@@ -30,9 +30,9 @@ def test_tokenizing_uses_all_processors_unless_the_environment_says_otherwise(
     byte_level_tokenizer(320).save_pretrained(tmp_path)
     renderer = open_renderer(Model(model=str(tmp_path)), plain_template="{prompt}\n{response}")
     monkeypatch.setattr(runtime, "TOKENIZERS_ASKED", "false")
-    alone, before = renderer.tokenize(EXAMPLES), threads()
+    alone, before = renderer.tokenize_each(EXAMPLES), threads()
     monkeypatch.setattr(runtime, "TOKENIZERS_ASKED", None)
-    shared = renderer.tokenize(EXAMPLES)
+    shared = renderer.tokenize_each(EXAMPLES)
     assert threads() > before, "its workers stay"
     assert os.environ["TOKENIZERS_PARALLELISM"] == "false", "as it was: processes that fork need it"
     assert [one.ids.tolist() for one in shared] == [one.ids.tolist() for one in alone]

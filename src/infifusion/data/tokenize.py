@@ -189,10 +189,13 @@ def _control(
 ) -> int | None:
     """The first special token in the response's own text; those that a template writes around a
     call are no part of it."""
+    if special.isdisjoint(ids):
+        return None
     runs = conversation.shared
-    for token, start in zip(ids, start_R.tolist(), strict=False):
-        inside = runs is None or any(run.own <= start < run.own + run.size for run in runs)
-        if token in special and inside:
+    for token, start in zip(ids, start_R, strict=False):
+        if token in special and (
+            runs is None or any(run.own <= start < run.own + run.size for run in runs)
+        ):
             return token
     return None
 

@@ -47,14 +47,6 @@ class Renderer:
         """The model's tokenizer."""
         return self.chat.tokenizer
 
-    def tokenize(self, examples: list[Example]) -> list[Tokenized]:
-        """TokenizerError names the tokenizer and the first example that does not fit."""
-        done = self.tokenize_each(examples)
-        for one in done:
-            if isinstance(one, str):
-                raise TokenizerError(one)
-        return [one for one in done if isinstance(one, Tokenized)]
-
     def tokenize_each(self, examples: list[Example]) -> list[Tokenized | str]:
         """Every example's tokens, or why this model cannot be given it."""
         done: list[Tokenized | str] = []
