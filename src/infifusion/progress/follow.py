@@ -74,7 +74,9 @@ class FollowedRun:
         self._began: float | None = None
         self._before = 0.0
         self._over = threading.Event()
-        self._live = rank() == 0 and shows_live()
+        live = rank() == 0 and shows_live()
+        view = Live(get_renderable=self._view, console=console, transient=True)
+        self._live = view if live else None
 
     @contextlib.contextmanager
     def step(self, name: str, *, made: bool) -> Iterator[None]:
@@ -85,6 +87,8 @@ class FollowedRun:
         self.state.current, self.state.moved = number, time.time()
         if rank() == 0 and not made:
             log.info("[%d/%d] %s", number + 1, len(self.state.steps), name)
+        if self._live is not None:
+            self._live.refresh()  # a step may end before the view draws itself again
         try:
             yield
         except Exception:
@@ -131,8 +135,7 @@ class FollowedRun:
         """Update the state every second while the block runs; on a terminal, show it."""
         shown_by.append(self.showing)
         looks = threading.Thread(target=self._look, name="infifusion-progress", daemon=True)
-        view = Live(get_renderable=self._view, console=console, transient=True)
-        with view if self._live else contextlib.nullcontext():
+        with self._live or contextlib.nullcontext():
             looks.start()
             try:
                 yield
@@ -152,7 +155,7 @@ class FollowedRun:
             self._write()
             if meter is not None and time.monotonic() - said > SAY_EVERY:
                 said = time.monotonic()
-                quiet = self._live or rank() != 0  # the first process speaks for all
+                quiet = self._live is not None or rank() != 0  # the first process speaks for all
                 words = f"  {meter.title}: {figures(Work.of(meter))}"
                 log.info("%s", words, extra=ONLY_HERE if quiet else None)
 
