@@ -9,7 +9,6 @@ believed just before that token. The last row of an example predicts the end of 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
@@ -20,8 +19,6 @@ from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import torch
-FENCED_CODE = re.compile(r"```(?:python|py)?[^\S\n]*\n(.*?)(?:```|\Z)", re.DOTALL)
-"""A fenced block of Python in an answer; the last one may lack its end, where an answer is cut."""
 
 
 class Message(TypedDict):

@@ -6,7 +6,7 @@ import pytest
 
 from infifusion.choose import agreement, entropy_per_byte, unit_tests
 from infifusion.choose.candidates import Candidate
-from infifusion.choose.unit_tests import program_of
+from infifusion.evals import extract_program
 from infifusion.types import Message, Prompt
 
 
@@ -22,6 +22,9 @@ class FakeJudges:
 
     def final_answer(self, output: str) -> str | None:
         return output.split()[-1] if output.split() else None
+
+    def extract_program(self, output: str, prompt: str | None) -> str:
+        return extract_program(output, prompt)
 
     def same_answer(self, gold: str, answer: str | None) -> bool:
         self.compared.append((gold, str(answer)))
@@ -142,18 +145,40 @@ def test_a_prompt_without_tests_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "response", "program"),
+    ("code", "response", "right"),
     [
-        ("def f(k):\n    return", " k + 1", "def f(k):\n    return k + 1"),
-        (None, "def f(): pass", "def f(): pass"),
-        (None, "Try\n```python\nx = 1\n```\nor\n```\nx = 2\n```\n", "x = 2\n"),
-        # A whole function in place of a body; the prompt's imports stay.
-        ("import re\n", "```python\ndef f(): pass\n```", "import re\n\n\ndef f(): pass\n"),
+        ("def f(k):\n    return", " k + 1", True),
+        (None, "def f(k):\n    return k + 1", True),
+        (None, "Sure:\n```Python\ndef f(k):\n    return k + 1\n```\nThat is all.", True),
+        (None, "~~~\ndef f(k):\n    return k\n~~~", False),
+        # Of two variants the first one counts, as in the code tasks.
+        (None, "```\ndef f(k): return k + 1\n```\nor\n```\ndef f(k): return k\n```", True),
+        # What stands before the end of the reasoning is no answer.
+        (None, "def f(k): return k\n</think>\ndef f(k):\n    return k + 1\n", True),
+        # A whole function in place of a body; what the prompt gave stays.
+        ("ONE = 1\n", "```python\ndef f(k): return k + ONE\n```", True),
+        ("import math\ndef f(k):\n", "def f(k):\n    return k + int(math.cos(0))", True),
         # The prompt alone is no program, so the answer stands alone.
-        ("def g(:", "def f(): pass", "def f(): pass"),
+        ("def f(:", "def f(k): return k + 1", True),
+        (None, "I do not know.", False),
     ],
 )
-def test_the_program_that_an_answer_stands_for(
-    code: str | None, response: str, program: str
+def test_programs_are_found_in_answers_as_the_code_tasks_find_them(
+    code: str | None, response: str, right: bool
 ) -> None:
-    assert program_of(code, response) == program
+    class Runs(FakeJudges):
+        def run_code(self, program: str, test: str) -> tuple[bool, str]:
+            names: dict[str, object] = {}
+            try:
+                exec(f"{program}\n{test}", names)
+            except Exception as error:
+                return False, repr(error)
+            return True, ""
+
+    found = unit_tests.unit_tests(
+        prompt(tests="assert f(1) == 2", code=code),
+        candidates(("a", response, 0.1)),
+        unit_tests.Params(),
+        Runs(),
+    )
+    assert (found.winner == 0) is right, found.votes

@@ -42,6 +42,10 @@ class Judges(Protocol):
         """The final answer of a worked solution, as it stands there; None where there is none."""
         ...
 
+    def extract_program(self, output: str, prompt: str | None) -> str:
+        """The program in an answer to code or tests, as the code tasks find it; "" for none."""
+        ...
+
     def same_answer(self, gold: str, answer: str | None) -> bool:
         """Whether two answers say the same."""
         ...

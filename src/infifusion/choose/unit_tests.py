@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 from infifusion.choose.candidates import Candidate, Choice, Judges, surest
 from infifusion.strict import Strict
-from infifusion.types import FENCED_CODE, Prompt
-
-DEFINES = re.compile(r"^(?:async\s+def|def|class)\s", re.MULTILINE)
+from infifusion.types import Prompt
 
 
 class Params(Strict):
@@ -31,7 +28,7 @@ def unit_tests(
     if prompt.tests is None:
         raise ValueError(f"{prompt.id} has no tests; name their field in `tests` of its prompts.")
     outcomes = [
-        judges.run_code(program_of(prompt.code, candidate.response), prompt.tests)
+        judges.run_code(_program(prompt, candidate.response, judges), prompt.tests)
         for candidate in candidates
     ]
     votes = tuple("passed" if passed else reason for passed, reason in outcomes)
@@ -41,20 +38,15 @@ def unit_tests(
     return Choice(surest(candidates, passing or range(len(candidates))), "", votes)
 
 
-def program_of(code: str | None, response: str) -> str:
-    """The program that an answer stands for.
-
-    The last fenced block counts in place of the text around it. With `code` (what the prompt gave),
-    the answer continues it; an answer that defines functions or classes of its own comes after it,
-    or stands alone where `code` is no whole program by itself.
-    """
-    blocks = FENCED_CODE.findall(response)
-    answer = blocks[-1] if blocks else response
-    if code is None:
-        return answer
-    if not DEFINES.search(answer):
-        return code + answer
-    return f"{code}\n\n{answer}" if _compiles(code) else answer
+def _program(prompt: Prompt, response: str, judges: Judges) -> str:
+    """The program that an answer stands for: what the code tasks would judge of it, after the code
+    that the prompt gave, where that is a whole program which the answer does not repeat."""
+    code = prompt.code or ""
+    if code.strip() and not code.endswith("\n") and _compiles(code + response):
+        return code + response  # it goes on in the middle of a line
+    program = judges.extract_program(response, code or prompt.tests) or code + response
+    given = code.strip()
+    return f"{code}\n\n{program}" if given not in program and _compiles(code) else program
 
 
 def _compiles(code: str) -> bool:

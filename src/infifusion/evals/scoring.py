@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from infifusion.errors import DataError
+from infifusion.evals import extract_program
 from infifusion.evals.lm_figures import lm_eval_figures, summed_up
 from infifusion.evals.math_worker import MathWorker
 from infifusion.evals.same_answer.reasoning import after_reasoning
@@ -51,6 +52,10 @@ class Tools(MathWorker):
             program, test, timeout=timeout or TIMEOUT, unsafe_code=self.unsafe_code
         )
         return verdict.passed, verdict.reason
+
+    def extract_program(self, output: str, prompt: str | None) -> str:
+        """The program in an answer; see evals.extract_program."""
+        return extract_program(output, prompt)
 
 
 def score_outputs(
