@@ -115,6 +115,36 @@ def test_value_and_gradients_equal_the_dense_float64_loss(name, params, shape, l
     close(head.bias.grad, bias.grad, "bias")
 
 
+@pytest.mark.parametrize("loss_rows", [5, 100])
+@pytest.mark.parametrize("name", ["kl", "reverse_kl", "jsd"])
+def test_a_share_moves_weight_from_the_loss_to_the_label(name: str, loss_rows: int) -> None:
+    """(1 - w) CE + w loss with w = (1 - gold_weight) share, where the share is no constant of the
+    pivot and yet carries no gradient."""
+
+    def share(log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
+        return 1 - log_CV.gather(1, target.gold_R[:, None])[:, 0].exp()
+
+    head, states, data = linear(), hidden(), rows()
+    loss = HeadLoss(loss_named(name), GOLD_WEIGHT, loss_rows, share)
+    sums = loss.sums(halves(head), states, data)
+    sums[0].backward()
+
+    wide = states.detach().double().requires_grad_()
+    weight = head.weight.detach().double().requires_grad_()
+    logits = wide @ weight.T
+    ce = functional.cross_entropy(logits, data.gold_R, reduction="none")
+    plain = replace(data, prob_RK=data.prob_RK.double(), normalised=False)
+    divergence = LOSSES[name](logits, plain, PARAMS[name]())
+    share_R = torch.where(data.taught_R, 1 - (-ce.detach()).exp(), 0)
+    weight_R = (1 - GOLD_WEIGHT) * share_R
+    expected = ((1 - weight_R) * ce + weight_R * torch.where(data.taught_R, divergence, 0)).sum()
+    expected.backward()
+    close(sums[0].detach(), expected.detach(), "value")
+    close(sums[3].detach(), share_R.sum(), "share")
+    close(states.grad, wide.grad, "hidden states")
+    close(head.weight.grad, weight.grad, "weight")
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("taught", ["none", "all"])
 def test_rows_that_nobody_teaches_train_on_the_gold_token(name: str, taught: str) -> None:

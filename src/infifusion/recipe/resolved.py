@@ -32,12 +32,16 @@ class FuseTarget(Strict):
 class TrainingRun(Strict):
     """One training run: every field decided."""
 
+    LATER = ("gate", "doubt")
+
     name: str
     group: str
     target: str | None
     loss: str
     params: dict[str, Any]
     gold_weight: float
+    gate: Literal["none", "pivot"] = "none"
+    doubt: float = 0.1
     start: str
     lora: Lora | None
     parallel: str
@@ -132,6 +136,7 @@ def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> li
         decided: dict[str, Any] = {"target": None if target is None else target.name}
         if target is None:
             decided |= {"loss": "cross_entropy", "params": {}, "gold_weight": 1.0}
+            decided |= {"gate": "none", "doubt": 0.1}
         if distill.start == "previous":
             decided["start"] = runs[-1].name if runs else "pivot"
         if distill.domains == "own":

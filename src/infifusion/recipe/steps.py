@@ -90,6 +90,8 @@ class Lora(Strict):
 class Distill(Strict):
     """One training run of the pivot."""
 
+    LATER = ("gate", "doubt")
+
     target: str | None = None
     """Name of a fused target; none for plain supervised fine-tuning."""
     each: bool = False
@@ -106,6 +108,12 @@ class Distill(Strict):
     responses alone. only: on those answers alone (sequence-level distillation)."""
     gold_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
+    gate: Literal["none", "pivot"] = "none"
+    """pivot: where the pivot, as it is by now, predicts the given token better than the sources
+    did, they count less; `doubt` says how much less. none: they count the same throughout."""
+    doubt: float = Field(default=0.1, gt=0)
+    """Of `gate: pivot`: the smallest probability that counts in the comparison. Small: whoever is
+    ahead takes all; large: sources also teach where labels speak against them, as wrong ones do."""
     start: str = "pivot"
     """Model that training starts from: pivot, the name of another run, or `previous` (with
     `each`: the run before it, a chain in place of a star)."""

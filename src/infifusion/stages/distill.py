@@ -17,6 +17,7 @@ from infifusion.data.store import Label, load_labels, load_rendered, load_target
 from infifusion.data.tokenizers import tokenizer_of
 from infifusion.errors import DataError, RecipeError
 from infifusion.losses import LOSSES, PARAMS, WITHOUT_ZSCORES
+from infifusion.losses.gate import share_of_sources
 from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
@@ -92,6 +93,7 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             target=target,
             loss=_position_loss(run) if run.target else None,
             gold_weight=run.gold_weight,
+            share=partial(share_of_sources, doubt=run.doubt) if run.gate == "pivot" else None,
             loss_rows=run.loss_rows,
             stop_at_rise=run.stop_at_rise,
             training={"run_name": f"{recipe.name}/{run.name}", **run.training},

@@ -12,10 +12,10 @@ import torch
 from transformers import PreTrainedModel
 
 from infifusion.teacher.lm_head import split_head
-from infifusion.train.head_loss import HeadLoss, PositionLoss
+from infifusion.train.head_loss import HeadLoss, PositionLoss, Share
 from infifusion.types import SparseTarget
 
-__all__ = ["PositionLoss", "with_position_loss"]
+__all__ = ["PositionLoss", "Share", "with_position_loss"]
 
 
 def with_position_loss(
@@ -24,19 +24,20 @@ def with_position_loss(
     *,
     gold_weight: float,
     loss_rows: int,
+    share: Share | None = None,
 ) -> PreTrainedModel:
     """The same model with `forward` replaced: batches of train.batches in, sums out.
 
     It returns a dict of sums over the batch's positions: loss (the objective, with gradient),
-    cross_entropy and divergence (its parts, detached; the latter over taught positions), and
-    taught, the number of those.
+    cross_entropy and divergence (its parts, detached; the latter over taught positions), taught,
+    the number of those, and share, how far the sources counted there.
 
-    At a taught position the objective is gold_weight * CE(gold) + (1 - gold_weight) * loss, at any
-    other CE(gold) alone. `loss` None trains on the gold tokens everywhere. It is given
-    log-probabilities, which are logits too.
+    At a taught position the objective is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) *
+    share (1 where `share` is None), at any other CE(gold) alone. `loss` None trains on the gold
+    tokens everywhere. Both are given log-probabilities, which are logits too.
     """
     split_head(model)  # refuses a model without a body and a head before anything else is done
-    head_loss = HeadLoss(loss, gold_weight, loss_rows)
+    head_loss = HeadLoss(loss, gold_weight, loss_rows, share)
 
     def forward(
         input_ids: torch.Tensor,
@@ -60,6 +61,7 @@ def with_position_loss(
             "cross_entropy": sums[1].detach(),
             "divergence": sums[2].detach(),
             "taught": taught_R.sum(),
+            "share": sums[3].detach(),
         }
 
     model.forward = forward

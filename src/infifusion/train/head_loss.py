@@ -27,6 +27,10 @@ from infifusion.types import SparseTarget
 PositionLoss = Callable[[torch.Tensor, SparseTarget], torch.Tensor]
 """(log_CV, target of the C positions) -> loss_C. log_CV is float32 log-probabilities."""
 
+Share = Callable[[torch.Tensor, SparseTarget], torch.Tensor]
+"""(log_CV, target) -> share_C: how far the sources count at each position, 0 to 1. It carries no
+gradient."""
+
 Project = Callable[[torch.Tensor], torch.Tensor]
 """The head's own forward: hidden states [C, D] to raw logits [C, V]."""
 
@@ -35,18 +39,20 @@ Project = Callable[[torch.Tensor], torch.Tensor]
 class HeadLoss:
     """Sums of the objective over positions.
 
-    At a taught position it is gold_weight * CE(gold) + (1 - gold_weight) * loss, at any other
-    CE(gold) alone. loss None: CE(gold) everywhere.
+    At a taught position it is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) * share, at any
+    other CE(gold) alone. loss None: CE(gold) everywhere. share None: 1.
     """
 
     loss: PositionLoss | None
     gold_weight: float
     loss_rows: int
+    share: Share | None = None
 
     def sums(
         self, head: LanguageModelHead, hidden_RD: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
-        """[3]: sums of the objective, of cross-entropy, and of the loss where taught.
+        """[4]: sums of the objective, of cross-entropy, of the loss where taught, and of `share`
+        there.
 
         Only the objective carries a gradient. The head is called once, as a module, so that the
         hooks of FSDP and DeepSpeed, which gather its parameters, run once; inside, its own forward
@@ -56,7 +62,7 @@ class HeadLoss:
 
         def sums_of(hidden_CD: torch.Tensor, part: SparseTarget) -> torch.Tensor:
             log_CV = torch.log_softmax(head.finish(project(hidden_CD)), dim=1)
-            return self._reduce(_cross_entropy(log_CV, part), self._divergence(log_CV, part), part)
+            return self._sums(log_CV, self._divergence(log_CV, part), part)
 
         def forward(hidden_RD: torch.Tensor) -> torch.Tensor:
             parameters = [p for p in head.head.parameters() if p.requires_grad]
@@ -87,8 +93,7 @@ class HeadLoss:
     def sums_and_gradient(
         self, log_CV: torch.Tensor, target: SparseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chunk's [3] sums, and the gradient [C, V] of the first with respect to log_CV."""
-        ce_C = _cross_entropy(log_CV, target)
+        """The chunk's [4] sums, and the gradient [C, V] of the first with respect to log_CV."""
         if self.loss is None:
             divergence_C = self._divergence(log_CV, target)
             gradient_CV = torch.zeros_like(log_CV)
@@ -96,15 +101,14 @@ class HeadLoss:
             leaf_CV = log_CV.detach().requires_grad_()
             with torch.enable_grad():
                 divergence_C = self._divergence(leaf_CV, target)
-                total = (1 - self.gold_weight) * divergence_C.sum()
+                total = (self._weight_C(log_CV, target) * divergence_C).sum()
             # A loss may give an expanded tensor; below it is written to.
             gradient_CV = torch.autograd.grad(total, leaf_CV)[0].contiguous()
             divergence_C = divergence_C.detach()
-        sums = self._reduce(ce_C, divergence_C, target)
         # Cross-entropy by hand: autograd would make a second tensor of this size for it.
-        weight_C1 = self._gold_weight_C(target)[:, None]
-        gradient_CV.scatter_add_(1, target.gold_R[:, None], -weight_C1)
-        return sums, gradient_CV
+        gold_C1 = (1 - self._weight_C(log_CV, target))[:, None]
+        gradient_CV.scatter_add_(1, target.gold_R[:, None], -gold_C1)
+        return self._sums(log_CV, divergence_C, target), gradient_CV
 
     def _divergence(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
         """The loss where taught, 0 elsewhere: [C]."""
@@ -112,18 +116,27 @@ class HeadLoss:
             return log_CV.new_zeros(len(log_CV))
         return torch.where(_taught(target), self.loss(log_CV, target), 0)
 
-    def _gold_weight_C(self, target: SparseTarget) -> torch.Tensor:
-        """Weight of cross-entropy at every position."""
-        ones_C = torch.ones(len(target.gold_R), device=target.gold_R.device)
+    def _share_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
+        """How far the sources count: [C], 0 where they do not teach. It carries no gradient."""
         if self.loss is None:
-            return ones_C
-        return torch.where(_taught(target), self.gold_weight, ones_C)
+            return log_CV.new_zeros(len(log_CV))
+        if self.share is None:
+            return _taught(target).to(log_CV.dtype)
+        with torch.no_grad():
+            return torch.where(_taught(target), self.share(log_CV, target), 0)
 
-    def _reduce(
-        self, ce_C: torch.Tensor, divergence_C: torch.Tensor, target: SparseTarget
+    def _weight_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
+        """Weight of the loss at every position; what is missing to 1 is cross-entropy's: [C]."""
+        return (1 - self.gold_weight) * self._share_C(log_CV, target)
+
+    def _sums(
+        self, log_CV: torch.Tensor, divergence_C: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
-        objective_C = self._gold_weight_C(target) * ce_C + (1 - self.gold_weight) * divergence_C
-        return torch.stack([objective_C.sum(), ce_C.sum(), divergence_C.sum()])
+        ce_C, share_C = _cross_entropy(log_CV, target), self._share_C(log_CV, target)
+        weight_C = (1 - self.gold_weight) * share_C
+        objective_C = (1 - weight_C) * ce_C + weight_C * divergence_C
+        parts = [objective_C.sum(), ce_C.sum(), divergence_C.sum(), share_C.sum()]
+        return torch.stack(parts)
 
 
 class _GradientsAtOnce(torch.autograd.Function):

@@ -45,6 +45,7 @@ KEPT_IN_HISTORY = (
     "loss",
     "cross_entropy",
     "divergence",
+    "share",
     "learning_rate",
     "grad_norm",
 )
@@ -83,7 +84,11 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
         model = with_position_loss(
-            model, job.loss, gold_weight=job.gold_weight, loss_rows=job.loss_rows
+            model,
+            job.loss,
+            gold_weight=job.gold_weight,
+            loss_rows=job.loss_rows,
+            share=job.share,
         )
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]

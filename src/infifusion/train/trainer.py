@@ -16,7 +16,7 @@ from infifusion.process.meter import Meter
 from infifusion.train.health import bad_gradient
 from infifusion.train.parallel import shard
 
-PARTS = ("cross_entropy", "divergence")
+PARTS = ("cross_entropy", "divergence", "share")
 OF_TARGET = ("prob_RK", "zscore_RK")
 NUMBERS = "Lower learning_rate, lower max_grad_norm, or train in float32 (bf16: false)."
 
@@ -72,7 +72,7 @@ class FusionTrainer(Trainer):
         out = model(**inputs)
         # In one copy from the device: every one makes the processor wait for it.
         figures = torch.stack([out[name].detach().float() for name in ("loss", *PARTS, "taught")])
-        loss_sum, cross_entropy, divergence, taught = figures.tolist()
+        loss_sum, cross_entropy, divergence, share, taught = figures.tolist()
         if not math.isfinite(loss_sum):
             bad = first_not_finite(model.named_parameters())
             bad = bad or first_not_finite((name, inputs.get(name)) for name in OF_TARGET)
@@ -89,7 +89,9 @@ class FusionTrainer(Trainer):
         self._sums["cross_entropy"] += cross_entropy
         self._sums["divergence"] += divergence
         self._counts["cross_entropy"] += len(inputs["gold_R"])
+        self._sums["share"] += share
         self._counts["divergence"] += int(taught)
+        self._counts["share"] += int(taught)
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
