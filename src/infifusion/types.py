@@ -238,6 +238,7 @@ class SparseTarget:
                 reads them.
     gold_R:     int64, the token that is there.
     taught_R:   bool, whether any source teaches there; None where a loss is called by itself.
+    domain_R:   int64, the number of the example's domain; None where nothing is told by domain.
     normalised: the logits that come with this target are log-probabilities already, as the trainer
                 hands them out; at temperature 1 no loss need go over the vocabulary again.
     """
@@ -247,6 +248,7 @@ class SparseTarget:
     zscore_RK: torch.Tensor | None
     gold_R: torch.Tensor
     taught_R: torch.Tensor | None = None
+    domain_R: torch.Tensor | None = None
     normalised: bool = False
 
     def part(self, rows: slice) -> SparseTarget:

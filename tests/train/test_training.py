@@ -151,7 +151,7 @@ def test_the_chunked_loss_and_its_gradients_equal_the_loss_written_out(kind, los
     found = ours(**batch)
     expected = objective(plain, TARGET, 0.3)
     assert found["loss"].item() == pytest.approx(expected.item(), rel=1e-5)
-    assert int(found["taught"]) == int((TARGET.weight_ST > 0).sum())
+    assert int(found["taught_D"].sum()) == int((TARGET.weight_ST > 0).sum())
     found["loss"].backward()
     expected.backward()
     for (name, mine), theirs in zip(ours.named_parameters(), plain.parameters(), strict=True):

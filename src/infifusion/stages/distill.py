@@ -94,6 +94,7 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             loss=_position_loss(run) if run.target else None,
             gold_weight=run.gold_weight,
             share=partial(share_of_sources, doubt=run.doubt) if run.gate == "pivot" else None,
+            domains=[label.domain for label in labels] if run.gate == "pivot" else None,
             loss_rows=run.loss_rows,
             stop_at_rise=run.stop_at_rise,
             training={"run_name": f"{recipe.name}/{run.name}", **run.training},

@@ -50,9 +50,16 @@ class Conversations(Dataset[Item]):
 class Collator:
     """The tokens of some examples, and the target rows of their response positions."""
 
-    def __init__(self, rendered: Rendered, target: Teaching | None) -> None:
-        """target: None for plain fine-tuning, where no row keeps an entry and none is taught."""
+    def __init__(
+        self,
+        rendered: Rendered,
+        target: Teaching | None,
+        domain_N: NDArray[np.int64] | None = None,
+    ) -> None:
+        """target: None for plain fine-tuning, where no row keeps an entry and none is taught.
+        domain_N: the number of every example's domain; None where all are of one."""
         self._rendered = rendered
+        self._domain_N = np.zeros(len(rendered), np.int64) if domain_N is None else domain_N
         self._target = _nobody(len(rendered.start_R)) if target is None else target
         if isinstance(self._target, Target):
             _ = self._target.taught_T  # made once, before the data loader's workers are forked
@@ -110,6 +117,7 @@ class Collator:
             "example_B": np.asarray(numbers),
             "gold_R": np.concatenate(gold).astype(np.int64),
             "taught_R": target.taught_T[row_R],
+            "domain_R": np.repeat(self._domain_N[numbers], [len(one) for one in gold]),
             "ids_RK": target.ids_TK[row_R].astype(np.int64),
             "prob_RK": target.prob_TK[row_R],
         }

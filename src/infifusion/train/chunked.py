@@ -3,7 +3,7 @@
 Only response positions go through the head (train/head_loss.py). The loss is computed inside the
 model's own forward so that DDP, FSDP and peft see every use of a parameter.
 
-Axes: B batch, L tokens, R response positions, K kept entries, D hidden size.
+Axes: B batch, L tokens, R response positions, K kept entries, D hidden size or domains.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ def with_position_loss(
     gold_weight: float,
     loss_rows: int,
     share: Share | None = None,
+    domains: int = 1,
 ) -> PreTrainedModel:
     """The same model with `forward` replaced: batches of train.batches in, sums out.
 
     It returns a dict of sums over the batch's positions: loss (the objective, with gradient),
-    cross_entropy and divergence (its parts, detached; the latter over taught positions), taught,
-    the number of those, and share, how far the sources counted there.
+    cross_entropy and divergence (its parts, detached; the latter over taught positions), and by
+    domain [D] taught_D, the number of those, and share_D, how far the sources counted there.
 
     At a taught position the objective is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) *
     share (1 where `share` is None), at any other CE(gold) alone. `loss` None trains on the gold
     tokens everywhere. Both are given log-probabilities, which are logits too.
     """
     split_head(model)  # refuses a model without a body and a head before anything else is done
-    head_loss = HeadLoss(loss, gold_weight, loss_rows, share)
+    head_loss = HeadLoss(loss, gold_weight, loss_rows, share, domains)
 
     def forward(
         input_ids: torch.Tensor,
@@ -46,6 +47,7 @@ def with_position_loss(
         taught_R: torch.Tensor,
         ids_RK: torch.Tensor,
         prob_RK: torch.Tensor,
+        domain_R: torch.Tensor | None = None,
         zscore_RK: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
@@ -54,14 +56,18 @@ def with_position_loss(
         head = split_head(model)  # now: peft may have put an adapter around it since
         packed = {} if position_ids is None else {"position_ids": position_ids}
         hidden_RD = head.hidden(input_ids, attention_mask, **packed)[predicts_BL]
-        target = SparseTarget(ids_RK, prob_RK, zscore_RK, gold_R, taught_R, normalised=True)
+        target = SparseTarget(
+            ids_RK, prob_RK, zscore_RK, gold_R, taught_R, domain_R, normalised=True
+        )
         sums = head_loss.sums(head, hidden_RD, target)
         return {
             "loss": sums[0].clone(),  # FSDP2 hooks on it, and warns of views
             "cross_entropy": sums[1].detach(),
             "divergence": sums[2].detach(),
-            "taught": taught_R.sum(),
-            "share": sums[3].detach(),
+            "taught_D": taught_R.sum()[None]
+            if domain_R is None
+            else torch.bincount(domain_R[taught_R], minlength=domains),
+            "share_D": sums[3:].detach(),
         }
 
     model.forward = forward

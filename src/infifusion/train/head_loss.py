@@ -47,12 +47,13 @@ class HeadLoss:
     gold_weight: float
     loss_rows: int
     share: Share | None = None
+    domains: int = 1
 
     def sums(
         self, head: LanguageModelHead, hidden_RD: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
-        """[4]: sums of the objective, of cross-entropy, of the loss where taught, and of `share`
-        there.
+        """[3 + D]: sums of the objective, of cross-entropy, of the loss where taught, and of
+        `share` there by domain.
 
         Only the objective carries a gradient. The head is called once, as a module, so that the
         hooks of FSDP and DeepSpeed, which gather its parameters, run once; inside, its own forward
@@ -93,7 +94,7 @@ class HeadLoss:
     def sums_and_gradient(
         self, log_CV: torch.Tensor, target: SparseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chunk's [4] sums, and the gradient [C, V] of the first with respect to log_CV."""
+        """The chunk's [3 + D] sums, and the gradient [C, V] of the first with respect to log_CV."""
         if self.loss is None:
             divergence_C = self._divergence(log_CV, target)
             gradient_CV = torch.zeros_like(log_CV)
@@ -135,8 +136,14 @@ class HeadLoss:
         ce_C, share_C = _cross_entropy(log_CV, target), self._share_C(log_CV, target)
         weight_C = (1 - self.gold_weight) * share_C
         objective_C = (1 - weight_C) * ce_C + weight_C * divergence_C
-        parts = [objective_C.sum(), ce_C.sum(), divergence_C.sum(), share_C.sum()]
-        return torch.stack(parts)
+        parts = torch.stack([objective_C.sum(), ce_C.sum(), divergence_C.sum()])
+        share_D = share_C.new_zeros(self.domains)
+        domain_C = target.domain_R
+        if domain_C is None:
+            share_D[0] = share_C.sum()
+        else:
+            share_D.index_add_(0, domain_C, share_C)
+        return torch.cat([parts, share_D])
 
 
 class _GradientsAtOnce(torch.autograd.Function):
@@ -152,8 +159,8 @@ class _GradientsAtOnce(torch.autograd.Function):
         target: SparseTarget,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        """[3] sums. parameters: those of the head that are trained; autograd has to see them go in,
-        so that what it brings back reaches them (and the hooks of DDP and FSDP on them)."""
+        """[3 + D] sums. parameters: those of the head that are trained; autograd has to see them go
+        in, so that what it brings back reaches them (and the hooks of DDP and FSDP on them)."""
         parts: list[torch.Tensor] = []
         gradient_RD = torch.empty_like(hidden_RD) if hidden_RD.requires_grad else None
         gradients: list[torch.Tensor | None] = [None] * len(parameters)

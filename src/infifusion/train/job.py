@@ -29,6 +29,7 @@ class Job:
     share:        how far the sources count at each position, or None: as far as anywhere.
     loss_rows:    response positions whose logits exist at once.
     training:     the recipe's TrainingArguments.
+    domains:      the domain of every example, or None: all are of one.
     pack_tokens:  tokens of a pack, or None to pad.
     stop_at_rise: how many times its lowest mean the loss may become; None: any number of times.
     chosen:       numbers of the examples that are trained on, or None for all.
@@ -48,6 +49,7 @@ class Job:
     seed: int
     parallel: str = "ddp"
     share: Share | None = None
+    domains: Sequence[str] | None = None
     pack_tokens: int | None = None
     stop_at_rise: float | None = 2.0
     chosen: NDArray[np.int64] | None = None

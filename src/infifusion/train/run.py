@@ -34,7 +34,7 @@ from infifusion.train.job import Job
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.start import checkpoint_dtype, load_start, merged
-from infifusion.train.trainer import FusionTrainer
+from infifusion.train.trainer import SHARE, FusionTrainer
 from infifusion.types import Rendered, Target
 
 ADAPTER = "adapter"
@@ -45,7 +45,6 @@ KEPT_IN_HISTORY = (
     "loss",
     "cross_entropy",
     "divergence",
-    "share",
     "learning_rate",
     "grad_norm",
 )
@@ -83,16 +82,18 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         _check_ids(job, model)
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
+        domains = sorted(set(job.domains or [""]))
         model = with_position_loss(
             model,
             job.loss,
             gold_weight=job.gold_weight,
             loss_rows=job.loss_rows,
             share=job.share,
+            domains=len(domains),
         )
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
-        data, collate = _batches(job)
+        data, collate = _batches(job, domains)
         checkpoints = Checkpoints(out / "checkpoints", mark_of(out), arguments.save_total_limit)
         arguments.save_total_limit = None  # Checkpoints deletes old ones, when the new is signed
         with (
@@ -102,6 +103,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         ):
             trainer = FusionTrainer(
                 name_of=name_of,
+                domains=domains,
                 meter=meter,
                 model=trained,
                 args=arguments,
@@ -114,7 +116,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             trainer.train(resume_from_checkpoint=checkpoints.to_go_on_from())
             _save(trainer, job, dtype, out / "model")
     log = [
-        {key: line[key] for key in KEPT_IN_HISTORY if key in line}
+        {key: line[key] for key in line if key in KEPT_IN_HISTORY or key.startswith(SHARE)}
         for line in trainer.state.log_history
         if "loss" in line
     ]
@@ -144,10 +146,13 @@ def _check_ids(job: Job, model: PreTrainedModel) -> None:
         )
 
 
-def _batches(job: Job) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, torch.Tensor]]]:
+def _batches(
+    job: Job, domains: list[str]
+) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, torch.Tensor]]]:
     """The data as the trainer draws it, and what makes a batch of some of it."""
     conversations = Conversations(job.rendered, job.chosen)
-    collator = Collator(job.rendered, job.target)
+    domain_N = None if job.domains is None else np.searchsorted(domains, job.domains)
+    collator = Collator(job.rendered, job.target, domain_N)
     if job.pack_tokens is None:
         return conversations, collator
     length_N = np.diff(job.rendered.offset_N1)

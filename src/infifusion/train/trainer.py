@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -16,7 +16,9 @@ from infifusion.process.meter import Meter
 from infifusion.train.health import bad_gradient
 from infifusion.train.parallel import shard
 
-PARTS = ("cross_entropy", "divergence", "share")
+PARTS = ("cross_entropy", "divergence")
+SHARE = "share"
+"""How far the sources counted where they teach; behind a slash, in one domain."""
 OF_TARGET = ("prob_RK", "zscore_RK")
 NUMBERS = "Lower learning_rate, lower max_grad_norm, or train in float32 (bf16: false)."
 
@@ -30,14 +32,23 @@ class FusionTrainer(Trainer):
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, name_of: Callable[[int], str], meter: Meter, **keywords: Any) -> None:
-        """name_of gives the id of an example by its number, for errors. meter: of the steps."""
+    def __init__(
+        self,
+        *,
+        name_of: Callable[[int], str],
+        meter: Meter,
+        domains: Sequence[str] = ("",),
+        **keywords: Any,
+    ) -> None:
+        """name_of gives the id of an example by its number, for errors. meter: of the steps.
+        domains: by their numbers, as batches hold them."""
         super().__init__(**keywords)
         self.add_callback(Advances(meter))
         self._name_of = name_of
         self._meter = meter
-        self._sums = dict.fromkeys(PARTS, 0.0)
-        self._counts = dict.fromkeys(PARTS, 0)
+        self._shares = [SHARE] if len(domains) == 1 else [f"{SHARE}/{name}" for name in domains]
+        self._sums = dict.fromkeys([*PARTS, *self._shares], 0.0)
+        self._counts = dict.fromkeys([*PARTS, *self._shares], 0)
         self._step_sum, self._step_count = 0.0, 0
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -71,8 +82,10 @@ class FusionTrainer(Trainer):
         """
         out = model(**inputs)
         # In one copy from the device: every one makes the processor wait for it.
-        figures = torch.stack([out[name].detach().float() for name in ("loss", *PARTS, "taught")])
-        loss_sum, cross_entropy, divergence, share, taught = figures.tolist()
+        figures = torch.stack([out[name].detach().float() for name in ("loss", *PARTS)])
+        figures = torch.cat([figures, out["taught_D"], out["share_D"]]).tolist()
+        (loss_sum, cross_entropy, divergence), by_domain = figures[:3], figures[3:]
+        taught_D, share_D = by_domain[: len(self._shares)], by_domain[len(self._shares) :]
         if not math.isfinite(loss_sum):
             bad = first_not_finite(model.named_parameters())
             bad = bad or first_not_finite((name, inputs.get(name)) for name in OF_TARGET)
@@ -89,9 +102,10 @@ class FusionTrainer(Trainer):
         self._sums["cross_entropy"] += cross_entropy
         self._sums["divergence"] += divergence
         self._counts["cross_entropy"] += len(inputs["gold_R"])
-        self._sums["share"] += share
-        self._counts["divergence"] += int(taught)
-        self._counts["share"] += int(taught)
+        self._counts["divergence"] += int(sum(taught_D))
+        for name, taught, share in zip(self._shares, taught_D, share_D, strict=True):
+            self._sums[name] += share
+            self._counts[name] += int(taught)
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -136,7 +150,7 @@ class FusionTrainer(Trainer):
     def log(self, logs: dict[str, float], *arguments: Any, **keywords: Any) -> None:
         """Add the mean cross-entropy and divergence since the last line, of this process."""
         if "loss" in logs:
-            for part in PARTS:
+            for part in self._sums:
                 if self._counts[part]:
                     logs[part] = round(self._sums[part] / self._counts[part], 6)
                 self._sums[part], self._counts[part] = 0.0, 0
