@@ -112,6 +112,15 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
         ({"distill": {"u": {"target": "unifed"}}, "merge": {}}, "Did you mean 'unified'"),
         ({"distill": {"u": {"target": "pair"}}, "merge": {}}, "each .*must be the same"),
         ({"distill": {"u": {"loss": "kl"}}, "merge": {}}, "the loss 'kl' needs a target"),
+        (
+            {"distill": {"u": {"gate": "pivot"}}, "merge": {}},
+            "u.gate: pivot compares with a target",
+        ),
+        (
+            {"distill": {"u": {"target": "unified", "doubt": 0.2}}, "merge": {}},
+            "u.doubt: belongs to `gate: pivot`",
+        ),
+        ({"distill": {"u": {"gate": "domain"}}, "merge": {}}, "gate: expected 'none' or 'pivot'"),
         ({"distill": {"u": {"start": "v"}}, "merge": {}}, "'v' is not pivot, previous"),
         ({"merge": {"m": {"models": ["unifid"]}}}, "Did you mean 'unified'"),
         (

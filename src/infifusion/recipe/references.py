@@ -69,9 +69,13 @@ def _source_problems(recipe: Fields) -> Iterable[str]:
 def _run_problems(recipe: Fields, name: str) -> Iterable[str]:
     """Target, start and way of training of one run."""
     distill = recipe.distill[name]
+    if "doubt" in distill.model_fields_set and distill.gate != "pivot":
+        yield f"distill.{name}.doubt: belongs to `gate: pivot`; set that, or leave doubt out"
     if distill.target is None:
         if "loss" in distill.model_fields_set and distill.loss != "cross_entropy":
             yield f"distill.{name}: the loss '{distill.loss}' needs a target"
+        if distill.gate == "pivot":
+            yield f"distill.{name}.gate: pivot compares with a target; name one, or leave it out"
         if distill.each:
             yield f"distill.{name}.each: needs a target that was made with each"
     elif distill.target not in recipe.fuse:

@@ -178,6 +178,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     lines += [
         f"  distill   {r.name}: {r.loss}, gold weight {r.gold_weight}"
         + (f", target {r.target}" if r.target else "")
+        + (", a gate that follows the pivot" if r.gate == "pivot" else "")
         + _adapters(recipe.pivot, r)
         for r in resolved.runs
     ]

@@ -14,6 +14,8 @@ CURVES = {
     "cross_entropy": "Cross-entropy on the gold token (nats)",
     "divergence": "Divergence from the target (nats)",
 }
+SHARE = "share"
+SHARE_TITLE = "How far the sources count beside the label (gate: pivot)"
 POINTS = 200
 """Most points drawn of one curve; more steps are averaged in equal groups."""
 
@@ -32,6 +34,8 @@ def training_view(run: Run) -> dict[str, Any] | None:
         ]
         if chart := line_chart(title, curves, x_label="step"):
             charts[f"training-{key}"] = chart
+    if chart := line_chart(SHARE_TITLE, _shares(histories), x_label="step"):
+        charts["training-share"] = chart
     return {
         "charts": charts,
         "runs": [
@@ -44,6 +48,17 @@ def training_view(run: Run) -> dict[str, Any] | None:
             for name, history in histories.items()
         ],
     }
+
+
+def _shares(histories: dict[str, Any]) -> list[Line]:
+    """Of every run whose gate follows the pivot, how far its sources counted, by domain."""
+    found = []
+    for name, history in histories.items():
+        keys = sorted({key for line in history["log"] for key in line if key.startswith(SHARE)})
+        moving = [(key, _thinned(history["log"], key)) for key in keys]
+        if any(value < 1 for _, points in moving for _, value in points):
+            found += [(" ".join([name, *key.split("/")[1:]]), points) for key, points in moving]
+    return [Line(title, points, number) for number, (title, points) in enumerate(found)]
 
 
 def _thinned(log: list[dict[str, Any]], key: str) -> list[Point]:
