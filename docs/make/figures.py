@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 from drawing import (
     BLUE,
     FAINT,
@@ -37,9 +38,10 @@ from infifusion.align.project import Believed, Positions, align_sources, by_byte
 from infifusion.align.vocabulary import How, VocabularyMap, vocabulary_map
 from infifusion.fuse import uncertainty
 from infifusion.fuse.gate import better_in_domain, better_on_response
+from infifusion.losses.gate import share_of_sources
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.methods import rsaf
-from infifusion.types import Aligned, Beliefs
+from infifusion.types import Aligned, Beliefs, SparseTarget
 
 FOLDER = Path(__file__).parents[1] / "figures"
 TEXT = "The sum is 42."
@@ -252,6 +254,51 @@ def weights() -> str:
     return svg(700, 300, "Weight of a source over its entropy", parts)
 
 
+def follow() -> str:
+    """How far a source counts over what the pivot gives to the label by now."""
+    pivot_X = np.linspace(0, 1, 101, dtype=np.float32)
+    left, top, width, height = 60, 30, 420, 220
+    settings = [(0.9, 0.1, BLUE), (0.3, 0.1, GREEN), (0.01, 0.1, ORANGE), (0.01, 0.01, RED)]
+    parts = [line(left, top + height, left + width, top + height, colour=INK)]
+    parts.append(line(left, top, left, top + height, colour=INK))
+    for share in (0.0, 0.5, 1.0):
+        x, y = left + width * share, top + height * (1 - share)
+        parts += [
+            line(left, y, left + width, y, dashed=True),
+            text(left - 8, y + 5, f"{share:g}", anchor="end", colour=FAINT, size=12),
+            text(x, top + height + 18, f"{share:g}", anchor="middle", colour=FAINT, size=12),
+        ]
+    for row, (source, doubt, colour) in enumerate(settings):
+        log_XV = torch.tensor(np.stack([pivot_X, 1 - pivot_X], axis=1)).log()
+        kept_XK = torch.zeros(len(pivot_X), 1, dtype=torch.int64)
+        target = SparseTarget(
+            kept_XK, torch.full(kept_XK.shape, source), None, kept_XK[:, 0], normalised=True
+        )
+        share_X = share_of_sources(log_XV, target, doubt=doubt).tolist()
+        points = [
+            (left + width * float(q), top + height * (1 - s))
+            for q, s in zip(pivot_X, share_X, strict=True)
+        ]
+        y = top + 30 + 26 * row
+        parts += [
+            curve(points, colour=colour),
+            line(left + width + 20, y - 5, left + width + 46, y - 5, colour=colour),
+            text(left + width + 54, y, f"{source:g}, doubt {doubt:g}"),
+        ]
+    parts += [
+        text(left, 18, "how far the source counts", size=13),
+        text(left + width + 20, top + 4, "source's probability", size=13),
+        text(
+            left + width / 2,
+            top + height + 40,
+            "probability of the label by the pivot, now",
+            anchor="middle",
+            size=13,
+        ),
+    ]
+    return svg(740, 300, "How far a source counts", parts)
+
+
 def gate() -> str:
     """A source's bits per byte against the pivot's on ten responses of two domains."""
     domains = ["math"] * 5 + ["code"] * 5
@@ -386,6 +433,7 @@ FIGURES = {
     "gold_path": gold_path,
     "weights": weights,
     "gate": gate,
+    "follow": follow,
     "roads": roads,
     "rsaf": rsaf_tau,
 }
