@@ -10,6 +10,8 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+RUNS = {"unified": "none", "gated": "pivot"}
+
 
 @pytest.mark.slow
 def test_two_processes_train_the_model_that_one_does(
@@ -26,7 +28,7 @@ def test_two_processes_train_the_model_that_one_does(
             "warmup_steps": 0,
         }
         values = make_recipe(suite, training=training, merge={})
-        values["distill"] = {"unified": {"target": "unified"}}
+        values["distill"] = {run: {"target": "unified", "gate": gate} for run, gate in RUNS.items()}
         values["fuse"] = {"unified": {"function": "mean", "gate": "none"}}
         recipe = tmp_path / f"{name}.yaml"
         recipe.write_text(yaml.safe_dump(values), encoding="utf-8")
@@ -46,10 +48,17 @@ def test_two_processes_train_the_model_that_one_does(
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
         assert done.returncode == 0, done.stderr[-3000:]
-        return load_file(tmp_path / name / "distill/unified/model/model.safetensors")
+        return {
+            f"{run} {key}": tensor
+            for run in RUNS
+            for key, tensor in load_file(
+                tmp_path / name / "distill" / run / "model" / "model.safetensors"
+            ).items()
+        }
 
     one, two = run("one", 1, 4), run("two", 2, 2)
     start = load_file(suite / "pivot" / "model.safetensors")
     for name, tensor in one.items():
-        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5)
-    assert any(not torch.equal(start[name], tensor) for name, tensor in one.items())
+        torch.testing.assert_close(two[name], tensor, rtol=1e-4, atol=1e-5, msg=name)
+    assert any(not torch.equal(start[n], one[f"unified {n}"]) for n in start)
+    assert any(not torch.equal(one[f"gated {n}"], one[f"unified {n}"]) for n in start)

@@ -20,6 +20,7 @@ from infifusion.commands import cli
 from infifusion.data.tokenize import take
 from infifusion.errors import CheckpointError, NumericsError, RecipeError
 from infifusion.losses import LOSSES
+from infifusion.losses.gate import FollowingGate
 from infifusion.losses.kl import Params
 from infifusion.losses.sparse import SparseTarget
 from infifusion.recipe import Lora, Model
@@ -112,6 +113,14 @@ def run(start: Path, out: Path, **changes: object) -> tuple[dict, dict[str, torc
     return history, AutoModelForCausalLM.from_pretrained(out / "model").state_dict()
 
 
+def following() -> dict[str, object]:
+    """A gate that follows the pivot, over examples of two domains."""
+    return {
+        "gate": FollowingGate(domains=2, doubt=0.1),
+        "domains": ["even", "odd"] * (len(DATA) // 2),
+    }
+
+
 def objective(model, target: Target | None, gold_weight: float) -> torch.Tensor:
     """The sum over all positions, written out from the model's own logits."""
     total = torch.zeros(())
@@ -171,11 +180,15 @@ def test_one_step_is_the_gradient_of_the_mean_over_all_positions(start, tmp_path
         )
 
 
-def test_micro_batches_take_the_same_step_as_one_batch(start: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("gated", [False, True])
+def test_micro_batches_take_the_same_step_as_one_batch(
+    gated: bool, start: Path, tmp_path: Path
+) -> None:
     weights = [
         run(
             start,
             tmp_path / str(size),
+            **(following() if gated else {}),
             training={
                 "per_device_train_batch_size": size,
                 "gradient_accumulation_steps": 8 // size,
@@ -197,11 +210,13 @@ def test_plain_fine_tuning_needs_no_target(start: Path, tmp_path: Path) -> None:
     assert "divergence" not in first and history["taught_positions"] == 0
 
 
+@pytest.mark.parametrize("gated", [False, True])
 def test_an_interrupted_run_goes_on_and_ends_where_an_undisturbed_one_does(
-    start: Path, tmp_path: Path
+    gated: bool, start: Path, tmp_path: Path
 ) -> None:
     settings = {"max_steps": 6, "save_steps": 2, "optim": "adamw_torch", "learning_rate": 0.01}
-    _, expected = run(start, tmp_path / "whole", training=settings)
+    more = following if gated else dict  # a gate learns, so every run has its own
+    _, expected = run(start, tmp_path / "whole", training=settings, **more())
     calls = 0
 
     def stops(*arguments):
@@ -212,12 +227,12 @@ def test_an_interrupted_run_goes_on_and_ends_where_an_undisturbed_one_does(
         return kl(*arguments)
 
     with pytest.raises(KeyboardInterrupt):
-        run(start, tmp_path / "cut", training=settings, loss=stops)
+        run(start, tmp_path / "cut", training=settings, loss=stops, **more())
     left = tmp_path / "cut" / "checkpoints"
     assert [p.name for p in left.iterdir()] == ["checkpoint-2"]
     # A checkpoint that was being written when the power went has no whole.json.
     (left / "checkpoint-4").mkdir()
-    history, found = run(start, tmp_path / "cut", training=settings)
+    history, found = run(start, tmp_path / "cut", training=settings, **more())
     assert history["steps"] == 6
     assert [p.name for p in left.iterdir()] == ["checkpoint-6"]  # until the stage is signed
     for name, tensor in expected.items():

@@ -17,7 +17,7 @@ from infifusion.data.store import Label, load_labels, load_rendered, load_target
 from infifusion.data.tokenizers import tokenizer_of
 from infifusion.errors import DataError, RecipeError
 from infifusion.losses import LOSSES, PARAMS, WITHOUT_ZSCORES
-from infifusion.losses.gate import share_of_sources
+from infifusion.losses.gate import FollowingGate
 from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
@@ -84,6 +84,10 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
     if started_from is not None:
         start = pivot.model_copy(update={"model": str(started_from / "model"), "revision": None})
     target = _target(recipe, folder, run)
+    gate, domains = None, None
+    if run.gate == "pivot":
+        domains = [label.domain for label in labels]
+        gate = FollowingGate(domains=len(set(domains)), doubt=run.doubt)
     history = train(
         Job(
             title=f"distill {run.name}",
@@ -93,8 +97,8 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             target=target,
             loss=_position_loss(run) if run.target else None,
             gold_weight=run.gold_weight,
-            share=partial(share_of_sources, doubt=run.doubt) if run.gate == "pivot" else None,
-            domains=[label.domain for label in labels] if run.gate == "pivot" else None,
+            gate=gate,
+            domains=domains,
             loss_rows=run.loss_rows,
             stop_at_rise=run.stop_at_rise,
             training={"run_name": f"{recipe.name}/{run.name}", **run.training},

@@ -12,10 +12,11 @@ import torch
 from transformers import PreTrainedModel
 
 from infifusion.teacher.lm_head import split_head
-from infifusion.train.head_loss import HeadLoss, PositionLoss, Share
+from infifusion.train.gate import Gate
+from infifusion.train.head_loss import HeadLoss, PositionLoss
 from infifusion.types import SparseTarget
 
-__all__ = ["PositionLoss", "Share", "with_position_loss"]
+__all__ = ["PositionLoss", "with_position_loss"]
 
 
 def with_position_loss(
@@ -24,7 +25,7 @@ def with_position_loss(
     *,
     gold_weight: float,
     loss_rows: int,
-    share: Share | None = None,
+    gate: Gate | None = None,
     domains: int = 1,
 ) -> PreTrainedModel:
     """The same model with `forward` replaced: batches of train.batches in, sums out.
@@ -34,11 +35,11 @@ def with_position_loss(
     domain [D] taught_D, the number of those, and share_D, how far the sources counted there.
 
     At a taught position the objective is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) *
-    share (1 where `share` is None), at any other CE(gold) alone. `loss` None trains on the gold
+    share (what `gate` says, or 1), at any other CE(gold) alone. `loss` None trains on the gold
     tokens everywhere. Both are given log-probabilities, which are logits too.
     """
     split_head(model)  # refuses a model without a body and a head before anything else is done
-    head_loss = HeadLoss(loss, gold_weight, loss_rows, share, domains)
+    head_loss = HeadLoss(loss, gold_weight, loss_rows, gate, domains)
 
     def forward(
         input_ids: torch.Tensor,

@@ -22,14 +22,11 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from infifusion.teacher.lm_head import LanguageModelHead
+from infifusion.train.gate import Gate
 from infifusion.types import SparseTarget
 
 PositionLoss = Callable[[torch.Tensor, SparseTarget], torch.Tensor]
 """(log_CV, target of the C positions) -> loss_C. log_CV is float32 log-probabilities."""
-
-Share = Callable[[torch.Tensor, SparseTarget], torch.Tensor]
-"""(log_CV, target) -> share_C: how far the sources count at each position, 0 to 1. It carries no
-gradient."""
 
 Project = Callable[[torch.Tensor], torch.Tensor]
 """The head's own forward: hidden states [C, D] to raw logits [C, V]."""
@@ -40,13 +37,14 @@ class HeadLoss:
     """Sums of the objective over positions.
 
     At a taught position it is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) * share, at any
-    other CE(gold) alone. loss None: CE(gold) everywhere. share None: 1.
+    other CE(gold) alone. loss None: CE(gold) everywhere. share: what `gate`
+    says, or 1.
     """
 
     loss: PositionLoss | None
     gold_weight: float
     loss_rows: int
-    share: Share | None = None
+    gate: Gate | None = None
     domains: int = 1
 
     def sums(
@@ -121,10 +119,10 @@ class HeadLoss:
         """How far the sources count: [C], 0 where they do not teach. It carries no gradient."""
         if self.loss is None:
             return log_CV.new_zeros(len(log_CV))
-        if self.share is None:
+        if self.gate is None:
             return _taught(target).to(log_CV.dtype)
         with torch.no_grad():
-            return torch.where(_taught(target), self.share(log_CV, target), 0)
+            return torch.where(_taught(target), self.gate(log_CV, target), 0)
 
     def _weight_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
         """Weight of the loss at every position; what is missing to 1 is cross-entropy's: [C]."""

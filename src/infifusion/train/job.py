@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from infifusion.recipe import Lora, Model
 from infifusion.train.batches import Teaching
 from infifusion.train.callbacks import CallbackMaker
-from infifusion.train.chunked import PositionLoss, Share
+from infifusion.train.chunked import PositionLoss
+from infifusion.train.gate import Gate
 from infifusion.types import Rendered
 
 
@@ -26,7 +27,7 @@ class Job:
     target:       what the sources say at every response position, or None.
     loss:         called where a source teaches; None without a target.
     gold_weight:  weight of the gold token's cross-entropy where a source teaches.
-    share:        how far the sources count at each position, or None: as far as anywhere.
+    gate:         says how far the sources count at each position; None: all the same.
     loss_rows:    response positions whose logits exist at once.
     training:     the recipe's TrainingArguments.
     domains:      the domain of every example, or None: all are of one.
@@ -48,7 +49,7 @@ class Job:
     lora: Lora | None
     seed: int
     parallel: str = "ddp"
-    share: Share | None = None
+    gate: Gate | None = None
     domains: Sequence[str] | None = None
     pack_tokens: int | None = None
     stop_at_rise: float | None = 2.0

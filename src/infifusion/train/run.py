@@ -29,6 +29,7 @@ from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import with_position_loss
 from infifusion.train.failures import explained
+from infifusion.train.gate import GateLearns
 from infifusion.train.health import Watch, require_finite
 from infifusion.train.job import Job
 from infifusion.train.packing import Packs, check_packing, pack
@@ -88,7 +89,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             job.loss,
             gold_weight=job.gold_weight,
             loss_rows=job.loss_rows,
-            share=job.share,
+            gate=job.gate,
             domains=len(domains),
         )
         trained = model if job.lora is None else with_lora(model, job.lora)
@@ -109,11 +110,17 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
                 args=arguments,
                 train_dataset=data,
                 data_collator=collate,
-                callbacks=[checkpoints, *make_callbacks(job.callbacks)],
+                callbacks=make_callbacks(job.callbacks),
             )
+            newest = checkpoints.to_go_on_from()
+            if job.gate is not None:
+                learns = GateLearns(job.gate, trainer.shares_of_step)
+                learns.go_on_from(newest)
+                trainer.add_callback(learns)
+            trainer.add_callback(checkpoints)  # signs what the others have put there
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
-            trainer.train(resume_from_checkpoint=checkpoints.to_go_on_from())
+            trainer.train(resume_from_checkpoint=newest)
             _save(trainer, job, dtype, out / "model")
     log = [
         {key: line[key] for key in line if key in KEPT_IN_HISTORY or key.startswith(SHARE)}

@@ -50,6 +50,7 @@ class FusionTrainer(Trainer):
         self._sums = dict.fromkeys([*PARTS, *self._shares], 0.0)
         self._counts = dict.fromkeys([*PARTS, *self._shares], 0)
         self._step_sum, self._step_count = 0.0, 0
+        self._step_shares = [[0.0, 0.0] for _ in self._shares]
 
     def create_accelerator_and_postprocess(self) -> None:
         """transformers' own, and FSDP2 where accelerate alone would not do it."""
@@ -103,9 +104,13 @@ class FusionTrainer(Trainer):
         self._sums["divergence"] += divergence
         self._counts["cross_entropy"] += len(inputs["gold_R"])
         self._counts["divergence"] += int(sum(taught_D))
-        for name, taught, share in zip(self._shares, taught_D, share_D, strict=True):
+        for d, (name, taught, share) in enumerate(
+            zip(self._shares, taught_D, share_D, strict=True)
+        ):
             self._sums[name] += share
             self._counts[name] += int(taught)
+            self._step_shares[d][0] += share
+            self._step_shares[d][1] += taught
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -143,6 +148,15 @@ class FusionTrainer(Trainer):
             both = torch.tensor([total, count], device=self.args.device)
             total, count = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
         return total / max(count, 1)
+
+    def shares_of_step(self) -> list[list[float]]:
+        """By domain, how far the sources counted and at how many positions, summed since the last
+        call, of all processes."""
+        found, self._step_shares = self._step_shares, [[0.0, 0.0] for _ in self._shares]
+        if self.args.world_size > 1:
+            both = torch.tensor(found, dtype=torch.float64, device=self.args.device)
+            found = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
+        return found
 
     def _names(self, inputs: dict[str, Any]) -> str:
         return ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
