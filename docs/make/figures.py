@@ -38,7 +38,7 @@ from infifusion.align.project import Believed, Positions, align_sources, by_byte
 from infifusion.align.vocabulary import How, VocabularyMap, vocabulary_map
 from infifusion.fuse import uncertainty
 from infifusion.fuse.gate import better_in_domain, better_on_response
-from infifusion.losses.gate import share_of_sources
+from infifusion.losses.gate import FollowingGate
 from infifusion.merge.blocks.blocks import Blocks, Raw
 from infifusion.merge.methods import rsaf
 from infifusion.types import Aligned, Beliefs, SparseTarget
@@ -254,11 +254,15 @@ def weights() -> str:
     return svg(700, 300, "Weight of a source over its entropy", parts)
 
 
+LEADS = {0.0: "level", -0.3: "0.3 nats behind"}
+"""How the sources stand in the domain, in words."""
+
+
 def follow() -> str:
     """How far a source counts over what the pivot gives to the label by now."""
     pivot_X = np.linspace(0, 1, 101, dtype=np.float32)
     left, top, width, height = 60, 30, 420, 220
-    settings = [(0.9, 0.1, BLUE), (0.3, 0.1, GREEN), (0.01, 0.1, ORANGE), (0.01, 0.01, RED)]
+    settings = [(0.9, 0.0, BLUE), (0.3, 0.0, GREEN), (0.01, 0.0, ORANGE), (0.9, -0.3, RED)]
     parts = [line(left, top + height, left + width, top + height, colour=INK)]
     parts.append(line(left, top, left, top + height, colour=INK))
     for share in (0.0, 0.5, 1.0):
@@ -268,13 +272,15 @@ def follow() -> str:
             text(left - 8, y + 5, f"{share:g}", anchor="end", colour=FAINT, size=12),
             text(x, top + height + 18, f"{share:g}", anchor="middle", colour=FAINT, size=12),
         ]
-    for row, (source, doubt, colour) in enumerate(settings):
+    for row, (source, lead, colour) in enumerate(settings):
         log_XV = torch.tensor(np.stack([pivot_X, 1 - pivot_X], axis=1)).log()
         kept_XK = torch.zeros(len(pivot_X), 1, dtype=torch.int64)
         target = SparseTarget(
             kept_XK, torch.full(kept_XK.shape, source), None, kept_XK[:, 0], normalised=True
         )
-        share_X = share_of_sources(log_XV, target, doubt=doubt).tolist()
+        gate = FollowingGate(domains=1, doubt=0.1)
+        gate.kept = [lead]
+        share_X = gate(log_XV, target)[0].tolist()
         points = [
             (left + width * float(q), top + height * (1 - s))
             for q, s in zip(pivot_X, share_X, strict=True)
@@ -283,11 +289,11 @@ def follow() -> str:
         parts += [
             curve(points, colour=colour),
             line(left + width + 20, y - 5, left + width + 46, y - 5, colour=colour),
-            text(left + width + 54, y, f"{source:g}, doubt {doubt:g}"),
+            text(left + width + 54, y, f"{source:g}, {LEADS[lead]}"),
         ]
     parts += [
         text(left, 18, "how far the source counts", size=13),
-        text(left + width + 20, top + 4, "source's probability", size=13),
+        text(left + width + 20, top + 4, "source's probability, domain", size=13),
         text(
             left + width / 2,
             top + height + 40,

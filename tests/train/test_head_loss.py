@@ -122,7 +122,8 @@ def test_a_share_moves_weight_from_the_loss_to_the_label(name: str, loss_rows: i
     pivot and yet carries no gradient."""
 
     def share(log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
-        return 1 - log_CV.gather(1, target.gold_R[:, None])[:, 0].exp()
+        share_C = 1 - log_CV.gather(1, target.gold_R[:, None])[:, 0].exp()
+        return torch.stack([share_C, 2 * share_C])
 
     head, states, data = linear(), hidden(), rows()
     loss = HeadLoss(loss_named(name), GOLD_WEIGHT, loss_rows, share)
@@ -140,7 +141,7 @@ def test_a_share_moves_weight_from_the_loss_to_the_label(name: str, loss_rows: i
     expected = ((1 - weight_R) * ce + weight_R * torch.where(data.taught_R, divergence, 0)).sum()
     expected.backward()
     close(sums[0].detach(), expected.detach(), "value")
-    close(sums[3].detach(), share_R.sum(), "share")
+    close(sums[3:].detach(), torch.stack([share_R.sum(), 2 * share_R.sum()]), "share and lead")
     close(states.grad, wide.grad, "hidden states")
     close(head.weight.grad, weight.grad, "weight")
 

@@ -109,11 +109,12 @@ class Distill(Strict):
     gold_weight: float = Field(default=0.5, ge=0, le=1)
     """lambda: weight of cross-entropy on the gold token; 1 - lambda goes to the loss."""
     gate: Literal["none", "pivot"] = "none"
-    """pivot: where the pivot, as it is by now, predicts the given token better than the sources
-    did, they count less; `doubt` says how much less. none: they count the same throughout."""
+    """pivot: at every position the sources count as far as the given token is likelier to have come
+    from them than from the pivot as it is by now, and as they stand in its domain; `gold_weight` is
+    the least that the label counts. none: they count the same throughout."""
     doubt: float = Field(default=0.1, gt=0)
-    """Of `gate: pivot`: the smallest probability that counts in the comparison. Small: whoever is
-    ahead takes all; large: sources also teach where labels speak against them, as wrong ones do."""
+    """Of `gate: pivot`: so likely any token is by mistake. Small: whoever expected the token takes
+    all; large: where labels speak against both, as wrong ones do, the domain decides."""
     start: str = "pivot"
     """Model that training starts from: pivot, the name of another run, or `previous` (with
     `each`: the run before it, a chain in place of a star)."""

@@ -32,7 +32,8 @@ def with_position_loss(
 
     It returns a dict of sums over the batch's positions: loss (the objective, with gradient),
     cross_entropy and divergence (its parts, detached; the latter over taught positions), and by
-    domain [D] taught_D, the number of those, and share_D, how far the sources counted there.
+    domain [D] taught_D, the number of those, share_D, how far the sources counted there, and
+    lead_D, how far they were ahead of the pivot.
 
     At a taught position the objective is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) *
     share (what `gate` says, or 1), at any other CE(gold) alone. `loss` None trains on the gold
@@ -68,7 +69,8 @@ def with_position_loss(
             "taught_D": taught_R.sum()[None]
             if domain_R is None
             else torch.bincount(domain_R[taught_R], minlength=domains),
-            "share_D": sums[3:].detach(),
+            "share_D": sums[3 : 3 + domains].detach(),
+            "lead_D": sums[3 + domains :].detach(),
         }
 
     model.forward = forward

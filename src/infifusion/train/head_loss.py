@@ -50,8 +50,8 @@ class HeadLoss:
     def sums(
         self, head: LanguageModelHead, hidden_RD: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
-        """[3 + D]: sums of the objective, of cross-entropy, of the loss where taught, and of
-        `share` there by domain.
+        """[3 + 2 D]: sums of the objective, of cross-entropy, of the loss where taught, and there
+        by domain of `share`, then of the sources' lead.
 
         Only the objective carries a gradient. The head is called once, as a module, so that the
         hooks of FSDP and DeepSpeed, which gather its parameters, run once; inside, its own forward
@@ -92,7 +92,7 @@ class HeadLoss:
     def sums_and_gradient(
         self, log_CV: torch.Tensor, target: SparseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The chunk's [3 + D] sums, and the gradient [C, V] of the first with respect to log_CV."""
+        """The chunk's sums, and the gradient [C, V] of the first with respect to log_CV."""
         if self.loss is None:
             divergence_C = self._divergence(log_CV, target)
             gradient_CV = torch.zeros_like(log_CV)
@@ -115,33 +115,33 @@ class HeadLoss:
             return log_CV.new_zeros(len(log_CV))
         return torch.where(_taught(target), self.loss(log_CV, target), 0)
 
-    def _share_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
-        """How far the sources count: [C], 0 where they do not teach. It carries no gradient."""
+    def _gated(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
+        """[2, C]: how far the sources count, and their lead; 0 where they do not teach. They carry
+        no gradient."""
         if self.loss is None:
-            return log_CV.new_zeros(len(log_CV))
+            return log_CV.new_zeros(2, len(log_CV))
+        taught_C = _taught(target).to(log_CV.dtype)
         if self.gate is None:
-            return _taught(target).to(log_CV.dtype)
+            return torch.stack([taught_C, torch.zeros_like(taught_C)])
         with torch.no_grad():
             return torch.where(_taught(target), self.gate(log_CV, target), 0)
 
     def _weight_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
         """Weight of the loss at every position; what is missing to 1 is cross-entropy's: [C]."""
-        return (1 - self.gold_weight) * self._share_C(log_CV, target)
+        return (1 - self.gold_weight) * self._gated(log_CV, target)[0]
 
     def _sums(
         self, log_CV: torch.Tensor, divergence_C: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
-        ce_C, share_C = _cross_entropy(log_CV, target), self._share_C(log_CV, target)
-        weight_C = (1 - self.gold_weight) * share_C
+        ce_C, gated_2C = _cross_entropy(log_CV, target), self._gated(log_CV, target)
+        weight_C = (1 - self.gold_weight) * gated_2C[0]
         objective_C = (1 - weight_C) * ce_C + weight_C * divergence_C
         parts = torch.stack([objective_C.sum(), ce_C.sum(), divergence_C.sum()])
-        share_D = share_C.new_zeros(self.domains)
         domain_C = target.domain_R
         if domain_C is None:
-            share_D[0] = share_C.sum()
-        else:
-            share_D.index_add_(0, domain_C, share_C)
-        return torch.cat([parts, share_D])
+            domain_C = torch.zeros_like(target.gold_R)
+        by_domain_2D = gated_2C.new_zeros(2, self.domains).index_add_(1, domain_C, gated_2C)
+        return torch.cat([parts, by_domain_2D.flatten()])
 
 
 class _GradientsAtOnce(torch.autograd.Function):
@@ -157,8 +157,8 @@ class _GradientsAtOnce(torch.autograd.Function):
         target: SparseTarget,
         *parameters: torch.Tensor,
     ) -> torch.Tensor:
-        """[3 + D] sums. parameters: those of the head that are trained; autograd has to see them go
-        in, so that what it brings back reaches them (and the hooks of DDP and FSDP on them)."""
+        """The sums. parameters: those of the head that are trained; autograd has to see them go in,
+        so that what it brings back reaches them (and the hooks of DDP and FSDP on them)."""
         parts: list[torch.Tensor] = []
         gradient_RD = torch.empty_like(hidden_RD) if hidden_RD.requires_grad else None
         gradients: list[torch.Tensor | None] = [None] * len(parameters)

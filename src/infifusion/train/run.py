@@ -114,7 +114,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             )
             newest = checkpoints.to_go_on_from()
             if job.gate is not None:
-                learns = GateLearns(job.gate, trainer.shares_of_step)
+                learns = GateLearns(job.gate, trainer.leads_of_step)
                 learns.go_on_from(newest)
                 trainer.add_callback(learns)
             trainer.add_callback(checkpoints)  # signs what the others have put there

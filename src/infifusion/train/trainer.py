@@ -50,7 +50,7 @@ class FusionTrainer(Trainer):
         self._sums = dict.fromkeys([*PARTS, *self._shares], 0.0)
         self._counts = dict.fromkeys([*PARTS, *self._shares], 0)
         self._step_sum, self._step_count = 0.0, 0
-        self._step_shares = [[0.0, 0.0] for _ in self._shares]
+        self._step_leads = [[0.0, 0.0] for _ in self._shares]
 
     def create_accelerator_and_postprocess(self) -> None:
         """transformers' own, and FSDP2 where accelerate alone would not do it."""
@@ -84,9 +84,10 @@ class FusionTrainer(Trainer):
         out = model(**inputs)
         # In one copy from the device: every one makes the processor wait for it.
         figures = torch.stack([out[name].detach().float() for name in ("loss", *PARTS)])
-        figures = torch.cat([figures, out["taught_D"], out["share_D"]]).tolist()
-        (loss_sum, cross_entropy, divergence), by_domain = figures[:3], figures[3:]
-        taught_D, share_D = by_domain[: len(self._shares)], by_domain[len(self._shares) :]
+        by_domain = [out[name].detach().float() for name in ("taught_D", "share_D", "lead_D")]
+        found, size = torch.cat([figures, *by_domain]).tolist(), len(self._shares)
+        loss_sum, cross_entropy, divergence = found[:3]
+        taught_D, share_D, lead_D = (found[3 + n * size :][:size] for n in range(3))
         if not math.isfinite(loss_sum):
             bad = first_not_finite(model.named_parameters())
             bad = bad or first_not_finite((name, inputs.get(name)) for name in OF_TARGET)
@@ -109,8 +110,8 @@ class FusionTrainer(Trainer):
         ):
             self._sums[name] += share
             self._counts[name] += int(taught)
-            self._step_shares[d][0] += share
-            self._step_shares[d][1] += taught
+            self._step_leads[d][0] += lead_D[d]
+            self._step_leads[d][1] += taught
         items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
         loss = out["loss"] / items * self.args.world_size
         return (loss, out) if return_outputs else loss
@@ -149,10 +150,10 @@ class FusionTrainer(Trainer):
             total, count = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
         return total / max(count, 1)
 
-    def shares_of_step(self) -> list[list[float]]:
-        """By domain, how far the sources counted and at how many positions, summed since the last
-        call, of all processes."""
-        found, self._step_shares = self._step_shares, [[0.0, 0.0] for _ in self._shares]
+    def leads_of_step(self) -> list[list[float]]:
+        """By domain, the sources' lead and at how many positions, summed since the last call, of
+        all processes."""
+        found, self._step_leads = self._step_leads, [[0.0, 0.0] for _ in self._shares]
         if self.args.world_size > 1:
             both = torch.tensor(found, dtype=torch.float64, device=self.args.device)
             found = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
