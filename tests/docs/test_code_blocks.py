@@ -21,8 +21,7 @@ from infifusion.fuse import PARAMS as FUSE_PARAMS
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.merge.engine.file import read_merge_file
-from infifusion.merge.engine.methods import find_method, method_and_params
-from infifusion.merge.engine.settings import check_parameters
+from infifusion.merge.engine.settings import check_parameters, find_method, method_and_params
 from infifusion.named import function_and_params
 from infifusion.recipe import Recipe, load_recipe
 from infifusion.sweep.file import load_sweep

@@ -227,7 +227,7 @@ WRONG: dict[str, tuple[object, str | list[str]]] = {
     ),
     "other modules": (
         {"merge_method": "linear", "modules": {"vision": {"models": PAIR}}},
-        "called 'default'",
+        "has none of vision",
     ),
     "empty module": (
         {"merge_method": "linear", "modules": {"default": {}}},

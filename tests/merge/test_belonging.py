@@ -313,12 +313,17 @@ def test_a_number_beyond_float16_is_named_as_such(pair):
 
 
 def test_the_same_question_is_asked_once(pair, monkeypatch):
+    """Notes are kept, too, and speak of the models at hand."""
     import infifusion.merge.engine.checks as checks
 
+    copied(pair / "b", "e", rms_norm_eps=1.25e-5)
     mean_of(pair, "a", "b", out="first")
+    mean_of(pair, "a", "e", out="noted")
     monkeypatch.setattr(checks, "ask", lambda question: pytest.fail("asked again"))
     copied(pair / "b", "c")  # names and folders are not asked about
     mean_of(pair, "a", "c", out="second")
-    copied(pair / "b", "d", rms_norm_eps=1e-5)
+    copied(pair / "e", "f")
+    assert "f has rms_norm_eps: 1.25e-05, a has" in notes_of(mean_of(pair, "a", "f", out="third"))
+    copied(pair / "b", "d", rms_norm_eps=1.75e-5)
     with pytest.raises(pytest.fail.Exception, match="asked again"):
-        mean_of(pair, "a", "d", out="third")
+        mean_of(pair, "a", "d", out="fourth")

@@ -15,9 +15,9 @@ from safetensors.numpy import load_file, save_file
 from infifusion.errors import RecipeError
 from infifusion.merge.blocks.blocks import BLOCK
 from infifusion.merge.engine.file import read_merge_file
-from infifusion.merge.engine.memory import fit_threads, memory_needed
-from infifusion.merge.engine.methods import find_method
 from infifusion.merge.engine.plan import MergePlan, plan_file
+from infifusion.merge.engine.planner import fit_threads, memory_needed
+from infifusion.merge.engine.settings import find_method
 from infifusion.merge.engine.weights import run_plan
 from infifusion.merge.methods import METHODS
 

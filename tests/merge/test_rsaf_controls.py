@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from infifusion.merge.blocks.blocks import Blocks, Raw
-from infifusion.merge.engine.methods import find_method
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.plan import plan_models
+from infifusion.merge.engine.settings import find_method
 from infifusion.merge.engine.weights import run_plan
 from infifusion.merge.methods import METHODS
 from infifusion.strict import read_yaml

@@ -16,11 +16,10 @@ from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
 from infifusion.merge.engine.extract import extract_lora
 from infifusion.merge.engine.file import MergeFile, read_merges
-from infifusion.merge.engine.memory import fit_threads, memory_needed
 from infifusion.merge.engine.models import open_model
 from infifusion.merge.engine.moe import make_moe, read_moe_file
 from infifusion.merge.engine.plan import checked_plan
-from infifusion.merge.engine.planner import MergePlan
+from infifusion.merge.engine.planner import MergePlan, fit_threads, memory_needed
 from infifusion.merge.engine.walker import unfinished
 from infifusion.merge.engine.weights import run_plan
 from infifusion.recipe import as_written

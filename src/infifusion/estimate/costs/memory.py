@@ -34,7 +34,7 @@ FORWARD_ALIVE_HIDDEN, FORWARD_ALIVE_INNER = 6, 3
 # entry: ids, probabilities and standardised logits, and the sorted copies and keys of two of them.
 FUSE_CHUNK, FUSE_ENTRY = 128, 100
 LOGIT_BYTES = 128 << 20  # teacher/forward.py
-# A thread of a merge of three or four models (merge/engine/memory.py).
+# A thread of a merge of three or four models (merge/engine/planner.py).
 MERGE_THREAD = 15e6
 # What a CUDA context and the libraries' workspaces take on an accelerator.
 CONTEXT = 0.8e9

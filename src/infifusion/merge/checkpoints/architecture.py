@@ -20,6 +20,7 @@ from infifusion.merge.checkpoints.dtypes import NAME_OF
 # Whole numbers in a config by which a model has so many modules; more is no model.
 COUNTED = re.compile(r"^(num|n)_.*(layer|expert|block|head)|^(n_layer|depth|layers)s?$")
 MOST_COUNTED = 20_000
+CLASS = "class "  # before the name of a layer's module: what it is
 # Attributes of a layer's modules that say where it stands, not what it does.
 PLACES = re.compile(r"(layer_idx|layer_id|layer_index|block_idx|index)$")
 # Lists of a config that have no entry per layer, however long they are.
@@ -109,17 +110,22 @@ class Architecture:
             tuple(sorted(mismatched)),
         )
 
+    @property
+    def decoder(self) -> Any:
+        """The language model inside; the model itself where there is none."""
+        try:
+            decoder = self.model.get_decoder()
+        except (AttributeError, NotImplementedError):
+            decoder = self.model
+        return self.model if decoder is None else decoder
+
     @cached_property
     def stack(self) -> str | None:
         """What stands before the numbers of the language model's layers in the model's own names;
         None where that is not to be found."""
         from torch import nn
 
-        try:
-            decoder = self.model.get_decoder()
-        except (AttributeError, NotImplementedError):
-            decoder = self.model
-        decoder = self.model if decoder is None else decoder
+        decoder = self.decoder
         base = next((name for name, one in self.model.named_modules() if one is decoder), None)
         lists = [
             (name, len(one))
@@ -156,7 +162,7 @@ class Architecture:
 def _kind(layer: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, module in layer.named_modules():
-        found[name] = type(module).__name__
+        found[f"{CLASS}{name}".strip()] = type(module).__name__
         for key, value in vars(module).items():
             if key.startswith("_") or key == "training" or PLACES.search(key):
                 continue

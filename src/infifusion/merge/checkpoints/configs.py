@@ -24,6 +24,8 @@ DECIDES = re.compile(
     r"topk_method|n_group|topk_group|attention_type|state_size|conv_kernel|"
     r"do_layer_norm_before|is_decoder|is_encoder_decoder)$"
 )
+# A language model inside of one that sees or hears: qwen2_5_vl_text has the layers of qwen2.
+INSIDE = re.compile(r"((_\d+)?_(vl|omni|audio|vision)(?=_|$)|_(text|thinker|language)(?=_|$))")
 # What does not reach the calculation, or is the result's own.
 HARMLESS = re.compile(
     r"token|dtype|^transformers_|^_|name_or_path|use_cache|vocab|dropout|initializer|pdrop|"
@@ -66,7 +68,12 @@ def _differences(donor: Subject, model: Subject) -> Iterator[tuple[str, Any, Any
     """Keys of the language models' configs whose values differ, with both values."""
     one, other = donor.architecture, model.architecture
     if isinstance(one, Architecture) and isinstance(other, Architecture):
+        yield from _of_towers(one, other)
+        if not model.text:
+            return
         ours, theirs = one.text.to_dict(), other.text.to_dict()
+        for values in (ours, theirs):
+            values["model_type"] = INSIDE.sub("", str(values.get("model_type")))
     else:  # as they are written; what is lacking may have the same default
         ours, theirs = text_config(donor.config), text_config(model.config)
         if ours is not donor.config:
@@ -79,6 +86,19 @@ def _differences(donor: Subject, model: Subject) -> Iterator[tuple[str, Any, Any
             continue
         if not _equal(ours.get(key), theirs.get(key)):
             yield key, ours.get(key), theirs.get(key)
+
+
+def _of_towers(one: Architecture, other: Architecture) -> Iterator[tuple[str, Any, Any]]:
+    """What the configs say otherwise of the towers that both have and that are of one size."""
+    texts = (one.text, other.text)
+    for part in sorted(one.config.sub_configs.keys() & other.config.sub_configs.keys()):
+        ours, theirs = (getattr(known.config, part, None) for known in (one, other))
+        if ours is None or theirs is None or ours is texts[0] or theirs is texts[1]:
+            continue
+        ours, theirs = _plain(ours.to_dict()), _plain(theirs.to_dict())
+        for key in sorted(ours.keys() & theirs.keys()):
+            if DECIDES.search(key) and not _equal(ours[key], theirs[key]):
+                yield f"{part}.{key}", ours[key], theirs[key]
 
 
 def _first(key: str) -> tuple[bool, bool, str]:

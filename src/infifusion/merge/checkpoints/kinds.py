@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.checkpoints.architecture import Architecture, architecture_of
+from infifusion.merge.checkpoints.architecture import CLASS, Architecture, architecture_of
 from infifusion.merge.checkpoints.reader import text_config
 from infifusion.merge.checkpoints.subject import Subject
 
@@ -52,7 +52,8 @@ def config_of_stack(config: Json, origins: Origins) -> Json:
             continue
         if isinstance(made, str):
             return config
-        different = _first_difference(wanted, made.kinds())
+        alike = [_same_class(model, made) for model, _ in origins]
+        different = _first_difference(wanted, made.kinds(), alike)
         if different is None:
             return candidate
         first = first or different
@@ -71,9 +72,21 @@ def config_of_stack(config: Json, origins: Origins) -> Json:
     )
 
 
-def _first_difference(wanted: list[Json], found: list[Json]) -> tuple[int, str, Any, Any] | None:
+def _same_class(model: Subject, made: Architecture) -> bool:
+    known = model.architecture
+    return isinstance(known, Architecture) and type(known.decoder) is type(made.decoder)
+
+
+def _first_difference(
+    wanted: list[Json], found: list[Json], alike: list[bool]
+) -> tuple[int, str, Any, Any] | None:
+    """alike: whether a layer's source is of the result's class; else the language model inside of
+    another has other names for the same, and what both say is compared."""
     for number, (one, other) in enumerate(zip(wanted, found, strict=False)):
-        for key in sorted(one.keys() | other.keys()):
+        keys = one.keys() | other.keys() if alike[number] else one.keys() & other.keys()
+        for key in sorted(keys):
+            if key.startswith(CLASS) and not alike[number]:
+                continue
             if key.startswith("config.") and (key not in one or key not in other):
                 continue  # the list has an entry per layer by chance
             if one.get(key) != other.get(key):

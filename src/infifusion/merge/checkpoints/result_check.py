@@ -22,8 +22,9 @@ Json = dict[str, Any]
 
 def ask(question: Json) -> Json:
     """The answer to a question: `models` (the donor first, then every other; each name, folder,
-    config and specs), `config` and `specs` of the result, `layers` ([model, layer] of each stacked
-    layer). It has the result's `config` and `notes` for the user.
+    config, specs, and as `text` whether its language model is merged), `config` and `specs` of the
+    result, `layers` ([model, layer] of each stacked layer). It has the result's `config` and
+    `notes` for the user.
 
     Raises CheckpointError for what would be wrong, RunError where the check itself fails.
     """
@@ -46,7 +47,7 @@ def ask(question: Json) -> Json:
 def answer(question: Json) -> Json:
     """The same in this process."""
     models = [
-        Subject(one["name"], one["folder"], one["config"], _specs(one["specs"]))
+        Subject(one["name"], one["folder"], one["config"], _specs(one["specs"]), one["text"])
         for one in question["models"]
     ]
     config, layers = question["config"], question["layers"]

@@ -19,6 +19,8 @@ class Subject:
     folder: str
     config: dict[str, Any]
     specs: Specs
+    text: bool = True
+    """Whether something of its language model is merged."""
 
     @cached_property
     def architecture(self) -> Architecture | str:

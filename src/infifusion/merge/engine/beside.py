@@ -7,12 +7,13 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 from infifusion.errors import RecipeError
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.planner import MergePlan
-from infifusion.merge.engine.result_config import write_special_ids
+from infifusion.merge.engine.result_config import with_special_ids, write_special_ids
 
 SIDE_FILES = re.compile(r"\.(json|jinja|model|txt|py|tiktoken|bpe)$|^tokenizer\.model\.v\d+$")
 # Of a training, an adapter, a quantisation or another program's format: not of the merged model.
@@ -46,7 +47,7 @@ def copy_side_files(plan: MergePlan, folder: Path) -> None:
             shutil.copyfile(donor.folder / path, folder / path)
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
-        write_special_ids(plan, folder)
+        write_special_ids(folder, partial(with_special_ids, plan))
     elif donor.rows != donor.stored_rows:
         # An adapter that brought more rows brought the tokens that they stand for.
         for path in (p for where in donor.adapters for p in side_files(where, root=where)):

@@ -13,6 +13,7 @@ from infifusion.errors import RecipeError
 from infifusion.strict import LARGEST_FILE, Strict, read_yaml, require_kind
 
 DOCUMENT = re.compile(r"^---[ \t]*(?:#.*)?$", re.MULTILINE)  # begins another YAML document
+DEFAULT = "default"  # the module of all tensors that are in no other
 IGNORE = "ignore"  # tokenizer_source: tokens are not compared
 Dtype = Literal["float32", "bfloat16", "float16"]
 Scalar = bool | int | float | str
@@ -85,12 +86,12 @@ class Slice(Strict):
 
 
 class Module(Strict):
-    """One module of a model with several; ours have one, called default."""
+    """One part of a model, such as the language model or the vision tower."""
 
     models: list[MergeModel] | None = None
     """The models to merge, all layers."""
     slices: list[Slice] | None = None
-    """Or layers of models, stacked."""
+    """Or layers of models, stacked; of the language model alone."""
     parameters: Parameters = {}
     """The method's own parameters."""
 
@@ -127,7 +128,10 @@ class MergeFile(Strict):
     slices: list[Slice] | None = None
     """Or layers of models, stacked."""
     modules: dict[str, Module] | None = None
-    """Or either of them under the module's name."""
+    """Or either of them for each part of the models: text_decoder, vision_tower, audio_tower,
+    multi_modal_projector, or whole parts of tensors' names between dots; default is the rest. What
+    no module names is copied from the model that the modules are parts of: the base, or else the
+    first that has more than them."""
     parameters: Parameters = {}
     """The method's own parameters."""
     dtype: Dtype | None = None
@@ -157,30 +161,16 @@ class MergeFile(Strict):
                 "give exactly one of models, slices and modules; found "
                 f"{', '.join(forms) or 'none'}"
             )
-        if self.modules and list(self.modules) != ["default"]:
-            raise ValueError(
-                f"modules.{next(iter(self.modules))}: only language models of one module, called "
-                "'default', are merged"
-            )
-        for module in (self.modules or {}).values():
+        for name, module in (self.modules or {}).items():
             if bool(module.models) == bool(module.slices):
-                raise ValueError("modules.default: give exactly one of models and slices")
+                raise ValueError(f"modules.{name}: give exactly one of models and slices")
         if self.tokenizer and self.tokenizer_source:
             raise ValueError("give tokenizer or tokenizer_source, not both")
         return self
 
-    def whole_models(self) -> list[MergeModel] | None:
-        """The models, where whole models are merged."""
-        return self.modules["default"].models if self.modules else self.models
-
-    def layer_slices(self) -> list[Slice]:
-        """The slices, where layers are stacked."""
-        return (self.modules["default"].slices if self.modules else self.slices) or []
-
-    def scopes(self) -> list[dict[str, Setting]]:
-        """The parameters that hold for all, nearest first."""
-        inner = [self.modules["default"].parameters] if self.modules else []
-        return [*inner, self.parameters]
+    def parts(self) -> dict[str, Module]:
+        """The modules; one of all tensors, where whole models are merged."""
+        return self.modules or {DEFAULT: Module(models=self.models, slices=self.slices)}
 
     def vocabulary(self) -> Tokenizer | None:
         """How the vocabulary is made, where it is."""

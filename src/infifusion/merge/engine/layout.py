@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from copy import deepcopy
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,21 +37,65 @@ from infifusion.merge.engine.model import (
 Entries = dict[str, list[tuple[str, str | None]]]  # own name -> stored names and their converters
 
 
+@dataclass(frozen=True)
+class _Two:
+    """A model, and the donor whose layout it is to have. reader: what knows the model's stored
+    names; writer: what knows the donor's; home, new_home: what stands before the language model's
+    tensors in the reader's own names and in the writer's."""
+
+    model: Model
+    donor: Model
+    reader: Architecture
+    writer: Architecture
+    home: str = ""
+    new_home: str = ""
+
+    @cached_property
+    def theirs(self) -> Entries:
+        """The donor's stored names."""
+        return _entries(self.writer, self.donor.checkpoint)
+
+    @cached_property
+    def own(self) -> Entries:
+        """The model's; where the donor has a head that the model ties to its embedding, that."""
+        found = _entries(self.reader, self.model.checkpoint)
+        lacks = TIED_HEAD in self.theirs and TIED_HEAD not in found
+        if self.is_part and lacks and self.model.tied and self.model.embedding:
+            found[TIED_HEAD] = [(self.model.embedding, None)]
+        return found
+
+    @property
+    def is_part(self) -> bool:
+        """Whether one of the two is the language model inside of the other."""
+        return self.home != self.new_home
+
+    def moved(self, own: str) -> str:
+        """The writer's own name for one of the reader's."""
+        if self.is_part and own.startswith(self.home):
+            return self.new_home + own.removeprefix(self.home)
+        return own
+
+    def wanted(self, own: str) -> list[tuple[str, str | None]]:
+        """How the donor would store one of the model's tensors."""
+        name = self.moved(own)
+        return self.theirs.get(name) or _of_another_layer(name, self.theirs)
+
+
 def in_layout_of(donor: Model, model: Model) -> Model:
     """The model with its tensors under the donor's names; itself where it has them already, or
-    where transformers does not know one of the two."""
+    where transformers does not know one of the two. A language model gets the names that the one
+    inside of a donor that sees or hears has, and the other way round."""
     odd = set(model.checkpoint.names) ^ set(donor.checkpoint.names)
     if all(name == TIED_HEAD or COMPUTED.search(name) or OPTIONAL.search(name) for name in odd):
         return model
     one, other = donor.architecture, model.architecture
     if isinstance(one, str) or isinstance(other, str):
         return model
-    reader = other if type(other.model) is type(one.model) else one
-    theirs, own = _entries(one, donor.checkpoint), _entries(reader, model.checkpoint)
+    two = _two(donor, model, one, other)
     origin: dict[str, str] = {}
     cut_otherwise: list[str] = []
-    for key, entries in own.items():
-        wanted = theirs.get(key) or _of_another_layer(key, theirs)
+    for key, entries in two.own.items():
+        wanted = two.wanted(key)
         if not wanted:  # optional, or an error that is found where the names are compared
             origin |= {stored: stored for stored, _ in entries}
         elif {p for _, p in wanted} == {p for _, p in entries} and len(wanted) == len(entries):
@@ -61,10 +107,29 @@ def in_layout_of(donor: Model, model: Model) -> Model:
             return model
         renamed = Renamed(model.checkpoint, origin, model.folder)
     else:
-        place = _convert(model, reader, donor, theirs, own, origin, cut_otherwise)
-        checkpoint = Checkpoint(place)
+        checkpoint = Checkpoint(_convert(two, origin, cut_otherwise))
         renamed = Renamed(checkpoint, {name: name for name in checkpoint.names}, model.folder)
-    return with_checkpoint(model, renamed)
+    found = with_checkpoint(model, renamed)
+    return replace(found, whole=model) if two.is_part else found
+
+
+def _two(donor: Model, model: Model, one: Architecture, other: Architecture) -> _Two:
+    if type(other.model) is type(one.model):
+        return _Two(model, donor, other, one)
+    if (one.text is one.config) == (other.text is other.config):
+        return _Two(model, donor, one, one)
+    homes = [_home(architecture) for architecture in (other, one)]
+    if None in homes:
+        return _Two(model, donor, one, one)
+    return _Two(model, donor, other, one, *[home or "" for home in homes])
+
+
+def _home(architecture: Architecture) -> str | None:
+    """What stands before the names of the language model's tensors."""
+    if architecture.stack is None:
+        return None
+    above = architecture.stack.removesuffix(".").rpartition(".")[0]
+    return f"{above}." if above else ""
 
 
 def _entries(architecture: Architecture, checkpoint: AnyCheckpoint) -> Entries:
@@ -95,20 +160,12 @@ def _of_another_layer(own: str, theirs: Entries) -> list[tuple[str, str | None]]
     return []
 
 
-def _convert(
-    model: Model,
-    reader: Architecture,
-    donor: Model,
-    theirs: Entries,
-    own: Entries,
-    origin: dict[str, str],
-    cut_otherwise: list[str],
-) -> Path:
+def _convert(two: _Two, origin: dict[str, str], cut_otherwise: list[str]) -> Path:
     """A copy of the model with the donor's tensors. Raises CheckpointError where transformers
     cannot make them."""
     from safetensors.torch import save_file
 
-    place = temporary_model("layout")
+    place, model = temporary_model("layout"), two.model
     shards: dict[str, list[str]] = {}
     specs: dict[str, Spec] = {}
     waiting: dict[str, Any] = {}
@@ -121,7 +178,7 @@ def _convert(
 
     try:
         with quiet():
-            for name, tensor in _tensors(model, reader, donor, theirs, own, origin, cut_otherwise):
+            for name, tensor in _tensors(two, origin, cut_otherwise):
                 waiting[name] = tensor.contiguous()
                 specs[name] = Spec("F32", tuple(tensor.shape))
                 if sum(t.nbytes for t in waiting.values()) > SHARD_BYTES // 4:
@@ -133,8 +190,8 @@ def _convert(
     except Exception as error:  # the library raises many kinds for what it cannot convert
         raise CheckpointError(
             f"{model.folder} ({model.name}) stores {cut_otherwise[0]} otherwise than "
-            f"{donor.folder}, and transformers cannot bring it into that layout: {error!s:.300}. "
-            "Load the model with transformers and save it again."
+            f"{two.donor.folder}, and transformers cannot bring it into that layout: "
+            f"{error!s:.300}. Load the model with transformers and save it again."
         ) from error
     if len(shards) == 1:
         (place / next(iter(shards))).rename(place / SINGLE)
@@ -144,50 +201,39 @@ def _convert(
 
 
 def _tensors(
-    model: Model,
-    reader: Architecture,
-    donor: Model,
-    theirs: Entries,
-    own: Entries,
-    origin: dict[str, str],
-    cut_otherwise: list[str],
+    two: _Two, origin: dict[str, str], cut_otherwise: list[str]
 ) -> Iterator[tuple[str, Any]]:
     """Every tensor by the name that the donor gives it, one group of experts in memory."""
     from transformers.core_model_loading import revert_weight_conversion
 
     for to, stored in origin.items():
-        yield to, _torch(model.checkpoint, stored)
-    known = set(donor.checkpoint.names)
+        yield to, _torch(two.model.checkpoint, stored)
+    known = set(two.donor.checkpoint.names)
+    writer = two.writer if two.is_part else two.reader
     for key in cut_otherwise:
-        made = _joined(model, reader, key, own[key])
-        for name, tensor in made.items():
-            wanted = theirs.get(name) or _of_another_layer(name, theirs)
+        for name, tensor in _joined(two, key).items():
+            wanted = two.wanted(name)
             if [pattern for _, pattern in wanted] == [None]:
                 yield wanted[0][0], tensor
                 continue
-            parts = revert_weight_conversion(reader.model, {name: tensor})
+            parts = revert_weight_conversion(writer.model, {two.moved(name): tensor})
             names = {stored for stored, _ in wanted} or known
             for part, values in parts.items():
-                yield _named_as(part, names, model), values
+                yield _named_as(part, names, two.model), values
 
 
-def _joined(
-    model: Model, reader: Architecture, key: str, entries: list[tuple[str, str | None]]
-) -> dict[str, Any]:
-    """The model's own tensors that are made of these stored ones."""
+def _joined(two: _Two, key: str) -> dict[str, Any]:
+    """The model's own tensors that are made of the stored ones of one key."""
+    entries, checkpoint = two.own[key], two.model.checkpoint
     pattern = entries[0][1]
     if pattern is None:
-        return {key: _torch(model.checkpoint, entries[0][0])}
-    _, converters = reader.conversions
+        return {key: _torch(checkpoint, entries[0][0])}
+    _, converters = two.reader.conversions
     converter = deepcopy(next(one for one in converters if pattern in one.source_patterns))
     for stored, source in entries:
-        converter.add_tensor(key, stored, source, _torch(model.checkpoint, stored))
-    return {
-        name: tensor[0] if isinstance(tensor, list) else tensor
-        for name, tensor in converter.convert(
-            key, model=reader.model, config=reader.model.config
-        ).items()
-    }
+        converter.add_tensor(key, stored, source, _torch(checkpoint, stored))
+    made = converter.convert(key, model=two.reader.model, config=two.reader.model.config)
+    return {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
 
 
 def _named_as(part: str, names: set[str], model: Model) -> str:

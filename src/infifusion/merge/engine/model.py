@@ -48,11 +48,16 @@ class Model:
     layers: int = 0
     more_folders: tuple[Path, ...] = ()
     """Folders of adapters that were merged before anything is read."""
+    whole: Model | None = None
+    """The model as it is stored, where this is a part of it, under names that do not fit its
+    config."""
+    language: str = ""
+    """The stack of the language model, where this is another part of a model."""
 
     @cached_property
     def architecture(self) -> Architecture | str:
         """What transformers makes of the config; why not, where it cannot."""
-        return architecture_of(self.config)
+        return architecture_of(self.config) if self.whole is None else self.whole.architecture
 
     def shape(self, tensor: str) -> tuple[int, ...]:
         """The shape of a stored tensor; an adapter may have given it more rows."""

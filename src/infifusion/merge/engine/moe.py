@@ -18,26 +18,21 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.blocks.blocks import Parallel
-from infifusion.merge.blocks.stored import encode, not_finite
 from infifusion.merge.checkpoints.dtypes import BY_NAME, FLOATS
 from infifusion.merge.checkpoints.hidden_states import HiddenStates
-from infifusion.merge.checkpoints.result_check import ask
 from infifusion.merge.checkpoints.tokens import same_tokens
-from infifusion.merge.checkpoints.views import as_float32
 from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec
 from infifusion.merge.engine.beside import side_files
-from infifusion.merge.engine.checks import described
+from infifusion.merge.engine.checks import answered, described
 from infifusion.merge.engine.file import Dtype, ModelName
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.models import open_model
-from infifusion.merge.engine.walker import Put, Task, carry_out, usable_threads
+from infifusion.merge.engine.walker import Task, carry_out, copying, usable_threads, writing
 from infifusion.merge.engine.weights import stamps
 from infifusion.store.records import write_json
 from infifusion.strict import Strict, as_json, read_yaml
 
 DETAILS = "merge_details.json"
-COPIED = 4_000_000  # elements at once
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
 
 
@@ -171,12 +166,11 @@ def make_moe(
         "specs": {name: (spec.dtype, spec.shape) for name, spec in specs.items()},
         "layers": [],
     }
-    notes += ask(question)["notes"]
+    notes += answered(question)["notes"]
     gates_LEH = _gates(file, base)
-    tasks = {n: Task(specs[n], _copying(*sources[n], specs[n].dtype)) for n in sources}
+    tasks = {n: Task(specs[n], copying(*sources[n], specs[n].dtype)) for n in sources}
     tasks |= {
-        n: Task(specs[n], _writing(gates_LEH[layer], specs[n].dtype))
-        for n, layer in routers.items()
+        n: Task(specs[n], writing(gates_LEH[layer], specs[n].dtype)) for n, layer in routers.items()
     }
     details = {
         "method": "moe",
@@ -252,33 +246,6 @@ def _config(
     kinds = [spec.dtype for spec in specs.values() if spec.dtype in FLOATS]
     config["dtype"] = names[max(set(kinds), key=kinds.count)]
     return config
-
-
-def _copying(model: Model, name: str, dtype: str):
-    def merge(parallel: Parallel, put: Put) -> dict[str, Any]:
-        array, stored = model.read(name)
-        size = int(np.prod(model.shape(name), dtype=np.int64))
-        for start in range(0, size, COPIED):
-            part = array[start : min(start + COPIED, size)]
-            same = stored == dtype
-            values = part if same else encode(as_float32(part, stored), dtype)
-            if dtype in FLOATS and not_finite(values, dtype):
-                raise CheckpointError(
-                    f"The tensor {name} of {model.name} holds NaN or Inf, or numbers beyond what "
-                    f"{dtype} holds. Take an earlier checkpoint, or another dtype."
-                )
-            put(start, values)
-        return {}
-
-    return merge
-
-
-def _writing(gate_EH: np.ndarray, dtype: str):
-    def merge(parallel: Parallel, put: Put) -> dict[str, Any]:
-        put(0, encode(np.ascontiguousarray(gate_EH, np.float32).reshape(-1), dtype))
-        return {}
-
-    return merge
 
 
 def _gates(file: MoeFile, base: Model) -> np.ndarray:

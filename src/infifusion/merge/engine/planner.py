@@ -1,4 +1,5 @@
-"""What a merge will do: every tensor of the result, what it is merged from and how.
+"""What a merge will do: every tensor of the result, what it is merged from and how, and how much
+memory it needs.
 
 Nothing but headers is read for it, so that it can be checked and printed before it starts. The one
 exception is a head that is stored beside tied embeddings: it is compared with them.
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.blocks.blocks import BLOCK
 from infifusion.merge.checkpoints.dtypes import BY_NAME
-from infifusion.merge.engine.file import MergeFile, MergeModel, Slice, SliceSource
+from infifusion.merge.engine.file import MergeFile, MergeModel, Module, Slice, SliceSource
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.settings import Settings
 from infifusion.merge.engine.tensors import (
@@ -26,12 +28,17 @@ from infifusion.merge.engine.tensors import (
     plan_tensor,
 )
 from infifusion.merge.engine.vocabulary import Vocabulary
+from infifusion.merge.engine.walker import usable_threads
 from infifusion.merge.methods import Method
 from infifusion.strict import Strict
 
 # Tensors before the layers; all others outside them come after.
 BEFORE = re.compile(r"embed|wte|wpe|position|(^|\.)emb|projector|vision|visual|audio")
 AFTER = re.compile(r"embed_out|output_embed|lm_head")
+# Anonymous memory of Python, NumPy and the compiled loops before the first tensor (measured).
+STARTED = 150_000_000
+# Histograms of a tensor's threads (two per model: a running total and one being filled).
+HISTOGRAM = 2 * 8 * (1 << 16)
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,21 @@ class MergePlan:
         return list({model.key: model for model in [self.donor, *parts]}.values())
 
 
-def _dtype(file: MergeFile) -> str | None:
+def dtype_of(file: MergeFile) -> str | None:
+    """The stored dtype that the file asks for; None where the base's stays."""
     name = file.out_dtype or file.dtype
     return BY_NAME[name] if name else None
 
 
-def as_slice(file: MergeFile, method: Method, model: Callable[[str], Model]) -> Slice:
+def as_slice(
+    file: MergeFile, module: Module, method: Method, model: Callable[[str], Model]
+) -> Slice:
     """Whole models as one slice. The base joins in where it is not listed, as in mergekit, if the
     method has it so."""
-    listed = list(file.whole_models() or [])
+    listed = list(module.models or [])
     joins = method.unlisted_base == "joins"
     if method.unlisted_base == "joins_with_weight":
-        joins = any("weight" in scope for scope in file.scopes())
+        joins = "weight" in module.parameters or "weight" in file.parameters
     if file.base_model and joins:
         base = model(file.base_model)
         if base.key not in [model(m.model).key for m in listed]:
@@ -118,7 +128,7 @@ class Planner:
         """What is copied from the one model that has it."""
         if params is not None and names.kept:
             self.notes.extend(names.notes())
-            yield from plan_kept(names, _dtype(self.settings.file), params).items()
+            yield from plan_kept(names, dtype_of(self.settings.file), params).items()
 
     def stacked(self, slices: list[Slice]) -> Iterator[tuple[str, Planned]]:
         """The tensors outside the layers, those before them from the first slice's models and those
@@ -213,4 +223,36 @@ class Planner:
             )
         inputs = [tensor for _, tensor in models]
         params = self.settings.of_tensor(name, one, sources, inputs, t)
-        return plan_tensor(base, models, _dtype(file), params, self.vocabulary)
+        return plan_tensor(base, models, dtype_of(file), params, self.vocabulary)
+
+
+def memory_needed(plan: MergePlan, threads: int) -> int:
+    """Bytes of anonymous memory, about."""
+    return STARTED + threads * _memory_per_thread(plan)
+
+
+def fit_threads(plan: MergePlan, *, threads: int | None, memory: int | None) -> int:
+    """As many threads as asked for and as fit the memory. RecipeError where not even one fits."""
+    wanted = threads or usable_threads()
+    if memory is None:
+        return wanted
+    fits = (memory - STARTED) // max(_memory_per_thread(plan), 1)
+    if fits < 1:
+        raise RecipeError(
+            f"--memory {memory / 1e6:.0f} MB is too little: this merge needs "
+            f"{memory_needed(plan, 1) / 1e6:.0f} MB with one thread. Give at least that."
+        )
+    return min(wanted, int(fits))
+
+
+def _memory_per_thread(plan: MergePlan) -> int:
+    """Bytes that one thread works with at once."""
+    most = 0
+    for planned in plan.tensors.values():
+        shape = planned.spec.shape
+        row = shape[-1] if len(shape) > 1 else planned.spec.bytes
+        block = max(BLOCK, row) if plan.method.by_rows else BLOCK
+        models = len(planned.parts)
+        most = max(most, 4 * block * (models + plan.method.working_arrays) + HISTOGRAM * models)
+    # A tensor's own thread and one that works on its blocks.
+    return 2 * most

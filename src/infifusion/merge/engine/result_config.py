@@ -7,7 +7,7 @@ import copy
 import json
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +67,44 @@ def _of_layer(model: Model, key: str, layer: int) -> Any:
     return value[layer]
 
 
-def write_special_ids(plan: MergePlan, folder: Path) -> None:
+def write_special_ids(folder: Path, moved: Callable[[Mapping[str, Any]], dict[str, Any]]) -> None:
     """Change them in the folder's generation_config.json."""
     path = folder / "generation_config.json"
     if path.is_file():
         values = json.loads(path.read_text(encoding="utf-8"))
-        changed = with_special_ids(plan, values)
+        changed = moved(values)
         if changed != values:
             path.write_text(json.dumps(changed, indent=2) + "\n", encoding="utf-8")
+
+
+def in_other_tokens(model: Model, old: Any, new: Any, rows: int) -> dict[str, Any]:
+    """A model's config for another tokenizer and as many rows. CheckpointError for a token of no
+    usual role that the config names and the new tokenizer lacks."""
+    config = moved_ids(copy.deepcopy(model.config), old, new)
+    for key, lost in _lost(model.config, config):
+        raise CheckpointError(
+            f"{model.folder / 'config.json'}: {key} is {old.convert_ids_to_tokens(lost)!r}, which "
+            "the donor's tokenizer does not have. Add the token to it "
+            "(tokenizer.add_special_tokens) and save it beside the donor's weights."
+        )
+    parts = [config, text_config(config)]
+    for part in parts if "vocab_size" in config else parts[1:]:
+        part["vocab_size"] = rows
+    if TIED_HEAD in model.checkpoint and model.has_own_head:
+        for part in parts:
+            part["tie_word_embeddings"] = False
+    return config
+
+
+def _lost(
+    old: Mapping[str, Any], new: Mapping[str, Any], where: str = ""
+) -> Iterator[tuple[str, int]]:
+    """Numbers of tokens in a config, of no usual role, that became nothing."""
+    for key, value in old.items():
+        if isinstance(value, Mapping):
+            yield from _lost(value, new[key], f"{where}{key}.")
+        elif OF_TOKENS.search(key) and type(value) is int and new[key] is None:
+            yield from [] if key.removesuffix("_token_id") in ROLES else [(where + key, value)]
 
 
 def with_special_ids(plan: MergePlan, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,13 +112,15 @@ def with_special_ids(plan: MergePlan, values: Mapping[str, Any]) -> dict[str, An
     not in it gives way to the tokenizer's own of that role; where there is none the key is left out
     of a list, or null."""
     assert plan.vocabulary is not None
-    result = plan.vocabulary.tokenizer
-    tokens = {
-        number: token for token, number in load_tokenizer(plan.donor.folder).get_vocab().items()
-    }
-    ids = result.get_vocab()
+    return moved_ids(values, load_tokenizer(plan.donor.folder), plan.vocabulary.tokenizer)
+
+
+def moved_ids(values: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:
+    """The same for any two tokenizers."""
+    tokens = {number: token for token, number in old.get_vocab().items()}
+    ids = new.get_vocab()
     same = all(ids.get(token) == number for number, token in tokens.items())
-    return dict(values) if same else _changed(values, tokens, ids, result)
+    return dict(values) if same else _changed(values, tokens, ids, new)
 
 
 def _changed(

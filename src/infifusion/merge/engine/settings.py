@@ -1,27 +1,66 @@
-"""What a merge file says of a method's parameters, worked out for each tensor."""
+"""A merge method by its name, and what a merge file says of its parameters, worked out for each
+tensor."""
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 from infifusion.errors import RecipeError
-from infifusion.merge.engine.file import Condition, MergeFile, Scalar, Setting, Slice, SliceSource
-from infifusion.merge.methods import Method
-from infifusion.registry import nearest
+from infifusion.merge.engine.file import (
+    Condition,
+    MergeFile,
+    Module,
+    Scalar,
+    Setting,
+    Slice,
+    SliceSource,
+)
+from infifusion.merge.methods import METHODS, Method
+from infifusion.named import params_class_of
+from infifusion.registry import look_up, nearest
 from infifusion.strict import Strict
 
 # Accepted for mergekit's sake and without effect, whatever the method.
 IGNORED = {"int8_mask": "masks take one bit here"}
 
 
+def find_method(name: str, *, where: str = "") -> Method:
+    """The record of a method: from the table, or by module:RECORD or module:function.
+
+    Of a function the record in its module is taken; without one it is made from the class `Params`
+    beside the function, and then says of the method that it may or may not have a base and, so that
+    no memory is counted too low, that it merges whole rows. Raises RecipeError for an unknown name
+    and for a function without `Params`; `where` is the file or key that has the name.
+    """
+    found: Any = look_up(METHODS, name, kind="merge method", where=where)
+    if isinstance(found, Method):
+        return found
+    for value in vars(inspect.getmodule(found) or object).values():
+        if isinstance(value, Method) and value.function is found:
+            return value
+    return Method(
+        found, params_class_of(found, {}, name, where=where), base="optional", by_rows=True
+    )
+
+
+def method_and_params(name: str, values: dict[str, Any], *, where: str) -> tuple[Method, Strict]:
+    """A method's record, and its parameters from a recipe's; `where` is the recipe's key. Raises
+    RecipeError for an unknown name or parameter."""
+    method = find_method(name, where=where)
+    return method, method.params.from_mapping(values, where=f"{where}.params")
+
+
 def check_parameters(file: MergeFile, method: Method, *, where: str) -> list[str]:
     """RecipeError for a parameter that the method does not have; returns notes for the user."""
     known, ignored = method.parameters, IGNORED | dict(method.ignored or {})
-    own = [m.parameters for m in file.whole_models() or []]
-    own += [source.parameters for one in file.layer_slices() for source in one.sources]
-    shared = [*file.scopes(), *(one.parameters for one in file.layer_slices())]
+    modules = file.parts().values()
+    slices = [one for module in modules for one in module.slices or []]
+    own = [one.parameters for module in modules for one in module.models or []]
+    own += [source.parameters for one in slices for source in one.sources]
+    shared = [file.parameters, *(one.parameters for one in (*modules, *slices))]
     notes = []
     for scope, is_own in [*((s, True) for s in own), *((s, False) for s in shared)]:
         for key in scope:
@@ -43,9 +82,10 @@ def check_parameters(file: MergeFile, method: Method, *, where: str) -> list[str
 
 @dataclass(frozen=True)
 class Settings:
-    """The parameters of a file's merges; `where` names the file in errors."""
+    """The parameters of one module of a file; `where` names the file in errors."""
 
     file: MergeFile
+    module: Module
     method: Method
     where: str
 
@@ -56,7 +96,7 @@ class Settings:
         tensors `inputs` of the `sources`, without the base. RecipeError for values that the method
         does not take."""
         loose = self.file.mergekit_compat
-        shared = [one.parameters, *self.file.scopes()]
+        shared = [one.parameters, self.module.parameters, self.file.parameters]
         values: dict[str, Any] = {}
         for key in self.method.parameters:
             if key not in self.method.per_model:

@@ -102,10 +102,18 @@ def common_names(models: list[Model], donor: Model, *, outside: bool = False) ->
             raise CheckpointError(
                 f"{model.folder} ({model.name}) {'has' if extra else 'lacks'} the tensor {odd}, "
                 f"which {donor.folder} {'lacks' if extra else 'has'}: {len(extra | missing)} names "
-                "differ. Only models of one architecture can be merged: leave this model out, or "
-                "distil it into the pivot (infifusion run)."
+                f"differ. Only models of one architecture can be merged: {_way_out(donor, model)}"
             )
     return Names(sorted(names - kept.keys()), kept)
+
+
+def _way_out(donor: Model, model: Model) -> str:
+    if ("text_config" in donor.config) != ("text_config" in model.config):
+        return (
+            "a language model and the one inside of another are merged by modules: "
+            "{text_decoder: {models: [...]}}."
+        )
+    return "leave this model out, or distil it into the pivot (infifusion run)."
 
 
 def is_optional(model: Model, name: str) -> bool:

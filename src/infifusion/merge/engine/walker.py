@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.errors import ArtifactError
+from infifusion.errors import ArtifactError, CheckpointError
 from infifusion.merge.blocks.blocks import Parallel
+from infifusion.merge.blocks.stored import encode, not_finite
+from infifusion.merge.checkpoints.dtypes import FLOATS
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint
+from infifusion.merge.checkpoints.views import as_float32
 from infifusion.merge.checkpoints.writer import (
     SHARD_BYTES,
     Shard,
@@ -28,6 +31,7 @@ from infifusion.merge.checkpoints.writer import (
     divide_into_shards,
     write_index,
 )
+from infifusion.merge.engine.model import Model
 from infifusion.process.bar import progress_bar
 from infifusion.store.durable import files_in, sync
 from infifusion.store.receipts import RECEIPTS, hashes_of, must_be_made, receipt_of, sign
@@ -35,6 +39,7 @@ from infifusion.store.records import plain, read_record, signature_of, write_rec
 
 Json = dict[str, Any]
 Put = Callable[[int, np.ndarray], None]
+COPIED = 4_000_000  # elements at once
 IDENTITY = "plan.json"  # of an unfinished folder: what is being merged, and into what files
 
 
@@ -199,6 +204,37 @@ def _write_shard(
             future.cancel()
         wait(futures.values())
         shard.close()
+
+
+def copying(model: Model, name: str, dtype: str) -> Callable[[Parallel, Put], Json]:
+    """What a task does that copies a model's tensor into another dtype, or the same."""
+
+    def merge(parallel: Parallel, put: Put) -> Json:
+        array, stored = model.read(name)
+        size = int(np.prod(model.shape(name), dtype=np.int64))
+        for start in range(0, size, COPIED):
+            part = array[start : min(start + COPIED, size)]
+            same = stored == dtype
+            values = part if same else encode(as_float32(part, stored), dtype)
+            if dtype in FLOATS and not_finite(values, dtype):
+                raise CheckpointError(
+                    f"The tensor {name} of {model.name} holds NaN or Inf, or numbers beyond what "
+                    f"{dtype} holds. Take an earlier checkpoint, or another dtype."
+                )
+            put(start, values)
+        return {}
+
+    return merge
+
+
+def writing(values: np.ndarray, dtype: str) -> Callable[[Parallel, Put], Json]:
+    """What a task does that writes an array."""
+
+    def merge(parallel: Parallel, put: Put) -> Json:
+        put(0, encode(np.ascontiguousarray(values, np.float32).reshape(-1), dtype))
+        return {}
+
+    return merge
 
 
 def _spread(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,9 +24,8 @@ from infifusion.merge.engine.beside import (
     copy_side_files,
     write_chat_template,
 )
-from infifusion.merge.engine.memory import fit_threads
 from infifusion.merge.engine.model import Model
-from infifusion.merge.engine.planner import MergePlan
+from infifusion.merge.engine.planner import MergePlan, fit_threads
 from infifusion.merge.engine.result_config import config_of
 from infifusion.merge.engine.tensors import Part, Planned
 from infifusion.merge.engine.walker import Put, Task, carry_out, seed_of
@@ -223,9 +223,10 @@ class _Runner:
 
     def _copy(self, planned: Planned, put: Put) -> dict[str, Any]:
         model, name = planned.models[0]
-        array, dtype = model.checkpoint.array(name), model.checkpoint.dtype(name)
-        for start in range(0, len(array), COPIED):
-            part = array[start : start + COPIED]
+        array, dtype = model.read(name)
+        size = math.prod(model.shape(name))
+        for start in range(0, size, COPIED):
+            part = array[start : min(start + COPIED, size)]
             if dtype in FLOATS and not self.allow_nan and not_finite(part, dtype):
                 raise _names_the_bad(name, planned.models[0])
             same = dtype == planned.spec.dtype
