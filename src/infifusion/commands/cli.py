@@ -10,7 +10,15 @@ from typer import Option
 from infifusion.commands.doctor import doctor
 from infifusion.commands.exits import STATUSES, exit_statuses, stop_on_signals
 from infifusion.commands.init import init
-from infifusion.commands.models import align, diff, evaluate, extract_lora, merge, moe
+from infifusion.commands.models import (
+    align,
+    diff,
+    evaluate,
+    extract_lora,
+    merge,
+    moe,
+    transplant_tokenizer,
+)
 from infifusion.commands.push import push
 from infifusion.commands.recipes import check, demo, plan, run, sweep
 from infifusion.commands.results import list_methods, report, watch
@@ -28,6 +36,7 @@ COMMANDS = {
     "moe": moe,
     "diff": diff,
     "extract-lora": extract_lora,
+    "transplant-tokenizer": transplant_tokenizer,
     "align": align,
     "evaluate": evaluate,
     "report": report,

@@ -111,6 +111,40 @@ def extract_lora(
     typer.echo(json.dumps(values) if as_json else text)
 
 
+def transplant_tokenizer(
+    model: Annotated[str, Argument(metavar="MODEL", help="The model that gets other tokens.")],
+    donor: Annotated[str, Argument(metavar="DONOR", help="The model whose tokens it gets.")],
+    out: Annotated[Path, Argument(metavar="OUT_DIR", help="New folder of the result.")],
+    method: Annotated[
+        str, Option(help="omp: of shared tokens as in the donor; pieces: of its own tokens.")
+    ] = "omp",
+    count: Annotated[int, Option(min=1, help="omp: shared tokens that a new one is made of.")] = 64,
+    threads: Annotated[
+        int | None, Option(min=1, help="Threads; by default one per processor.")
+    ] = None,
+    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
+    allow_pickle: Annotated[
+        bool, Option("--allow-pickle", help="Read .bin and .pt files, tensors alone.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Give a model the tokenizer of another, without training."""
+    from infifusion.commands.merge_models import bytes_from
+    from infifusion.commands.transplant import transplant_command
+
+    text, values = transplant_command(
+        model,
+        donor,
+        out,
+        method=method,
+        count=count,
+        threads=threads,
+        shard_bytes=bytes_from(shard_size, "--shard-size"),
+        allow_pickle=allow_pickle,
+    )
+    typer.echo(json.dumps(values) if as_json else text)
+
+
 def diff(
     models: Annotated[
         list[str], Argument(metavar="BASE MODEL", help="The base, then changed models.")

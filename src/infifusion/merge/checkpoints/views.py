@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MEAN, ZERO, PADDING = -1, -2, -3
+ADDED = 4096  # rows that are added up at once
 
 
 def as_float32(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -78,3 +79,27 @@ class WithLowRank:
         first, last = part.start // width, -(-part.stop // width)
         rows = self.rows(np.arange(first, last))
         return rows.reshape(-1)[part.start - first * width : part.stop - first * width]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A matrix by its rows, in float32: rows[numbers] is [B, width]. array: flat, or with an
+    adapter's change."""
+
+    array: np.ndarray | WithLowRank
+    dtype: str
+    count: int
+    width: int
+
+    def __getitem__(self, number_B: np.ndarray) -> np.ndarray:
+        if isinstance(self.array, WithLowRank):
+            return self.array.rows(number_B)
+        found = self.array.reshape(-1, self.width)[number_B]
+        return as_float32(found.reshape(-1), self.dtype).reshape(-1, self.width)
+
+    def mean(self, number_B: np.ndarray) -> np.ndarray:
+        """The mean of some rows, added up in float64: [width]."""
+        total = np.zeros(self.width)
+        for start in range(0, len(number_B), ADDED):
+            total += self[number_B[start : start + ADDED]].sum(axis=0, dtype=np.float64)
+        return (total / max(len(number_B), 1)).astype(np.float32)
