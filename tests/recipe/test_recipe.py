@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from infifusion.errors import RecipeError
-from infifusion.recipe import Recipe, load_recipe, require_stage
+from infifusion.recipe import Recipe, anchor, load_recipe, require_stage
 from infifusion.registry import look_up
 
 
@@ -44,7 +44,8 @@ def test_every_name_that_stands_for_nothing_has_a_line_of_its_own() -> None:
     assert str(error.value).splitlines() == [
         "r.yaml has 2 problems:",
         "  distill.u.target: there is no fused target 'v'.",
-        "  merge.m.models: there is no run 'w' in distill.",
+        "  merge.m.models: there is no run 'w' in distill. Known: pivot, source:a, source:b, u; a "
+        "folder is written ./w, a hub model org/name.",
     ]
 
 
@@ -58,6 +59,19 @@ def test_each_is_written_out_one_per_source_in_order() -> None:
     assert resolved.scored == ["pivot", "source:a", "source:b", "sft", "unified", "pairwise"]
     assert ("pivot", "pairwise") in resolved.compared and ("sft", "unified") in resolved.compared
     assert resolved.taught == ["a", "b", "pivot"]
+
+
+def test_a_merge_takes_runs_members_merges_sources_and_models_from_elsewhere(tmp_path) -> None:
+    """Paths are anchored at the recipe, parts of model+adapter too; names and the hub's are not."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "ad").mkdir()
+    listed = ["pair", "unified", "source:a", "pivot", "./here", "./here+./ad", "org/model@main"]
+    recipe = make(merge={"one": {"models": ["pair-b"]}, "two": {"models": ["one", *listed]}})
+    one, two = anchor(recipe, tmp_path).resolve().merges
+    assert one.models == ["pair-b"]
+    here, adapter = tmp_path / "here", tmp_path / "ad"
+    assert two.models[:7] == ["one", "pair-a", "pair-b", "unified", "source:a", "pivot", str(here)]
+    assert two.models[7:] == [f"{here}+{adapter}", "org/model@main"]
 
 
 def test_fine_tuning_without_a_target_is_plain_cross_entropy() -> None:
@@ -128,6 +142,13 @@ def test_training_settings_of_a_run_go_over_those_of_the_recipe() -> None:
             "merge.m.dtype: expected 'float32'",
         ),
         ({"merge": {"m": {"models": ["pair", "pair"]}}}, "merge.m.models: 'pair' is named twice"),
+        ({"merge": {"m": {"models": ["pair", "pair-a"]}}}, "'pair-a' is named twice"),
+        (
+            {"merge": {"m": {"models": ["n"]}, "n": {"models": ["pair"]}}},
+            "'n' is a merge that does not stand before this one",
+        ),
+        ({"merge": {"m": {"models": ["m"]}}}, "'m' is a merge that does not stand before"),
+        ({"merge": {"m": {"models": ["source:c"]}}}, "no run 'source:c' .*source:a"),
         ({"merge": {"pair-a": {"models": ["pair"]}}}, "'pair-a' names two models"),
         ({"merge": {"pair": {"models": ["pair"]}}}, "'pair' names two models"),
         ({"merge": {"pivot": {"models": ["pair"]}}}, "'pivot' names two models"),

@@ -11,8 +11,9 @@ from pydantic import model_validator
 from infifusion.errors import RecipeError
 from infifusion.recipe.fields import Fields
 from infifusion.recipe.models import Model
-from infifusion.recipe.references import problems_of
+from infifusion.recipe.references import RESERVED, problems_of
 from infifusion.recipe.resolved import Resolved
+from infifusion.recipe.steps import Merge
 from infifusion.registry import nearest
 from infifusion.strict import Strict, override, read_yaml, require_kind
 
@@ -87,6 +88,16 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
         files = {key: [placed(one, "path") for one in getattr(section, key)] for key in fields}
         return section.model_copy(update=files)
 
+    made = {*recipe.distill, *recipe.merge, *RESERVED}
+
+    def with_models(merge: Merge) -> Merge:
+        def model(text: str) -> str | None:
+            whole = "+" not in text or (folder / Path(text).expanduser()).is_dir()
+            return place(text) if whole else "+".join(str(place(part)) for part in text.split("+"))
+
+        models = [one if one in made or "/" not in one else model(one) for one in merge.models]
+        return merge.model_copy(update={"models": models})
+
     asked = recipe.write_responses
     return recipe.model_copy(
         update={
@@ -95,6 +106,7 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
             "sources": {name: placed_model(one) for name, one in recipe.sources.items()},
             "data": with_files(recipe.data, "train", "held_out", "decontaminate"),
             "evaluate": placed(recipe.evaluate, "data"),
+            "merge": {name: with_models(one) for name, one in recipe.merge.items()},
         }
     )
 

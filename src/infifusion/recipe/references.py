@@ -102,12 +102,26 @@ def _run_problems(recipe: Fields, name: str) -> Iterable[str]:
 
 
 def _merge_problems(recipe: Fields) -> Iterable[str]:
+    known = {"pivot", *(f"source:{source}" for source in recipe.sources), *recipe.distill}
+    known |= {part for name in recipe.distill for part in _members(recipe, name)}
     for name, merge in recipe.merge.items():
         for model in merge.models:
-            if model not in recipe.distill:
-                hint = nearest(model, recipe.distill)
-                yield f"merge.{name}.models: there is no run '{model}' in distill.{hint}"
-        for model in _repeated(merge.models):
+            if model in recipe.merge and model not in known:
+                yield (
+                    f"merge.{name}.models: '{model}' is a merge that does not stand before this "
+                    "one; put it there"
+                )
+            elif model not in known and "/" not in model:
+                hint = nearest(model, known)
+                yield (
+                    f"merge.{name}.models: there is no run '{model}' in distill.{hint} Known: "
+                    f"{', '.join(sorted(known))}; a folder is written ./{model}, a hub model "
+                    "org/name"
+                )
+        known.add(name)
+        members = [_members(recipe, m) if m in recipe.distill else [m] for m in merge.models]
+        repeated = _repeated(merge.models) or _repeated([one for some in members for one in some])
+        for model in repeated:
             yield f"merge.{name}.models: '{model}' is named twice"
         if merge.params.get("tau0") == "validate" and recipe.data.validation_share == 0:
             yield f"merge.{name}.params.tau0: validate needs data.validation_share above 0"

@@ -86,7 +86,8 @@ class Resolved(Strict):
         runs = {name: _runs(recipe, name, targets) for name in recipe.distill}
         merges = []
         for name, merge in recipe.merge.items():
-            models = [run.name for model in merge.models for run in runs[model]]
+            listed = [[run.name for run in runs.get(m, [])] or [m] for m in merge.models]
+            models = [model for group in listed for model in group]
             merges.append(_filled(MergeRun, merge, name=name, models=models))
         every = [run for group in runs.values() for run in group]
         single = [run.name for run in every if run.name == run.group]

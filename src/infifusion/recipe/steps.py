@@ -137,12 +137,14 @@ class Distill(Strict):
 
 
 class Merge(Strict):
-    """One merge of distilled pivots."""
+    """One merge: of distilled pivots, and of other models of the pivot's architecture."""
 
     method: str = "rsaf"
     """A merge method (`infifusion list`), or module:function."""
     models: list[str] = Field(min_length=1)
-    """Names of runs in `distill`; the name of a run with `each` stands for all its members."""
+    """Names of runs in `distill` (that of a run with `each` stands for all its members), of merges
+    that stand before this one, pivot, source:NAME, or a folder (./x) or hub model (org/name, with
+    @revision, +adapter) of the pivot's architecture and tokens."""
     params: dict[str, Any] = {}
     """The method's own parameters; tau0: validate chooses RSAF's tau0 on the validation share."""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None

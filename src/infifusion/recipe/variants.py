@@ -81,7 +81,9 @@ def _references(
             named = entry.get(field)
             wanted += [(field, where, named)] if named and isinstance(named, str) else []
     if kind == "merge" and isinstance(entry.get("models"), list):
-        wanted += [("models", "distill", str(model)) for model in entry["models"]]
+        for model in map(str, entry["models"]):
+            where = "merge" if model in variants["merge"] else "distill"
+            wanted.append(("models", where, model))
     options = [variants[where].get(name) or [(name, {})] for _, where, name in wanted]
     for chosen in combinations(options, f"{kind}: {', '.join(name for _, _, name in wanted)}"):
         tags: Tags = {}

@@ -139,7 +139,7 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
         attempt(require_rows, recipe, run)
         attempt(_adapters, recipe.pivot, run)
     for merge in resolved.merges:
-        attempt(check_merge, merge)
+        attempt(check_merge, recipe, merge)
     attempt(find_callbacks, recipe.callbacks)
     attempt(task_table, recipe)
     return list(dict.fromkeys(problems))

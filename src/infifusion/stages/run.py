@@ -226,7 +226,8 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
         work = partial(distill, recipe, folder, one)
         yield Step("distill", one.name, folder.distill(one.name), work, tuple(needs))
     for one in resolved.merges:
-        needs = [f"distill/{name}" for name in one.models]
+        made_by = {**dict.fromkeys(runs, "distill"), **dict.fromkeys(recipe.merge, "merge")}
+        needs = [f"{made_by[name]}/{name}" for name in one.models if name in made_by]
         work = partial(merge, recipe, folder, one)
         yield Step("merge", one.name, folder.merge(one.name), work, tuple(needs))
     members = [r.name for r in resolved.runs if r.name not in resolved.scored]
