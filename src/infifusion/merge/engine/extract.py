@@ -1,10 +1,11 @@
 """An adapter made of two models: what one was trained to beside the other, as W + B A.
 
 Every matrix's change is cut at its largest singular values, by a randomised search (Halko,
-Martinsson and Tropp, 0909.4061, algorithms 4.3 and 5.1): the change times a few random vectors, two
-rounds of refinement, and the exact values inside what they span. Norms and biases are stored whole.
+Martinsson and Tropp, 0909.4061, algorithms 4.4 and 5.1): a few random vectors, turned towards the
+largest by the change and back, twice, and the exact values inside what they span. Norms and biases
+are stored whole.
 
-Axes: M rows and C columns of a matrix, R rank.
+Axes: M rows and C columns of a matrix, R rank, L vectors of the search.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.blocks.stored import decode
 from infifusion.merge.checkpoints.architecture import Architecture
 from infifusion.merge.checkpoints.dtypes import FLOATS
 from infifusion.merge.checkpoints.lora import PREFIX, WEIGHTS
@@ -32,9 +34,9 @@ from infifusion.store.durable import atomic_folder
 from infifusion.store.records import write_json
 
 DETAILS = "extract_details.json"
-READ = 1 << 22  # elements that are converted at once
+READ = 1 << 18  # elements that are converted at once
 MORE = 8  # random vectors beyond the rank: with 5 to 10 the error is near the smallest possible
-ROUNDS = 2  # of refinement; one or two do for slowly falling singular values (ibid., 4.5)
+ROUNDS = 2  # one or two do for slowly falling singular values (ibid., 4.5)
 
 
 @dataclass
@@ -132,8 +134,6 @@ def _take(
         return
     delta = _delta(base, one, tuned, other)
     size = float(np.vdot(delta, delta))
-    if not np.isfinite(size):
-        raise CheckpointError(f"The tensor {one} of {base.folder} or {tuned.folder} holds NaN.")
     found.changed += size
     kind = _kind(known, own)
     if size == 0:
@@ -170,14 +170,13 @@ def cut(delta_MC: np.ndarray, rank: int, *, seed: int) -> tuple[np.ndarray, np.n
         _, _, right = np.linalg.svd(delta_MC, full_matrices=False)
         a = right[:R]
         return a.astype(np.float32), (delta_MC @ a.T).astype(np.float32)
-    drawn = np.random.default_rng(seed).standard_normal((C, R + MORE), dtype=np.float32)
-    span_MR, _ = np.linalg.qr(delta_MC @ drawn)
+    right_CL = np.random.default_rng(seed).standard_normal((C, R + MORE), dtype=np.float32)
     for _ in range(ROUNDS):
-        back, _ = np.linalg.qr(delta_MC.T @ span_MR)
-        span_MR, _ = np.linalg.qr(delta_MC @ back)
-    _, _, right = np.linalg.svd(span_MR.T @ delta_MC, full_matrices=False)
-    a = right[:R]
-    return a, delta_MC @ a.T
+        right_CL, _ = np.linalg.qr(delta_MC.T @ (delta_MC @ right_CL))
+    left_ML = delta_MC @ right_CL
+    _, turned_LL = np.linalg.eigh((left_ML.T @ left_ML).astype(np.float64))  # smallest first
+    best_LR = turned_LL[:, : -R - 1 : -1].astype(np.float32)
+    return np.ascontiguousarray((right_CL @ best_LR).T), left_ML @ best_LR
 
 
 def _kind(known: Architecture, own: str) -> str:
@@ -190,14 +189,18 @@ def _kind(known: Architecture, own: str) -> str:
 
 
 def _delta(base: Model, one: str, tuned: Model, other: str) -> np.ndarray:
-    """tuned - base in float32, in its shape."""
+    """tuned - base in float32, in its shape"""
     (a, a_dtype), (b, b_dtype) = base.read(one), tuned.read(other)
     size = int(np.prod(base.shape(one)))
-    delta = np.empty(size, np.float32)
+    delta_1P = np.empty((1, size), np.float32)
+    base_1P = np.empty((1, min(READ, size)), np.float32)
     for start in range(0, size, READ):
         part = slice(start, min(start + READ, size))
-        delta[part] = as_float32(b[part], b_dtype) - as_float32(a[part], a_dtype)
-    return delta.reshape(base.shape(one))
+        here_1P = base_1P[:, : part.stop - start]
+        bad = decode([a[part]], [a_dtype], here_1P, None)
+        if max(bad, decode([b[part]], [b_dtype], delta_1P[:, part], here_1P[0])) >= 0:
+            raise CheckpointError(f"The tensor {one} of {base.folder} or {tuned.folder} holds NaN.")
+    return delta_1P.reshape(base.shape(one))
 
 
 def _whole(model: Model, name: str) -> np.ndarray:

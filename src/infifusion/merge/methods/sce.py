@@ -57,7 +57,7 @@ def _select(blocks: Blocks, share: float) -> Border:
     """Border of the largest variances: `share` of the positive ones; everything for share 1."""
     if share >= 1:
         return Border(0, None)
-    found = survey(blocks)
+    found = variances(blocks)
     return found.border(blocks, int(share * found.positive))
 
 
@@ -68,18 +68,13 @@ def variance_1P(block: Block) -> np.ndarray:
     return out_1P
 
 
-NO_HISTOGRAM = np.zeros(0, np.int64)
-
-
 @dataclass(frozen=True)
-class Survey:
-    """What one pass over the variances v finds: the histogram of their leading bits, #{v > 0}, and
-    the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
+class Variances:
+    """What one pass over the variances v finds: the histogram of their leading bits, and
+    #{v > 0}."""
 
     leading: np.ndarray
     positive: int
-    centre: float
-    powers: np.ndarray
 
     def border(self, blocks: Blocks, count: int) -> Border:
         """The border of the `count` largest variances."""
@@ -88,8 +83,30 @@ class Survey:
         return border
 
 
-def survey(blocks: Blocks) -> Survey:
+@dataclass(frozen=True)
+class Survey(Variances):
+    """And the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
+
+    centre: float
+    powers: np.ndarray
+
+
+def variances(blocks: Blocks) -> Variances:
     """One pass over the variances."""
+    many = blocks.size > LEADING
+
+    def add(block: Block, sums: np.ndarray) -> None:
+        (variance_P,) = variance_1P(block)
+        sums[0] += np.count_nonzero(variance_P > 0)
+        if many:
+            count_leading(variance_P.view(np.uint32), sums[1:].reshape(TURNS, LEADING))
+
+    sums = blocks.total(add, np.zeros(1 + (TURNS * LEADING if many else 0)))
+    return Variances(_histogram(sums[1:]), int(sums[0]))
+
+
+def survey(blocks: Blocks) -> Survey:
+    """The same with the moments of their roots."""
     centre = 0.0
     if blocks.size:
         # Moments are taken about the mean of the first: about 0 they would lose their digits.
@@ -97,17 +114,20 @@ def survey(blocks: Blocks) -> Survey:
         roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
         centre = float(roots_P.mean()) if len(roots_P) else 0.0
     many = blocks.size > LEADING
-    shape = (TURNS, LEADING)
 
     def add(block: Block, sums: np.ndarray) -> None:
         (variance_P,) = variance_1P(block)
         root_moments(variance_P, centre, sums[:4])
         if many:
-            count_leading(variance_P.view(np.uint32), sums[4:].reshape(shape))
+            count_leading(variance_P.view(np.uint32), sums[4:].reshape(TURNS, LEADING))
 
     sums = blocks.total(add, np.zeros(4 + (TURNS * LEADING if many else 0)))
-    leading = sums[4:].reshape(shape).sum(axis=0).astype(np.int64) if many else NO_HISTOGRAM
-    return Survey(leading, int(sums[0]), centre, sums[1:4])
+    return Survey(_histogram(sums[4:]), int(sums[0]), centre, sums[1:4])
+
+
+def _histogram(counts: np.ndarray) -> np.ndarray:
+    """The counters that took turns, added up; empty where there are none."""
+    return counts.reshape(TURNS, -1).sum(axis=0).astype(np.int64)
 
 
 def fuse_selected(
