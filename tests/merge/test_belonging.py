@@ -327,3 +327,20 @@ def test_the_same_question_is_asked_once(pair, monkeypatch):
     copied(pair / "b", "d", rms_norm_eps=1.75e-5)
     with pytest.raises(pytest.fail.Exception, match="asked again"):
         mean_of(pair, "a", "d", out="fourth")
+
+
+def test_gguf_files_that_are_no_single_model_are_refused_by_name(pair):
+    """Several in a folder; and a file given for a folder."""
+    (pair / "g").mkdir()
+    for name in ("one-Q4_K.gguf", "one-Q8_0.gguf"):
+        (pair / "g" / name).write_bytes(b"GGUF")
+    with pytest.raises(CheckpointError, match=r"g is quantised .GGUF.*dequantize: true"):
+        mean_of(pair, "a", "g")
+    with pytest.raises(CheckpointError, match=r"holds 2 GGUF files .one-Q4_K.gguf, one-Q8_0"):
+        mean_of(pair, "a", "g", dequantize=True)
+    with pytest.raises(CheckpointError, match=r"one-Q8_0.gguf is a file; .*dequantize: true"):
+        mean_of(pair, "a", "g/one-Q8_0.gguf")
+    (pair / "g" / "one-Q4_K.gguf").unlink()
+    with pytest.raises(CheckpointError, match=r"g: transformers cannot take .*GGUF.* off"):
+        mean_of(pair, "a", "g", dequantize=True)
+    assert not (pair / "out").exists()

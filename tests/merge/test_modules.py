@@ -367,3 +367,23 @@ def test_models_without_the_module_and_of_other_layers_are_refused(seeing):
     with pytest.raises(CheckpointError, match=r"merged by modules: \{text_decoder"):
         merged(seeing, merge_method="linear", **listed("a", "text"))
     assert not (seeing / "out").exists()
+
+
+def test_a_vocabulary_without_the_token_of_pictures_is_refused(seeing):
+    """Its number would be nothing in the config."""
+    tokenizer = byte_level_tokenizer(270)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    config = LlavaConfig(
+        text_config=LlamaConfig(**SMALL | {"vocab_size": 280}),
+        vision_config=LLAVA.vision_config,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )
+    made(seeing / "c", config, kind=LlavaForConditionalGeneration)
+    tokenizer.save_pretrained(seeing / "c")
+    made(seeing / "text", LlamaConfig(**SMALL | {"vocab_size": 300}), seed=7)
+    byte_level_tokenizer(290).save_pretrained(seeing / "text")
+    modules = {"text_decoder": listed("c", "text")}
+    with pytest.raises(CheckpointError, match=r"image_token.* does not have.*union"):
+        merged(seeing, merge_method="linear", tokenizer_source="text", modules=modules)
+    out = merged(seeing, merge_method="linear", tokenizer_source="union", modules=modules)
+    assert loaded(out, SEES).config.image_token_id == config.image_token_id

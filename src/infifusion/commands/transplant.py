@@ -44,7 +44,7 @@ def transplant_command(
     model = open_model(name, Path(), allow_pickle=allow_pickle)
     donor_folder = find_model(donor_name, Path(), pickles=allow_pickle)
     donor = open_model(donor_name, Path(), allow_pickle=allow_pickle) if method == "omp" else None
-    words = vocabularies(model.folder, donor_folder, model.rows or 0, donor.rows if donor else None)
+    words = vocabularies(model.home, donor_folder, model.rows or 0, donor.rows if donor else None)
     said: list[str] = []
     details, notes = transplant(
         model,

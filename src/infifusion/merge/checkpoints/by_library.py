@@ -3,6 +3,7 @@ adapters that are more than W + s B A. The result is a folder that lasts as long
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,7 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
             if method == GGUF:
                 import transformers
 
-                file = sorted(folder.glob("*.gguf"))[0].name
+                file = next(folder.glob("*.gguf")).name
                 model: Any = transformers.AutoModelForCausalLM.from_pretrained(
                     folder, gguf_file=file, local_files_only=True, trust_remote_code=False
                 )
@@ -89,7 +90,10 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
             model._weight_conversions = None  # those of the quantisation would be undone
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
-            return _saved(model, "dequantised")
+            place = _saved(model, "dequantised")
+            if method == GGUF:
+                _save_tokenizer(folder, file, place)
+            return place
     except CheckpointError:
         raise
     except Exception as error:  # missing packages and devices, by many kinds of errors
@@ -98,6 +102,16 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
             f"{str(error) or type(error).__name__:.300}. Install what is lacking, or dequantise "
             "the model elsewhere and give that folder."
         ) from error
+
+
+def _save_tokenizer(folder: Path, file: str, place: Path) -> None:
+    """The tokenizer inside of a GGUF file; nothing where transformers does not know its kind."""
+    import transformers
+
+    with contextlib.suppress(ValueError, KeyError, NotImplementedError, OSError):
+        transformers.AutoTokenizer.from_pretrained(
+            folder, gguf_file=file, local_files_only=True, trust_remote_code=False
+        ).save_pretrained(place)
 
 
 def _loaded(architecture: Architecture, folder: Path) -> Any:

@@ -24,6 +24,8 @@ class HasRows(Protocol):
     @property
     def folder(self) -> Path: ...
     @property
+    def home(self) -> Path: ...
+    @property
     def rows(self) -> int | None: ...
 
 
@@ -51,10 +53,10 @@ def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:
     notes: list[str] = []
     ours: dict[int, str] | None = None
     for model in models:
-        if model.folder == donor.folder or _same_files(donor.folder, model.folder):
+        if model.home == donor.home or _same_files(donor.home, model.home):
             continue
-        ours = ours if ours is not None else _tokens(donor.folder)
-        theirs = _tokens(model.folder)
+        ours = ours if ours is not None else _tokens(donor.home)
+        theirs = _tokens(model.home)
         if not ours or not theirs:
             without = donor if not ours else model
             notes.append(

@@ -40,11 +40,11 @@ CHATML = (
 def copy_side_files(plan: MergePlan, folder: Path) -> None:
     """Generation config, tokenizer, templates and code beside the weights."""
     donor = plan.donor
-    for path in side_files(donor.folder):
+    for path in side_files(donor.home):
         stale = plan.vocabulary is not None and OF_TOKENIZERS.search(str(path))
         if not stale:
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(donor.folder / path, folder / path)
+            shutil.copyfile(donor.home / path, folder / path)
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
         write_special_ids(folder, partial(with_special_ids, plan))
@@ -125,9 +125,9 @@ def _most_common(plan: MergePlan) -> str:
 
 
 def _template(model: Model) -> str | None:
-    if (model.folder / TEMPLATE).exists():
-        return (model.folder / TEMPLATE).read_text(encoding="utf-8")
-    config = model.folder / "tokenizer_config.json"
+    if (model.home / TEMPLATE).exists():
+        return (model.home / TEMPLATE).read_text(encoding="utf-8")
+    config = model.home / "tokenizer_config.json"
     if config.exists():
         found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
         if isinstance(found, list):  # several by name

@@ -53,6 +53,13 @@ class Model:
     config."""
     language: str = ""
     """The stack of the language model, where this is another part of a model."""
+    beside: Path | None = None
+    """Where its tokenizer and other small files are, where not in its folder."""
+
+    @property
+    def home(self) -> Path:
+        """The folder of its tokenizer and other small files."""
+        return self.beside or self.folder
 
     @cached_property
     def architecture(self) -> Architecture | str:

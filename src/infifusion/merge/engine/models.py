@@ -18,6 +18,7 @@ from infifusion.merge.checkpoints.lora_config import CONFIG, read_lora_config
 from infifusion.merge.checkpoints.pickled import as_safetensors
 from infifusion.merge.checkpoints.reader import PICKLES, Checkpoint, read_config, text_config
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed, finder, turned
+from infifusion.merge.checkpoints.tokens import VOCABULARIES
 from infifusion.merge.engine.layout import in_layout_of
 from infifusion.merge.engine.model import TIED_HEAD, Model, layers_of
 
@@ -53,7 +54,8 @@ def open_model(
     _refuse_adapter(found)
     place = as_safetensors(found) if allow_pickle else found
     config = read_config(found) if (found / "config.json").is_file() else {}
-    if method := _quantisation(config, place):
+    method = _quantisation(config, place)
+    if method:
         place, config = _without_quantisation(place, config, method, wanted=dequantize)
     checkpoint: AnyCheckpoint = Checkpoint(place)
     config = config or read_config(found)
@@ -65,6 +67,8 @@ def open_model(
             checkpoint = Renamed(checkpoint, bare, found)
     _refuse_scales(checkpoint, found)
     model = Model(name, found, checkpoint, config, None, *layers_of(config, checkpoint))
+    if method == GGUF and not any((found / one).is_file() for one in VOCABULARIES):
+        model = replace(model, beside=place)  # tokenizer and config are inside of the file
     if adapter is None:
         return model if like is None else in_layout_of(like, model)
     return _with_adapter(model, place, find_model(adapter, folder, pickles=allow_pickle), like,
@@ -148,8 +152,7 @@ def _quantisation(config: dict[str, Any], folder: Path) -> str | None:
             said = part.get(key)
             if isinstance(said, dict) and said:
                 return str(said.get("quant_method") or said.get("quant_algo") or key)[:60]
-    gguf = sorted(folder.glob("*.gguf"))
-    if gguf and not list(folder.glob("*.safetensors")):
+    if any(folder.glob("*.gguf")) and not any(folder.glob("*.safetensors")):
         return GGUF
     return None
 
@@ -165,6 +168,13 @@ def _without_quantisation(
             "are not quantised after all, delete the key from config.json."
         )
     if method == GGUF:
+        files = sorted(path.name for path in folder.glob("*.gguf"))
+        if len(files) > 1:
+            raise CheckpointError(
+                f"{folder} holds {len(files)} GGUF files ({files[0]}, {files[1]}): several models, "
+                "or one in parts, which transformers does not read. Put one file that holds a "
+                "whole model into a folder of its own (gguf-split --merge joins parts)."
+            )
         place = dequantised(folder, method)
         return place, read_config(place)
     loaded = config_object(config)
@@ -207,6 +217,11 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
     for candidate in (folder / Path(name).expanduser(), Path(name).expanduser()):
         if candidate.is_dir():
             return candidate.resolve()
+    if any(one.is_file() for one in (folder / Path(name).expanduser(), Path(name).expanduser())):
+        raise CheckpointError(
+            f"{name} is a file; a model is a folder. Give the folder that it lies in"
+            + (", alone, and write dequantize: true." if name.endswith(".gguf") else ".")
+        )
     if Path(name).is_absolute() or name.startswith((".", "~")):
         raise CheckpointError(
             f"There is no model folder {name}. Give a folder relative to the merge file, "

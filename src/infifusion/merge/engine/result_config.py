@@ -20,6 +20,7 @@ from infifusion.merge.engine.planner import MergePlan
 
 # Keys whose numbers, in lists too, are tokens.
 OF_TOKENS = re.compile(r"(_token_ids?|_token_index|token_indices|suppress_tokens|bad_words_ids)$")
+OF_SENSES = re.compile(r"image|video|vision|audio|speech")
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 
 
@@ -40,6 +41,13 @@ def config_of(plan: MergePlan) -> dict[str, Any]:
                 inner[key] = len(plan.layers)
     if plan.vocabulary is not None:
         config = with_special_ids(plan, config)
+        for key, lost in _lost(plan.donor.config, config):
+            if OF_SENSES.search(key):
+                raise CheckpointError(
+                    f"{plan.donor.folder / 'config.json'}: {key} is the token {lost}, which the "
+                    "tokenizer of the result does not have: it could not be shown a picture or "
+                    "sound. Write tokenizer_source: union, or base."
+                )
         inner = text_config(config)
         inner["vocab_size"] = plan.vocabulary.rows
     elif plan.donor.rows != plan.donor.stored_rows:
@@ -112,7 +120,7 @@ def with_special_ids(plan: MergePlan, values: Mapping[str, Any]) -> dict[str, An
     not in it gives way to the tokenizer's own of that role; where there is none the key is left out
     of a list, or null."""
     assert plan.vocabulary is not None
-    return moved_ids(values, load_tokenizer(plan.donor.folder), plan.vocabulary.tokenizer)
+    return moved_ids(values, load_tokenizer(plan.donor.home), plan.vocabulary.tokenizer)
 
 
 def moved_ids(values: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:

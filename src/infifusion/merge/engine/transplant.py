@@ -278,7 +278,7 @@ def _tokens_of(tokenizer: Any, rows: int) -> np.ndarray:
 
 def _copy_side_files(model: Model, donor: Path, folder: Path) -> None:
     """The model's generation config and code, the donor's tokenizer and templates."""
-    both: Sequence[tuple[Path, bool]] = ((model.folder, False), (donor, True))
+    both: Sequence[tuple[Path, bool]] = ((model.home, False), (donor, True))
     for place, of_tokenizer in both:
         for one in side_files(place):
             if bool(OF_TOKENIZERS.search(str(one))) == of_tokenizer:

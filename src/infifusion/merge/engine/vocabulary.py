@@ -84,7 +84,7 @@ def build_vocabulary(
     mean of those that have it; zero where none has. Raises RecipeError for tokenizers that cannot
     be read or tokens that no model has.
     """
-    loaded = {model.name: load_tokenizer(model.folder) for model in models}
+    loaded = {model.name: load_tokenizer(model.home) for model in models}
     result = _result(wanted, loaded, models, donor, where)
     own = {model.name: _usable(loaded[model.name], model) for model in models}
     for token in wanted.tokens:
@@ -172,15 +172,15 @@ def _result(
     wanted: Tokenizer, loaded: dict[str, Any], models: list[Model], donor: Model, where: str
 ) -> Any:
     if wanted.source == "base":
-        return load_tokenizer(donor.folder)
+        return load_tokenizer(donor.home)
     if wanted.source != "union":
         if wanted.source not in loaded:
             raise RecipeError(
                 f"{where}: tokenizer_source {wanted.source!r} is neither base, union nor a model "
                 f"of this merge: {', '.join(loaded)}."
             )
-        return load_tokenizer(next(m.folder for m in models if m.name == wanted.source))
-    result = load_tokenizer(donor.folder)
+        return load_tokenizer(next(m.home for m in models if m.name == wanted.source))
+    result = load_tokenizer(donor.home)
     for model in models:
         known = result.get_vocab()
         tokenizer = loaded[model.name]
