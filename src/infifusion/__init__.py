@@ -1,9 +1,9 @@
 """InfiFusion: fuse several LLMs of any architecture and tokenizer into one.
 
-run: a recipe. merge_models: weights. align_texts: two tokenizers. fuse_beliefs: distributions.
-evaluate: models on tasks. push: a model to the hub. final_answer, same_answer, extract_program:
-where the answer of an output stands, whether two say the same, the program in an answer. Each is
-documented in infifusion.api.
+run: a recipe. training_parts: what it trains with. merge_models: weights. align_texts: two
+tokenizers. fuse_beliefs: distributions. evaluate: models on tasks. push: a model to the hub.
+final_answer, same_answer, extract_program: where the answer of an output stands, whether two say
+the same, the program in an answer. Each is documented in infifusion.api.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         push,
         run,
         same_answer,
+        training_parts,
     )
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "push",
     "run",
     "same_answer",
+    "training_parts",
 ]
 
 

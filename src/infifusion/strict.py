@@ -25,6 +25,7 @@ KINDS = {
     "recipe": ("pivot", "infifusion run"),
     "sweep file": ("recipe", "infifusion sweep"),
     "merge file": ("merge_method", "infifusion merge"),
+    "mixture of experts": ("experts", "infifusion moe"),
 }
 """What a YAML file of ours can be, the key that no other kind has, the command that reads it."""
 PLAIN = {

@@ -48,6 +48,7 @@ class Example:
             is kept apart. Each model's template writes such a turn in its own way; `response` is
             then its common form (data.turns.written), whose bytes positions are counted in.
     place:  where the data has it (file, line, number), for errors; not kept on disk.
+    data_set: which entry of data.train it comes from; kept apart from it.
     """
 
     id: str
@@ -59,6 +60,7 @@ class Example:
     tools: tuple[dict[str, Any], ...] = ()
     answer: Message | None = None
     place: str = field(default="", compare=False)
+    data_set: int | None = field(default=None, compare=False)
 
     @property
     def called(self) -> str:

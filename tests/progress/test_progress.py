@@ -395,3 +395,27 @@ def test_a_whole_run_is_shown_live_logged_and_watched(
     assert {s.name: s.curve for s in read_state(out).steps} == {
         name: step.curve for name, step in by_name.items()
     }
+
+
+def test_the_time_left_falls_while_a_long_step_goes_on() -> None:
+    """20 of 100 s planned are done in 40 s: 160 s to go, less the time since the last advance."""
+    now = time.time()
+    work = Work("t", 20, 100, "steps", 40.0, 0.5, None, None, [])
+
+    def left(since: float) -> float | None:
+        step = Step("distill/sft", "running", 40.0 + since, expected=100.0)
+        return state_with(steps=[step], current=0, work=work, updated=now, moved=now - since).left()
+
+    assert left(0.0) == pytest.approx(160.0)
+    assert left(30.0) == pytest.approx(130.0)
+    assert left(500.0) == 0.0
+
+
+def test_a_bar_is_full_when_its_work_is_done() -> None:
+    with progress_bar("teach a", 100, "tokens") as meter:
+        meter.advance(46)  # the rest of the total was left out
+    assert Work.of(meter).share == 1.0
+    with pytest.raises(ValueError), progress_bar("teach a", 100, "tokens") as meter:
+        meter.advance(46)
+        raise ValueError
+    assert meter.done == 46

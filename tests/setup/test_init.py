@@ -18,7 +18,7 @@ from infifusion.errors import DataError, RecipeError
 from infifusion.merge.engine.file import read_merge_file
 from infifusion.recipe import Recipe, load_recipe
 from infifusion.setup.init import Wishes, keys_of, write_recipe
-from infifusion.setup.init_sizes import SHARE, _like, sizes_for
+from infifusion.setup.init_sizes import SHARE, _epochs, _like, _step_examples, sizes_for
 from infifusion.setup.machine import Gpu, Machine
 from infifusion.setup.templates import START, TEMPLATES, template_text, with_sections
 from infifusion.stages.check import _name_problems, check_recipe
@@ -42,7 +42,7 @@ def test_every_template_is_a_recipe_whose_names_and_settings_fit(name: str, tmp_
     assert write_recipe(Wishes(template=name), out, force=False)[-1].startswith(f"Wrote {out}")
     assert out.read_text(encoding="utf-8") == template_text(name)  # comments and all
     recipe = load_recipe(out)
-    assert _name_problems(recipe, recipe.resolve()) == []
+    assert _name_problems(recipe, recipe.resolve())[0] == []
     assert out.read_text(encoding="utf-8").startswith("#")
 
 
@@ -86,8 +86,10 @@ def test_a_recipe_of_own_models_passes_check_with_paths_from_its_folder(
     # The comments say why, and what init decided is in the recipe.
     assert "examples a step" in text and "the cache takes about" in text
     assert {"sft", "unified"} == set(recipe.distill) and recipe.teach.top_k == 10
-    # A model this small is trained whole, in the largest batch.
-    assert recipe.training["per_device_train_batch_size"] == 8
+    # A model this small is trained whole; 39 examples are taken one by one: twice 39 steps.
+    assert recipe.training["per_device_train_batch_size"] == 1
+    assert recipe.training["num_train_epochs"] == 2 and recipe.training["warmup_steps"] == 0.1
+    assert "WARNING" not in check_recipe(recipe)
     assert recipe.distill["sft"].lora is None
 
 
@@ -273,3 +275,24 @@ def test_a_file_name_that_is_no_name_of_a_run_still_gives_one(suite: Path, tmp_p
                     train=(("sums", str(suite / "train.jsonl")),))  # fmt: skip
     write_recipe(wishes, tmp_path / "two roads.yaml", force=False)
     assert load_recipe(tmp_path / "two roads.yaml").name == "two-roads"
+
+
+@pytest.mark.parametrize(
+    ("examples", "a_step", "epochs"),
+    # A step of 32 from 1,600 examples on: 2 x 1,600 / 32 = 100.
+    [(10_000, 32, 2), (1600, 32, 2), (1000, 16, 2), (240, 4, 2), (12, 1, 3), (5, 1, 5)],
+)
+def test_few_examples_are_taken_in_smaller_steps(examples: int, a_step: int, epochs: int) -> None:
+    assert _step_examples(examples) == a_step
+    assert _epochs(examples, a_step) == epochs
+
+
+def test_a_recipe_of_twelve_examples_has_steps_enough_to_learn(suite: Path, tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "d.jsonl", [arithmetic(n) for n in range(12)])
+    out = tmp_path / "r.yaml"
+    wishes = Wishes(pivot=str(suite / "pivot"), sources={"a": str(suite / "a")},
+                    train=(("sums", str(tmp_path / "d.jsonl")),))  # fmt: skip
+    write_recipe(wishes, out, force=False)
+    recipe = load_recipe(out)
+    assert "WARNING" not in check_recipe(recipe)
+    assert recipe.training["logging_steps"] == 3  # a tenth of 36 steps

@@ -13,7 +13,7 @@ from test_training import DATA, TARGET, VOCABULARY, kl
 from infifusion.errors import RecipeError
 from infifusion.recipe import Model, Recipe
 from infifusion.stages.check import check_recipe
-from infifusion.stages.distill import find_callbacks
+from infifusion.stages.combine import find_callbacks
 from infifusion.train.arguments import check_arguments
 from infifusion.train.callbacks import make_callbacks
 from infifusion.train.job import Job

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from infifusion.api.arrays import Alignment, Carried, Fused
-    from infifusion.commands.run import Run
+    from infifusion.commands.run import Run, TrainingParts
     from infifusion.recipe import Recipe
 
     Tokenizer = str | Path | PreTrainedTokenizerBase
@@ -45,6 +45,23 @@ def run(
     from infifusion.commands.run import run_from_python
 
     return run_from_python(recipe, run_dir, until=until, redo=redo)
+
+
+def training_parts(
+    recipe: str | Path | Mapping[str, Any] | Recipe,
+    run: str,
+    run_dir: str | Path | None = None,
+) -> TrainingParts:
+    """What a training run of a recipe would train with, for a Trainer or a loop of your own: data
+    set, collator, and the fused loss inside of the model (docs/trainers.md).
+
+    recipe: as in `run`. run: the name of an entry of distill. run_dir: runs/NAME by default; what
+    the run needs (teacher passes, its target) is made there where it is not yet. Raises RecipeError
+    where there is no such run.
+    """
+    from infifusion.commands.run import parts_of_run
+
+    return parts_of_run(recipe, run_dir, run)
 
 
 def merge_models(

@@ -9,6 +9,7 @@ from typer import Option
 
 from infifusion.commands.doctor import doctor
 from infifusion.commands.exits import STATUSES, exit_statuses, stop_on_signals
+from infifusion.commands.formats import convert, export
 from infifusion.commands.init import init
 from infifusion.commands.models import (
     align,
@@ -41,6 +42,8 @@ COMMANDS = {
     "evaluate": evaluate,
     "report": report,
     "push": push,
+    "convert": convert,
+    "export": export,
     "list": list_methods,
 }
 """Every command, in the order of the help."""

@@ -7,6 +7,7 @@ import json
 import typer
 
 from infifusion.commands.options import AsJson
+from infifusion.process.wording import counted
 
 
 def doctor(as_json: AsJson = False) -> None:
@@ -24,6 +25,7 @@ def doctor(as_json: AsJson = False) -> None:
                 typer.echo(f"{'':<8} mend: {one.mend}")
         problems = sum(one.state == "problem" for one in findings)
         notes = sum(one.state == "note" for one in findings)
-        typer.echo(f"{problems} problems, {notes} notes. Next: infifusion init")
+        said = f"{counted(problems, 'problem')}, {counted(notes, 'note')}"
+        typer.echo(f"{said}. Next: infifusion init")
     if not values["ok"]:
         raise typer.Exit(1)

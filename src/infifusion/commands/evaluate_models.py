@@ -12,14 +12,17 @@ from infifusion.data.examples import read_examples
 from infifusion.data.tokenize import as_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, read_items
+from infifusion.evals.lm_any import require_lm_tasks
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import BITS, Task, require_task
+from infifusion.evals.tasks import BITS, Task, require_task, with_lm_eval
+from infifusion.process.wording import short_names
 from infifusion.recipe import DataSource, Model, sampling_problems
 from infifusion.stages.evaluate import tasks_with
 from infifusion.stages.rendering import tokenize_examples
 from infifusion.store.records import write_json
 from infifusion.teacher.arithmetic import with_dtype
 from infifusion.teacher.bits import bits_per_byte_by_domain
+from infifusion.teacher.gguf import as_folder
 
 
 def evaluate_models(
@@ -45,8 +48,12 @@ def evaluate_models(
     if not tasks:
         raise RecipeError(f"--tasks names no task. Known: {', '.join([*sorted(table), BITS])}.")
     generated = [task for task in tasks if task != BITS]
+    table = with_lm_eval(table, generated)
     for task in generated:
         require_task(task, table, where="--tasks", also=(BITS,))
+    require_lm_tasks(
+        [table[task] for task in generated], data=data, drawn=temperature > 0, where="--tasks"
+    )
     names = _distinct_names(models)
     result: dict[str, Any] = {"models": {}, "comparisons": []}
     folder = out or Path(tempfile.mkdtemp(prefix="infifusion-evaluate-"))
@@ -54,7 +61,7 @@ def evaluate_models(
         for name, path in names.items():
             place = folder / name
             place.mkdir(parents=True, exist_ok=True)
-            model = with_dtype(Model(model=path))
+            model = with_dtype(as_folder(Model(model=path)))
             scored: dict[str, Any] = {"path": path, "scores": {}, BITS: {}}
             if generated:
                 scored["scores"] = evaluate_model(
@@ -125,10 +132,8 @@ def _bits_of_tasks(
 
 
 def _distinct_names(models: list[str]) -> dict[str, str]:
-    """Short names for folders: the last part of the path, or the whole where that repeats."""
-    short = [Path(os.path.abspath(model)).name or "root" for model in models]
-    if len(set(short)) < len(short):
-        short = [model.strip("/").replace("/", "__") for model in models]
-    if len(set(short)) < len(short):
+    """Short names for folders and tables, each with its model."""
+    if len({os.path.abspath(model) for model in models}) < len(models):
         raise RecipeError("One model is named twice; name each model once.")
-    return dict(zip(short, models, strict=True))
+    names = short_names(os.path.abspath(model) for model in models)
+    return {(names[os.path.abspath(one)] or "root").replace("/", "__"): one for one in models}

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
+from infifusion.commands.options import work_offline_without_hub
 from infifusion.errors import RecipeError
 
 
@@ -49,8 +50,6 @@ def init(
     if template == "list":
         typer.echo(template_list())
         return
-    from infifusion.setup.init import Wishes, write_recipe
-
     sources, trained, held = list(source or []), list(train or []), list(held_out or [])
     if template is None:
         if sys.stdin.isatty() and sys.stdout.isatty() and not yes:
@@ -69,6 +68,11 @@ def init(
                 "--source math=./math --train math=data.jsonl; or take a whole recipe: infifusion "
                 "init --template laptop (infifusion init --template list)."
             )
+    named = [pivot or "", *(text.partition("=")[2] for text in sources)]
+    data = [_labelled(text)[1] for text in (*trained, *held)]
+    work_offline_without_hub(name for name in (*named, *data) if name)
+    from infifusion.setup.init import Wishes, write_recipe
+
     wishes = Wishes(
         template=template,
         pivot=pivot,

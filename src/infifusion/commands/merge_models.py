@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from infifusion.commands.merge_several import merge_several
+from infifusion.commands.merge_several import merge_several, models_in_words
 from infifusion.errors import ArtifactError, RecipeError
 from infifusion.estimate.table import size
 from infifusion.merge.engine.extract import extract_lora
@@ -22,6 +22,7 @@ from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.planner import MergePlan, fit_threads, memory_needed
 from infifusion.merge.engine.walker import unfinished
 from infifusion.merge.engine.weights import run_plan
+from infifusion.process.wording import counted
 from infifusion.recipe import as_written
 from infifusion.report.card import write_merge_card
 
@@ -94,7 +95,7 @@ def merge_command(
         shard_bytes=shard_bytes,
     )
     text = (
-        f"Merged {len(plan.models)} models by {plan.name} into {out} "
+        f"Merged {models_in_words(file)} by {plan.name} into {out} "
         f"({details['seconds']:.1f} s).{_notes(plan)}\n"
         f"Next: infifusion evaluate {shlex.quote(str(out))} --tasks gsm8k"
     )
@@ -136,7 +137,7 @@ def moe_command(
         shard_bytes=bytes_from(shard_size, "--shard-size"),
     )
     said = "".join(f"\nNote: {note}" for note in notes)
-    text = f"Merged {len(details['models'])} experts into {out}.{said}"
+    text = f"Merged {counted(len(details['models']), 'expert')} into {out}.{said}"
     return text, {"out": str(out), **details, "notes": notes}
 
 

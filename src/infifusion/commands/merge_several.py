@@ -13,6 +13,7 @@ from infifusion.errors import ArtifactError
 from infifusion.merge.engine.file import MergeFile
 from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.planner import MergePlan
+from infifusion.process.wording import counted, short_names
 from infifusion.recipe import as_written
 from infifusion.store.records import read_record, write_record
 
@@ -43,7 +44,7 @@ def merge_several(
         folder = out if name is None else place / name
         plan = checked_plan(file, path, pickle=pickle, places=places)
         notes = "".join(f"\nNote: {note}" for note in plan.notes)
-        said = f"{len(plan.models)} models by {plan.name} into {folder}"
+        said = f"{models_in_words(file)} by {plan.name} into {folder}"
         if name is not None:
             made_from = _signature(plan, file)
             record = place / f"{name}{SIGNED}"
@@ -61,6 +62,17 @@ def merge_several(
     if keep is None:
         shutil.rmtree(place, ignore_errors=True)
     return "\n".join(lines), {"out": str(out), **details}
+
+
+def models_in_words(file: MergeFile) -> str:
+    """2 models (math, code) over the base pivot: what a merge file merges, by names that differ."""
+    listed = [one.model for one in file.whole_models() or []]
+    listed += [one.model for part in file.layer_slices() for one in part.sources]
+    listed = list(dict.fromkeys(listed))
+    apart = file.base_model if file.base_model not in listed else None
+    names = short_names([*listed, *([apart] if apart else [])])
+    said = f"{counted(len(listed), 'model')} ({', '.join(names[one] for one in listed)})"
+    return f"{said} over the base {names[apart]}" if apart else said
 
 
 def _is_made(folder: Path, record: Path, made_from: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from infifusion.commands.options import AsJson, show
+from infifusion.commands.options import AsJson, show, work_offline_without_hub
 from infifusion.commands.push import PushResult, upload
 
 
@@ -105,6 +105,7 @@ def extract_lora(
     as_json: AsJson = False,
 ) -> None:
     """Make a LoRA adapter of the difference between two models."""
+    work_offline_without_hub([base, tuned])
     from infifusion.commands.merge_models import extract_command
 
     text, values = extract_command(base, tuned, out, rank=rank, seed=seed)
@@ -153,6 +154,7 @@ def diff(
     as_json: AsJson = False,
 ) -> None:
     """Say how models differ from a base. What to know before choosing a merge."""
+    work_offline_without_hub(models)
     from infifusion.commands.diff_models import diff_command
 
     text, values = diff_command(models, html=html)
@@ -167,6 +169,7 @@ def align(
     as_json: AsJson = False,
 ) -> None:
     """Say how well two tokenizers fit, before any GPU is paid."""
+    work_offline_without_hub([source, pivot])
     from infifusion.commands.align_tokenizers import align_table, align_tokenizers
 
     result = align_tokenizers(source=source, pivot=pivot, text=text, field=field)
@@ -206,11 +209,14 @@ def evaluate(
     as_json: AsJson = False,
 ) -> None:
     """Score models on tasks. The first is compared with each of the others item by item."""
+    work_offline_without_hub(models)
     from infifusion.commands.evaluate_models import evaluate_models
     from infifusion.process.runtime import set_up_logging
+    from infifusion.process.threads import use_free_cores
     from infifusion.report.table import console_table, metrics_table
 
     set_up_logging()
+    use_free_cores()
     result = evaluate_models(
         models,
         tasks=[task.strip() for task in tasks.split(",") if task.strip()],

@@ -8,11 +8,14 @@ import socket
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import urlsplit
 
 import typer
 from typer import Argument, Option
+
+if TYPE_CHECKING:
+    from infifusion.recipe import Recipe
 
 RecipePath = Annotated[Path, Argument(metavar="RECIPE.yaml", help="The recipe.")]
 Assignments = Annotated[
@@ -44,6 +47,15 @@ def say_loading() -> None:
         typer.echo("Loading torch and transformers ...", err=True)
 
 
+def work_offline_for(recipe: Recipe) -> None:
+    """`work_offline_without_hub` for the models and the data of a recipe."""
+    data, asked = recipe.data, recipe.write_responses
+    files = [*data.train, *data.held_out, *data.decontaminate, *(asked.prompts if asked else [])]
+    models = [recipe.pivot, *recipe.sources.values()]
+    names = [one.tokenizer for one in models if one.tokenizer]
+    work_offline_without_hub([*(one.path for one in files), *(one.model for one in models), *names])
+
+
 def work_offline_without_hub(names: Iterable[str]) -> None:
     """Use the hub's cache alone where names of the hub are needed and the hub is out of reach.
 
@@ -51,7 +63,7 @@ def work_offline_without_hub(names: Iterable[str]) -> None:
     imported, which reads HF_HUB_OFFLINE then. Behind a proxy nothing is tried.
     """
     proxied = any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY"))
-    if proxied or "HF_HUB_OFFLINE" in os.environ or all(Path(name).exists() for name in names):
+    if proxied or "HF_HUB_OFFLINE" in os.environ or not any(map(_of_hub, names)):
         return
     endpoint = os.environ.get("HF_ENDPOINT", HUB)
     place = urlsplit(endpoint)
@@ -64,6 +76,11 @@ def work_offline_without_hub(names: Iterable[str]) -> None:
             f"{endpoint} cannot be reached ({error}): of the hub, what lies in the cache is taken.",
             err=True,
         )
+
+
+def _of_hub(name: str) -> bool:
+    """Whether a name can only be one of the hub: not here, and not written as a path."""
+    return not (Path(name).exists() or name.startswith(("/", ".", "~")) or "*" in name)
 
 
 def show(table: Any) -> None:

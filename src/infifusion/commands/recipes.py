@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -17,23 +18,35 @@ from infifusion.commands.options import (
     say_loading,
     show,
     this_command,
-    work_offline_without_hub,
+    work_offline_for,
 )
 from infifusion.commands.push import PushModels, push_models_of, ready_to_push
 
 
-def check(recipe: RecipePath, assignments: Assignments = None) -> None:
-    """Say what a recipe would do and what is wrong with it. Nothing is run."""
+def check(
+    recipe: RecipePath,
+    offline: Annotated[
+        bool,
+        Option("--offline", help="Do not ask the hub; say what of its data was not looked at."),
+    ] = False,
+    assignments: Assignments = None,
+) -> None:
+    """Say what a recipe would do and what is wrong with it. Models and training are tried on small
+    copies; no stage is run."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
     say_loading()
-    files = [*loaded.data.train, *loaded.data.held_out, *loaded.data.decontaminate]
-    models = [loaded.pivot, *loaded.sources.values()]
-    work_offline_without_hub([*(one.path for one in files), *(one.model for one in models)])
+    if offline:
+        os.environ["HF_HUB_OFFLINE"] = "1"
+    work_offline_for(loaded)
+    from infifusion.process.runtime import quiet_libraries, set_up_logging
     from infifusion.stages.check import check_recipe
+    from infifusion.teacher.gguf import in_folders
 
-    typer.echo(check_recipe(loaded))
+    set_up_logging()
+    quiet_libraries()
+    typer.echo(check_recipe(in_folders(loaded), offline=offline))
     typer.echo(f"Nothing is wrong. Next: {run_command(recipe, assignments)}")
 
 
@@ -118,6 +131,7 @@ def run(
     if push_to_hub and last != "report":
         raise typer.BadParameter("--push-to-hub uploads what a whole run made: leave out --until.")
     wanted = ready_to_push(push_to_hub, loaded)
+    work_offline_for(loaded)
     say_loading()
     from infifusion.stages.run import run_recipe
 
@@ -164,6 +178,8 @@ def sweep(
         typer.echo(f"Compared with {', '.join(runs[0].against) or 'nothing'}.")
         typer.echo("Next: the same command without --dry-run.")
         return
+    for run in runs:
+        work_offline_for(run.recipe)
     from infifusion.sweep.run import run_sweep
 
     run_sweep(

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from infifusion.errors import RecipeError
 from infifusion.recipe import Recipe, anchor, load_recipe, require_stage
+from infifusion.registry import nearest
 from infifusion.report.summary import summarise
+from infifusion.stages.distill import TrainingParts, training_parts
 from infifusion.stages.run import run_recipe
 from infifusion.store.folders import PIVOT, RunFolder, model_paths
+from infifusion.teacher.gguf import in_folders
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,23 @@ class Run:
         return self.folder / "report" / "index.html"
 
 
+def parts_of_run(
+    recipe: str | Path | Mapping[str, Any] | Recipe, run_dir: str | Path | None, name: str
+) -> TrainingParts:
+    """The parts of the training run `name`; see `infifusion.api.training_parts`."""
+    loaded, _ = _loaded(recipe)
+    runs = {one.name: one for one in loaded.resolve().runs}
+    if name not in runs:
+        raise RecipeError(
+            f"There is no training run '{name}'.{nearest(name, runs)} Runs: {', '.join(runs)}."
+        )
+    folder = Path(run_dir or Path("runs") / loaded.name).resolve()
+    run_recipe(
+        loaded, folder, until="fuse", recipe_file=None, command="infifusion.training_parts(...)"
+    )
+    return training_parts(in_folders(loaded), RunFolder(folder), runs[name])
+
+
 def run_from_python(
     recipe: str | Path | Mapping[str, Any] | Recipe,
     run_dir: str | Path | None,
@@ -41,14 +62,7 @@ def run_from_python(
 ) -> Run:
     """Run a recipe given as a file, as its values or as a Recipe; see `infifusion.api.run`."""
     last = require_stage(until)
-    file = None
-    if isinstance(recipe, str | Path):
-        file = Path(recipe)
-        loaded = load_recipe(file)
-    else:
-        if not isinstance(recipe, Recipe):
-            recipe = Recipe.from_mapping(dict(recipe), where="the recipe")
-        loaded = anchor(recipe, Path.cwd())
+    loaded, file = _loaded(recipe)
     folder = Path(run_dir or Path("runs") / loaded.name).resolve()
     run_recipe(
         loaded, folder, until=last, recipe_file=file, command="infifusion.run(...)", redo=redo
@@ -56,3 +70,12 @@ def run_from_python(
     paths = {name: Path(path) for name, path in model_paths(loaded, RunFolder(folder)).items()}
     made = {name: path for name, path in paths.items() if path.is_relative_to(folder)}
     return Run(folder, {n: p for n, p in made.items() if n != PIVOT and p.is_dir()})
+
+
+def _loaded(recipe: str | Path | Mapping[str, Any] | Recipe) -> tuple[Recipe, Path | None]:
+    """The recipe with its paths made absolute, and the file that it was read from, if any."""
+    if isinstance(recipe, str | Path):
+        return load_recipe(Path(recipe)), Path(recipe)
+    if not isinstance(recipe, Recipe):
+        recipe = Recipe.from_mapping(dict(recipe), where="the recipe")
+    return anchor(recipe, Path.cwd()), None

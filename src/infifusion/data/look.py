@@ -30,27 +30,29 @@ class Looked(NamedTuple):
     examples: list[Example]
 
 
-def look_at_data(data: Data, *, ask_hub: bool) -> Looked:
+def look_at_data(data: Data, *, ask_hub: bool, offline: bool = False) -> Looked:
     """Two lines for each data set, and what is wrong with them: the first examples of each are
-    read, with ask_hub from the hub too, where it can be reached."""
+    read, with ask_hub from the hub too. offline: of the hub's what cannot be read is no problem."""
     parts = {"train": data.train, "held_out": data.held_out, "decontaminate": data.decontaminate}
     named = {f"data.{part}.{n}": s for part, found in parts.items() for n, s in enumerate(found)}
-    return _look_at_all(named, ask_hub)
+    return _look_at_all(named, ask_hub, offline)
 
 
-def look_at_prompts(asked: WriteResponses, *, ask_hub: bool) -> Looked:
+def look_at_prompts(asked: WriteResponses, *, ask_hub: bool, offline: bool = False) -> Looked:
     """The same of the prompts that sources are to answer."""
     named = {f"write_responses.prompts.{n}": source for n, source in enumerate(asked.prompts)}
-    return _look_at_all(named, ask_hub)
+    return _look_at_all(named, ask_hub, offline)
 
 
-def _look_at_all(named: Mapping[str, DataSource | PromptSource], ask_hub: bool) -> Looked:
+def _look_at_all(
+    named: Mapping[str, DataSource | PromptSource], ask_hub: bool, offline: bool
+) -> Looked:
     looked = Looked([], [], [])
     for where, source in named.items():
         if not ask_hub and not is_local(source):
             continue
         try:
-            lines, examples = _look_at(source)
+            lines, examples = _look_at(source, offline)
         except InfiFusionError as error:
             looked.problems.append(f"{where}: {error}")
             continue
@@ -60,13 +62,15 @@ def _look_at_all(named: Mapping[str, DataSource | PromptSource], ask_hub: bool) 
     return looked
 
 
-def _look_at(source: DataSource | PromptSource) -> tuple[list[str], list[Example]]:
+def _look_at(source: DataSource | PromptSource, offline: bool) -> tuple[list[str], list[Example]]:
     """(how the columns are read and the first example or prompt, the first examples)."""
     try:
         records = list(islice(first_records(source), LOOKED_AT))
     except DataError as error:
         if is_local(source):
             raise
+        if not offline:
+            raise DataError(f"{error} `infifusion check --offline` leaves it unseen.") from error
         return [f"  data      {source.domain}: {source.path}, not looked at: {error}"], []
     if not records:
         raise no_records(source)

@@ -28,9 +28,9 @@ def read_splits(
     def read(sources: list[DataSource]) -> list[Example]:
         nonlocal empty
         examples: list[Example] = []
-        for source in sources:
+        for number, source in enumerate(sources):
             some, none = read_examples(source, seed=recipe.seed)
-            examples += some
+            examples += [replace(example, data_set=number) for example in some]
             empty += none
         return examples
 

@@ -27,7 +27,7 @@ def write_examples(path: Path, examples: list[Example]) -> None:
 
 def _line(example: Example) -> Record:
     line = asdict(example)
-    del line["place"]
+    del line["place"], line["data_set"]
     for key in ("confirmed_by", "tools", "answer"):
         if not line[key]:
             del line[key]

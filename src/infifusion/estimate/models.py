@@ -13,7 +13,7 @@ from infifusion.estimate.costs.families import FAMILIES
 from infifusion.estimate.costs.shapes import Shape, config_called, shape_of
 from infifusion.merge.checkpoints.dtypes import BY_NAME, bytes_of
 from infifusion.merge.checkpoints.reader import INDEX, SINGLE, Checkpoint, read_config
-from infifusion.recipe import Model
+from infifusion.recipe import Model, Recipe
 from infifusion.registry import nearest
 from infifusion.store.hashes import sha256_of
 
@@ -24,6 +24,21 @@ TOKENIZER_BYTES = 10_000_000
 HEADER_ENTRY = 115
 """Bytes that a safetensors header has for a tensor: name, dtype, shape, offsets."""
 LARGE_TOKENIZER = 1_500_000  # bytes
+
+
+def with_folders(recipe: Recipe) -> Recipe:
+    """The recipe with its GGUF files as plain folders, which are made where they are not yet."""
+    models = (recipe.pivot, *recipe.sources.values())
+    if not any(model.gguf_file or _is_no_folder(Path(model.model)) for model in models):
+        return recipe
+    from infifusion.teacher.gguf import in_folders  # torch: only where it is needed
+
+    return in_folders(recipe)
+
+
+def _is_no_folder(place: Path) -> bool:
+    """Whether something is there that is no plain model folder."""
+    return place.exists() and not (place / "config.json").is_file()
 
 
 def facts_of_all(models: dict[str, Model], shapes: list[str], notes: list[str]) -> dict[str, Facts]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from infifusion.errors import InfiFusionError, RecipeError
+from infifusion.estimate.advice import advice_in
 from infifusion.estimate.calibration import age_in_words, read_calibration
 from infifusion.estimate.costs.case import PIVOT, Case, Facts, Hardware, Row
 from infifusion.estimate.costs.devices import CPU, NETWORK, device_called
@@ -15,7 +16,7 @@ from infifusion.estimate.costs.memory import CONTEXT
 from infifusion.estimate.costs.online import Teaching, all_cached, teaching
 from infifusion.estimate.costs.rates import CPU_BASE_MEMORY, of_cpu, of_device
 from infifusion.estimate.costs.rows import estimate
-from infifusion.estimate.models import facts_of_all
+from infifusion.estimate.models import facts_of_all, with_folders
 from infifusion.estimate.tasks import task_facts
 from infifusion.estimate.tokens import Given, domain_shares, lengths_of
 from infifusion.recipe import Recipe
@@ -38,6 +39,7 @@ def plan_recipe(
     """Everything that `infifusion plan` says, as plain values. settled: whether the recipe says
     what `dtype: auto` stands for, as that of a run under way does."""
     notes: list[str] = []
+    recipe = with_folders(recipe)
     hardware = hardware_of(device, count, nodes, notes)
     models = facts_of_all({PIVOT: recipe.pivot, **recipe.sources}, shapes, notes)
     recipe = recipe if settled else _settle(recipe, models, hardware, notes)
@@ -46,6 +48,7 @@ def plan_recipe(
     case = Case(recipe, models, lengths, task_facts(recipe, notes), hardware, shares)
     rows = estimate(case)
     notes += _too_large(rows, hardware)
+    advice = advice_in(case)
     return {
         "recipe": recipe.name,
         "device": hardware.name,
@@ -64,6 +67,7 @@ def plan_recipe(
         "teacher": _teacher(_cached_or_online(case, rows)),
         "fits": not _over(rows, hardware),
         "notes": notes,
+        "advice": advice,
     }
 
 

@@ -58,7 +58,8 @@ def plan_lines(plan: dict[str, Any]) -> list[str]:
             f"{size(teacher['cached_bytes'])}; online: {duration(teacher['online_seconds'])} "
             f"({teacher['passes']:.1f} passes), an estimate. {teacher['cheaper']} is cheaper"
         )
-    return lines + [f"note      {note}" for note in plan["notes"]]
+    lines += [f"note      {note}" for note in plan["notes"]]
+    return lines + [f"WARNING   {sentence}" for sentence in plan["advice"]]
 
 
 def _cells(row: dict[str, Any]) -> list[str]:

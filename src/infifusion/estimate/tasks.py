@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infifusion.data.lines import Record, read_jsonl
 from infifusion.estimate.costs.case import TaskFacts
-from infifusion.evals.tasks import TASKS, Task, require_task
+from infifusion.evals.tasks import TASKS, Task, require_task, with_lm_eval
 from infifusion.recipe import Recipe
 from infifusion.registry import look_up
 
@@ -31,6 +31,7 @@ def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
     if settings.tasks_from:
         where = "evaluate.tasks_from"
         table |= look_up({}, settings.tasks_from, kind="table of tasks", where=where)
+    table = with_lm_eval(table, settings.tasks)
     for name in settings.tasks:
         require_task(name, table, where="evaluate.tasks")
     found = [_facts(table[name], recipe) for name in settings.tasks]
@@ -40,7 +41,7 @@ def task_facts(recipe: Recipe, notes: list[str]) -> list[TaskFacts]:
 
 def require_known(task: str, *, where: str) -> None:
     """RecipeError, which begins with `where`, unless it is one of our tasks."""
-    require_task(task, TASKS, where=where)
+    require_task(task, with_lm_eval(TASKS, [task]), where=where)
 
 
 def _facts(task: Task, recipe: Recipe) -> TaskFacts:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,10 @@ from infifusion.estimate.costs.case import PIVOT
 from infifusion.estimate.costs.lengths import Lengths
 from infifusion.estimate.text import Counter, counter_of
 from infifusion.merge.checkpoints.reader import read_config, text_config
-from infifusion.recipe import DataSource, Model, Recipe, as_json
+from infifusion.recipe import DataSource, Model, Recipe
 from infifusion.store.artifacts import MANIFEST
 from infifusion.store.folders import SPLITS, RunFolder
+from infifusion.store.identity import data_identity
 from infifusion.store.records import plain, read_json
 from infifusion.teacher.window import window_of
 from infifusion.types import Example
@@ -83,7 +84,7 @@ def prepared_lengths(recipe: Recipe, folder: RunFolder) -> AllLengths | None:
     if not (folder.prepare / MANIFEST).is_file():
         return None
     fingerprint = read_json(folder.prepare / MANIFEST).get("fingerprint", {})
-    wanted = plain({"data": as_json(recipe.data), "seed": recipe.seed})
+    wanted = plain({"data": data_identity(recipe.data), "seed": recipe.seed})
     if plain({key: fingerprint.get(key) for key in wanted}) != wanted:
         return None
     found = {}
@@ -99,20 +100,29 @@ def prepared_lengths(recipe: Recipe, folder: RunFolder) -> AllLengths | None:
 def domain_shares(
     recipe: Recipe, folder: RunFolder, given: Given | None, notes: list[str]
 ) -> dict[str, float]:
-    """Each domain's share of the training examples; says in notes where it is not counted. Empty
-    where no run trains on some domains alone: nothing asks for it."""
-    if all(run.domains is None for run in recipe.resolve().runs):
+    """How many examples of each domain an epoch goes over, as a share of the training examples;
+    says in notes where it is not counted. Empty where no run trains on some domains alone and no
+    data set has a weight: nothing asks for it."""
+    weights = [source.weight for source in recipe.data.train]
+    weighted = any(weight != 1 for weight in weights)
+    if not weighted and all(run.domains is None for run in recipe.resolve().runs):
         return {}
     asked = recipe.write_responses
     files = [*recipe.data.train, *(asked.prompts if asked is not None else [])]
     if given is not None:
-        notes.append("domains: taken to have equally many of the examples given")
+        notes.append("domains: taken to have equally many of the examples given, without weights")
         count = dict.fromkeys((file.domain for file in files), 1)
+    elif weighted:
+        known = Counts(e.data_set or 0 for e in examples_of(recipe))
+        count = Counts()
+        for place, source in enumerate(recipe.data.train):
+            count[source.domain] += known[place] * source.weight
+        total = sum(known.values())
+        return {file.domain: count.get(file.domain, 0) / total for file in files}
     elif prepared_lengths(recipe, folder) is not None:
         count = read_json(folder.prepare / MANIFEST)["counts"]["train"]
     else:
-        examples = without_duplicates(_read(recipe.data.train, recipe.seed))
-        count = Counts(example.domain for example in examples)
+        count = Counts(example.domain for example in examples_of(recipe))
     total = sum(count.values())
     return {file.domain: count.get(file.domain, 0) / total for file in files}
 
@@ -151,7 +161,7 @@ def _as_given(
 
 
 def _from_data(recipe: Recipe, models: Mapping[str, Model], notes: list[str]) -> AllLengths:
-    train = without_duplicates(_read(recipe.data.train, recipe.seed))
+    train = examples_of(recipe)
     held_out = _read(recipe.data.held_out, recipe.seed)
     if not train:
         raise DataError(
@@ -185,16 +195,22 @@ def _from_data(recipe: Recipe, models: Mapping[str, Model], notes: list[str]) ->
     return found
 
 
+def examples_of(recipe: Recipe) -> list[Example]:
+    """The training examples, each once."""
+    return without_duplicates(_read(recipe.data.train, recipe.seed))
+
+
 def _read(sources: list[DataSource], seed: int) -> list[Example]:
     examples: list[Example] = []
-    for source in sources:
+    for number, source in enumerate(sources):
         if not is_local(source):
             raise DataError(
                 f"{source.path} is a data set of the hub, which plan does not download. Give its "
                 "size: --examples 130000 --tokens-per-example 700; or run `prepare` first: "
                 "infifusion run RECIPE.yaml --until prepare."
             )
-        examples += read_examples(source, seed=seed)[0]
+        some = read_examples(source, seed=seed)[0]
+        examples += [replace(example, data_set=number) for example in some]
     return examples
 
 

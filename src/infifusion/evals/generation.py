@@ -118,7 +118,7 @@ class GreedyLM(Base):
         Longest prompts come first; a finished one leaves its place to the next. What does not fit
         into memory is tried again with half as many at a time.
         """
-        keys = [(r.args[0], json.dumps(r.args[1], sort_keys=True)) for r in requests]
+        keys = [(r.args[0], json.dumps(self._asked(r.args[1]), sort_keys=True)) for r in requests]
         new = [key for key in dict.fromkeys(keys) if key not in self.outputs]
         rooms = {}
         for key in new:
@@ -141,6 +141,12 @@ class GreedyLM(Base):
 
             self.fitting.fit(work)
         return [self.outputs[key].text for key in keys]
+
+    def _asked(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """lm-eval's settings of a generation, with what its own tasks may leave out."""
+        until = settings.get("until") or []
+        stops = [until] if isinstance(until, str) else list(until)
+        return {"max_gen_toks": self.max_gen_toks, **settings, "until": stops}
 
     @staticmethod
     def _count(meter: Meter, row: Row, output: Output) -> None:

@@ -64,19 +64,30 @@ def evaluate_model(
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
         loaded_model, chat = _load_model(model, apply_chat_template, batch_size=batch_size)
+        from infifusion.evals.lm_any import lm_items
         from infifusion.evals.lm_tasks import Sampling, load_lm_tasks
 
         sampling = Sampling(samples, temperature, top_p, seed)
+        own = [task for task in tasks if task.lm_eval is None]
         loaded = load_lm_tasks(
-            tasks,
+            own,
             Path(folder),
             data=data,
             chat=chat,
             max_new_tokens=max_new_tokens,
             sampling=sampling,
         )
-        asked = {}
+        asked, judged = {}, {}
         for task in tasks:
+            if task.lm_eval is not None:
+                judged[task.name] = lm_items(
+                    loaded_model,
+                    task,
+                    lambda sizes: every_nth(sample_places(sizes, limit, seed=seed), part),
+                    data=data,
+                    chat=chat,
+                )
+                continue
             loaded_model.title = f"{task.name}: generate"
             parts = loaded[task.name]
             places = every_nth(sample_places(_asked(task, parts), limit, seed=seed), part)
@@ -84,10 +95,13 @@ def evaluate_model(
         del loaded_model
         free_memory()
         for task in tasks:
-            docs, ids, prompts, outputs = asked[task.name]
-            items = score_outputs(
-                task, docs, outputs, ids=ids, prompts=prompts, unsafe_code=unsafe_code
-            )
+            if task.lm_eval is not None:
+                items = judged[task.name]
+            else:
+                docs, ids, prompts, outputs = asked[task.name]
+                items = score_outputs(
+                    task, docs, outputs, ids=ids, prompts=prompts, unsafe_code=unsafe_code
+                )
             write_lines(out / f"{task.name}.jsonl", items)
             if items or part[1] == 1:
                 summaries[task.name] = summarise(task, items)

@@ -174,7 +174,7 @@ def summarise(task: Task, items: Sequence[Item]) -> dict[str, Any]:
         "correct": round(correct) if size == 1 else correct,
         "accuracy": correct / n,
         "ci95": list(share_interval(shares, size)),
-        "headline": task.headline,
+        "headline": task.headline or items[0]["headline"],
         "metrics": {metric: _mean_of(drawn, metric) for metric in metrics},
     }
     for key in ("truncated", "invalid", "too_long"):

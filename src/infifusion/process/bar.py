@@ -66,6 +66,7 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
     if shown_by:
         with shown_by[-1](meter):
             yield meter
+            meter.end()
     elif rank() == 0 and shows_live():
 
         def line() -> RenderableType:
@@ -73,9 +74,11 @@ def progress_bar(title: str, total: int, unit: str = "") -> Iterator[Meter]:
 
         with Live(get_renderable=line, console=console, transient=True):
             yield meter
+            meter.end()
     elif rank() == 0 and multiprocessing.parent_process() is None:
         with _lines(meter):
             yield meter
+            meter.end()
     else:
         yield meter
 

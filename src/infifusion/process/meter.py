@@ -70,6 +70,10 @@ class Meter:
         if now - self._samples[-1][0] >= 1:
             self._samples.append((now, done, self.tokens))
 
+    def end(self) -> None:
+        """The work is done, whatever was left out of the total."""
+        self.done = max(self.done, self.total)
+
     def lose(self, loss: float) -> None:
         """Record the loss of the last logged step."""
         self.loss = loss

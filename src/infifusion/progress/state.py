@@ -84,21 +84,26 @@ class RunState:
         """Seconds until the run is done, or None while nothing is known.
 
         The plan's seconds of what is still to do, times how much longer than planned the work of
-        this run took so far. Without a plan (or before the first second of work) None.
+        this run took until it last advanced, less the time since then: between two steps of a
+        training run it falls. Without a plan (or before the first second of work) None.
         """
         if any(step.expected is None for step in self.steps):
             return None
-        worked = planned = to_do = 0.0
+        worked = planned = to_do = since = 0.0
         for step in self.steps:
             expected = step.expected or 0.0
             if step.status == Status.DONE:
                 worked, planned = worked + step.seconds, planned + expected * (step.seconds > 0)
             elif step is self.step and self.work is not None:
-                worked, planned = worked + step.seconds, planned + expected * self.work.share
+                since = min(step.seconds, max(0.0, self.updated - self.moved))
+                worked += step.seconds - since
+                planned += expected * self.work.share
                 to_do += expected * (1 - self.work.share)
             else:
                 to_do += expected
-        return to_do * worked / planned if worked > 1 and planned > 0 else None
+        if worked <= 1 or planned <= 0:
+            return None
+        return max(0.0, to_do * worked / planned - since)
 
 
 def read_state(folder: Path) -> RunState:

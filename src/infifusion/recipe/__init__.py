@@ -14,6 +14,7 @@ from infifusion.recipe.recipe import (
     load_recipe,
     require_stage,
 )
+from infifusion.recipe.references import split_of_scores
 from infifusion.recipe.resolved import FuseTarget, MergeRun, Resolved, TrainingRun
 from infifusion.recipe.steps import (
     Distill,
@@ -54,4 +55,5 @@ __all__ = [
     "load_recipe",
     "require_stage",
     "sampling_problems",
+    "split_of_scores",
 ]

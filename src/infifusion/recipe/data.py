@@ -43,7 +43,7 @@ class DataSource(DataFile):
     is given, the columns say the format: prompt-response, conversational, sharegpt, alpaca,
     prompt-completion, conversational prompt-completion."""
 
-    LATER = (*DataFile.LATER, "train_on")
+    LATER = (*DataFile.LATER, "train_on", "weight")
 
     prompt: str | None = None
     """Field that holds the prompt, or a template over fields such as 'Q: {question}\\nA:'; `prompt`
@@ -58,6 +58,10 @@ class DataSource(DataFile):
     train_on: Literal["last", "all"] = "last"
     """Which of the assistant's turns of a conversation are learnt: the last one, or all, each from
     the prompt that would be asked for it. Turns with `weight: 0` are not learnt."""
+
+    weight: float = Field(default=1.0, gt=0, le=100)
+    """How often an epoch goes over these examples of data.train: 2 twice, 0.5 over half of them,
+    drawn by the seed. Teacher passes and targets do not depend on it."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -87,6 +91,13 @@ class Data(Strict):
     left out and counted."""
     decontaminate_ngram: int = Field(default=13, ge=3)
     """Length in words of the n-grams compared."""
+
+    @model_validator(mode="after")
+    def _weights_are_of_training(self) -> Self:
+        for part, sources in (("held_out", self.held_out), ("decontaminate", self.decontaminate)):
+            if any(source.weight != 1 for source in sources):
+                raise ValueError(f"{part}: only examples that are trained on have a weight")
+        return self
 
     @field_validator("plain_template")
     @classmethod

@@ -17,12 +17,15 @@ SystemPlace = Literal["keep", "merge_into_user", "drop"]
 class Model(Strict):
     """A pivot or a source: what `from_pretrained` needs."""
 
-    LATER = ("chat_template_kwargs", "chat_template_date", "system")
+    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file")
 
     model: str
-    """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name."""
+    """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name; or a GGUF
+    file, which is converted to a folder once and kept in the cache."""
     revision: str | None = None
     """Branch, tag or commit of a hub model."""
+    gguf_file: str | None = None
+    """Name of a GGUF file in the folder or hub repository that `model` names."""
     tokenizer: str | None = None
     """Folder or hub name of the tokenizer, where it is not the model's own."""
     dtype: Dtype = "auto"

@@ -32,7 +32,7 @@ class FuseTarget(Strict):
 class TrainingRun(Strict):
     """One training run: every field decided."""
 
-    LATER = ("gate", "doubt")
+    LATER = ("gate", "doubt", "early_stopping")
 
     name: str
     group: str
@@ -51,6 +51,7 @@ class TrainingRun(Strict):
     callbacks: list[str]
     loss_rows: int
     stop_at_rise: float | None
+    early_stopping: int | None = None
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
     written: bool | Literal["only"]
@@ -133,6 +134,7 @@ def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> li
         group = targets[distill.target]
         own = {name + target.name.removeprefix(distill.target): target for target in group}
     runs: list[TrainingRun] = []
+    keeps = {"load_best_model_at_end": True} if distill.early_stopping else {}
     for part, target in own.items():
         decided: dict[str, Any] = {"target": None if target is None else target.name}
         if target is None:
@@ -149,7 +151,7 @@ def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> li
                 name=part,
                 group=name,
                 pack_tokens=recipe.data.max_length if distill.packing else None,
-                training={**recipe.training, **distill.training},
+                training={**keeps, **recipe.training, **distill.training},
                 callbacks=recipe.callbacks,
                 **decided,
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -75,6 +75,8 @@ class Fuse(Strict):
 class Lora(Strict):
     """Low-rank adapters through peft; the adapter is merged into the saved model."""
 
+    LATER = ("use_rslora", "use_dora", "init_lora_weights", "rank_pattern", "modules_to_save")
+
     r: int = Field(default=16, ge=1)
     """Rank of the adapters."""
     alpha: float = Field(default=32, gt=0)
@@ -85,12 +87,36 @@ class Lora(Strict):
     """Modules that get adapters, by name; all-linear: every linear one but the head. On mixtures of
     experts the experts are among them, at the rank asked for, and the router is not unless it is
     named."""
+    use_rslora: bool = False
+    """Scale by alpha / sqrt(r) in place of alpha / r (arXiv 2312.03732)."""
+    use_dora: bool = False
+    """Learn the length of each weight's rows apart from their direction (DoRA, arXiv 2402.09353);
+    not on stacked experts."""
+    init_lora_weights: bool | Literal["gaussian", "orthogonal"] = True
+    """How adapters begin: true and gaussian with no effect; orthogonal; false at random. Ways that
+    change the pivot's own weights (pissa, olora, loftq, ...) are refused: the adapter by itself
+    would not fit the pivot."""
+    rank_pattern: dict[str, Annotated[int, Field(ge=1)]] = {}
+    """Ranks of single layers in place of r, by name or by the end of it: {q_proj: 32}."""
+    modules_to_save: list[str] = []
+    """Modules that are trained whole beside the adapters, such as norm or lm_head. Not the
+    embedding or the head of a model where they are one tensor."""
+
+    @field_validator("init_lora_weights", mode="before")
+    @classmethod
+    def _leaves_the_pivot(cls, value: object) -> object:
+        if isinstance(value, str) and value not in ("gaussian", "orthogonal"):
+            raise ValueError(
+                f"expected true, false, gaussian or orthogonal: {value} is not known, or changes "
+                "the pivot's own weights, which the adapter by itself would then not fit"
+            )
+        return value
 
 
 class Distill(Strict):
     """One training run of the pivot."""
 
-    LATER = ("gate", "doubt")
+    LATER = ("gate", "doubt", "early_stopping")
 
     target: str | None = None
     """Name of a fused target; none for plain supervised fine-tuning."""
@@ -128,6 +154,9 @@ class Distill(Strict):
     place of padding. A batch is one row of per_device_train_batch_size packs."""
     training: dict[str, Any] = {}
     """transformers.TrainingArguments of this run, over those of the recipe."""
+    early_stopping: int | None = Field(default=None, ge=1)
+    """Scores on held-out data, one after another, that bring nothing better before training ends;
+    the best checkpoint is then the model. Needs training.eval_strategy; null: train to the end."""
     loss_rows: int = Field(default=256, ge=1)
     """Positions that go through the language-model head at once in the loss. Its memory is about
     3 tensors of loss_rows x vocabulary in float32."""
@@ -164,7 +193,8 @@ class Evaluate(Strict):
     """What is scored, on what."""
 
     tasks: list[str] = []
-    """Tasks (`infifusion list`). bits_per_byte over data.held_out is always computed."""
+    """Tasks (`infifusion list`), or lm_eval:NAME for any of lm-eval's. bits_per_byte over
+    data.held_out is always computed."""
     models: list[str] | None = None
     """Models to score by name; by default the pivot, every source, runs and merges, except the
     members of an `each`, which are scored in bits per byte only."""

@@ -3,7 +3,7 @@ recipe beside it. Its text is web/card.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from infifusion.process.redact import redact, redact_text
+from infifusion.process.wording import short_names
 from infifusion.report.document import plain_text, write_text
 from infifusion.report.table import CAPTION, markdown_table
 from infifusion.report.use import has_chat_template, plain_template
@@ -44,6 +45,7 @@ def write_model_card(
     split. Only hub names reach the front matter; local paths are reduced to their last folder, so
     that a card can be published.
     """
+    names = public_names([base_model, *sources.values()])
     model, scores = None, "This model was not scored in its run."
     if summary is not None and name in summary["models"]:
         model, scores = summary["models"][name], f"{markdown_table(summary)}\n{CAPTION}"
@@ -59,8 +61,8 @@ def write_model_card(
             "eval_results": None if model is None else _results(model, task_data or {}),
         },
         method=method,
-        base=public_name(base_model),
-        sources=[(source, public_name(path)) for source, path in sources.items()],
+        base=names[base_model],
+        sources=[(source, names[path]) for source, path in sources.items()],
         scores=scores,
         plain_template=None if has_chat_template(model_dir) else repr(plain_template(recipe)),
     )
@@ -71,6 +73,7 @@ def write_merge_card(
 ) -> None:
     """The same for a model that `infifusion merge` made; recipe: the merge file's values; base and
     models as the file names them."""
+    names = public_names([*([base] if base else []), *models])
     _write(
         model_dir,
         name,
@@ -80,11 +83,11 @@ def write_merge_card(
         models=[base, *models] if base else models,
         front={},
         method=method,
-        base=public_name(base) if base else None,
+        base=names[base] if base else None,
         sources=None,
         scores="This model was not scored.",
         plain_template=None,
-        parts=[public_name(model) for model in models],
+        parts=[names[model] for model in models],
     )
 
 
@@ -101,24 +104,37 @@ def hub_name(path: str) -> str | None:
     return name
 
 
-def public_name(path: str) -> str:
-    """A hub name as it is; of a local path only the last folder."""
-    return Path(path).name if _is_local(path) else path
+def public_names(paths: Iterable[str]) -> dict[str, str]:
+    """A name for each: hub names as they are, local paths by the folders that tell them apart."""
+    known = list(paths)
+    return {path: path for path in known} | short_names(path for path in known if _is_local(path))
 
 
-def public_values(value: Any) -> Any:
-    """Plain values in which every absolute or home path is reduced to its last folder or file."""
-    if isinstance(value, dict):
-        return {key: public_values(entry) for key, entry in value.items()}
-    if isinstance(value, list):
-        return [public_values(entry) for entry in value]
-    if isinstance(value, str) and value.startswith(("/", "~/")) and "\n" not in value:
-        return public_name(value)
-    return value
+def public_values(values: Any) -> Any:
+    """Plain values in which every absolute or home path is reduced to the last folders that tell it
+    from the others."""
+    names = short_names(_private_paths(values), whole=True)
+
+    def reduced(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: reduced(entry) for key, entry in value.items()}
+        if isinstance(value, list):
+            return [reduced(entry) for entry in value]
+        return names.get(value, value) if isinstance(value, str) else value
+
+    return reduced(values)
+
+
+def _private_paths(values: Any) -> Iterator[str]:
+    if isinstance(values, dict | list):
+        for entry in values.values() if isinstance(values, dict) else values:
+            yield from _private_paths(entry)
+    elif isinstance(values, str) and values.startswith(("/", "~/")) and "\n" not in values:
+        yield values
 
 
 def _is_local(path: str) -> bool:
-    return path.startswith(("/", ".", "~")) or Path(path).exists()
+    return path.startswith(("/", ".", "~")) or path.count("/") > 1 or Path(path).exists()
 
 
 def _hub_names(paths: Sequence[str]) -> list[str]:

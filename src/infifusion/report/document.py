@@ -13,6 +13,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from infifusion.process.wording import counted
 from infifusion.recipe.variants import file_word
 from infifusion.report.visible import visible
 from infifusion.store.durable import atomic_write
@@ -42,6 +43,7 @@ def document(
     )
     environment.filters["script_json"] = script_json
     environment.filters["shade"] = shade
+    environment.filters["counted"] = counted
     return environment.get_template(template).render(
         policy=policy(style, script), style=Markup(style), script=Markup(script), **values
     )

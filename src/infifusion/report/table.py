@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from rich.box import SIMPLE
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -10,9 +11,10 @@ from infifusion.report.summary import domains_of, tasks_of
 from infifusion.store.records import Json
 
 MISSING = "–"
+BEYOND = 0.01
 CAPTION = (
-    "%: accuracy ± half of its 95 % Wilson interval; bits: bits per byte of held-out responses, "
-    "lower is better."
+    "%: accuracy ± half of its 95 % Wilson interval (few items: its ends); bits: bits per "
+    "byte of held-out responses, lower is better."
 )
 FIGURES = (
     "lm-eval: what lm-evaluation-harness prints for the same outputs "
@@ -20,29 +22,35 @@ FIGURES = (
 )
 
 
-def console_table(summary: Json) -> Table:
+def console_table(summary: Json) -> Group:
     """One row per model: accuracy of every task, bits per byte of every domain."""
     header, rows = _cells(summary)
-    table = Table(box=SIMPLE, caption=CAPTION, caption_justify="left", padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
         title = Text(name.replace(" (", "\n").replace(")", ""))
         table.add_column(title, justify="right" if number else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell.replace(" ± ", "±")) for cell in row))
-    return table
+    return _over(table, CAPTION)
 
 
-def metrics_table(result: Json) -> Table:
+def _over(table: Table, caption: str) -> Group:
+    """The table, and below it a footnote as wide as the terminal: rich would make it as narrow as
+    the table."""
+    return Group(table, Text(caption, "dim italic"))
+
+
+def metrics_table(result: Json) -> Group:
     """One row per model, task and figure: what ours is, and what lm-eval prints for the same
     outputs."""
-    table = Table(box=SIMPLE, caption=FIGURES, caption_justify="left", padding=(0, 1, 0, 0))
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for title in ("model", "task", "figure", "%"):
         table.add_column(title, justify="right" if title == "%" else "left", overflow="fold")
     for name, model in result["models"].items():
         for task, score in model["scores"].items():
             for figure, value in figures_of(score):
                 table.add_row(Text(name), Text(task), Text(figure), Text(value))
-    return table
+    return _over(table, FIGURES)
 
 
 def figures_of(score: Json) -> list[tuple[str, str]]:
@@ -53,8 +61,7 @@ def figures_of(score: Json) -> list[tuple[str, str]]:
     found += [(key, f"{100 * v:.1f}") for key, v in metrics.items() if key != headline]
     for family in ("pass@k", "maj@k"):
         for k, estimate in score.get(family, {}).items():
-            low, high = estimate["ci95"]
-            value = f"{100 * estimate['value']:.1f}±{50 * (high - low):.1f}"
+            value = per_cent(estimate["value"], *estimate["ci95"]).replace(" ± ", "±")
             found.append((family.replace("k", k), value))
     for key, value in score.get("lm_eval", {}).items():
         if "_stderr," not in key:
@@ -97,8 +104,16 @@ def _cells(summary: Json) -> tuple[list[str], list[list[str]]]:
 def _accuracy(score: Json | None) -> str:
     if score is None:
         return MISSING
-    low, high = score["ci95"]
-    return f"{100 * score['accuracy']:.1f} ± {50 * (high - low):.1f}"
+    return per_cent(score["accuracy"], *score["ci95"])
+
+
+def per_cent(share: float, low: float, high: float) -> str:
+    """A share with its interval: 43.2 ± 2.7; with both ends where half of its width on either side
+    would lead below 0 or above 100 by more than a point, as few items do: 0.0 (0.0 to 49.0)."""
+    half = (high - low) / 2
+    if share - half < -BEYOND or share + half > 1 + BEYOND:
+        return f"{100 * share:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{100 * share:.1f} ± {100 * half:.1f}"
 
 
 def _bits(value: float | None) -> str:

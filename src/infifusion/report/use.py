@@ -48,9 +48,8 @@ def _usable(run: Run, name: str, model: Path, *, best: bool) -> Usable:
     before_answer = plain_template(run.resolved.get("recipe", {})).partition("{response}")[0]
     asked = prompt if chat else before_answer.replace("{prompt}", prompt)
     python = plain_text("use.py.txt", path=repr(path), prompt=repr(asked), chat=chat)
-    return Usable(
-        name, run.kind_of(name), path, best, python, _commands(path, name, prompt.strip())
-    )
+    commands = _commands(path, name, prompt.strip(), chat=chat)
+    return Usable(name, run.kind_of(name), path, best, python, commands)
 
 
 def has_chat_template(model: Path) -> bool:
@@ -77,7 +76,7 @@ def plain_template(recipe: Json) -> str:
     return recipe.get("data", {}).get("plain_template", "{prompt}{response}")
 
 
-def _commands(path: str, name: str, prompt: str) -> list[tuple[str, str]]:
+def _commands(path: str, name: str, prompt: str, *, chat: bool) -> list[tuple[str, str]]:
     """(tool, command lines). None of these tools is part of this installation."""
     quoted, word = shlex.quote(path), shlex.quote(name)
     file = shlex.quote(f"{name}.gguf")
@@ -93,6 +92,7 @@ def _commands(path: str, name: str, prompt: str) -> list[tuple[str, str]]:
         ),
         (
             "lm-evaluation-harness",
-            f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={path}')} --tasks gsm8k",
+            f"lm_eval --model hf --model_args {shlex.quote(f'pretrained={path}')} --tasks gsm8k"
+            + (" --apply_chat_template" if chat else ""),
         ),
     ]

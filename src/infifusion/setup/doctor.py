@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from infifusion.process.processor import LEAST_GAIN, LEAST_WIDTH, gain_of_bfloat16, has_instructions
+from infifusion.process.threads import busy_cores, free_cores
 from infifusion.process.versions import in_range, required_ranges, version_of
+from infifusion.process.wording import counted
 from infifusion.sandbox.programs import available, bubblewrap
 from infifusion.setup.machine import Machine, this_machine
 from infifusion.setup.probes import (
@@ -30,7 +32,10 @@ LITTLE_DISK = 20e9
 """Bytes. A pivot of 1 B parameters in three copies with a cache and checkpoints."""
 LITTLE_MEMORY = 8e9
 """Bytes. A model of 0.5 B parameters with its optimizer state in float32."""
+MUCH_BUSY = 0.25
+"""Share of the cores that other jobs may keep busy without a word."""
 EXTRAS = {
+    "gguf": "a model in a GGUF file",
     "bitsandbytes": "quantization: 4bit or 8bit of a model",
     "deepspeed": "parallel: deepspeed",
 }
@@ -54,6 +59,7 @@ def examine() -> list[Finding]:
         _installation,
         _extras,
         partial(_devices, machine),
+        partial(_processors, machine),
         partial(_room, machine),
         _folders,
         _kernels,
@@ -136,6 +142,20 @@ def _arithmetic() -> str:
     if gain < LEAST_GAIN:
         return f"float32 ({measured})"
     return f"bfloat16 from {LEAST_WIDTH} hidden units on, float32 logits ({measured})"
+
+
+def _processors(machine: Machine) -> Iterator[Finding]:
+    busy = busy_cores()
+    said = f"{counted(machine.cores, 'core')}, {busy:.1f} of them busy with other jobs"
+    if busy < MUCH_BUSY * machine.cores:
+        yield Finding("processors", "ok", said)
+    else:
+        yield Finding(
+            "processors", "note",
+            f"{said}: on a CPU, runs calculate with {counted(free_cores(), 'thread')}, and take "
+            "longer than planned",
+            "wait until the other jobs are done, or set OMP_NUM_THREADS yourself",
+        )  # fmt: skip
 
 
 def _room(machine: Machine) -> Iterator[Finding]:

@@ -194,10 +194,10 @@ def _sized(text: str, recipe: Recipe) -> tuple[str, list[str]]:
 
 def _model(name: str, out: Path) -> str:
     folder = Path(name).expanduser()
-    if not folder.is_dir() and name.startswith((".", "/", "~")):
+    if not folder.exists() and name.startswith((".", "/", "~")):
         raise CheckpointError(
             f"There is no model folder {name}. Give a folder with config.json and safetensors "
-            "weights, or a hub name such as Qwen/Qwen2.5-0.5B-Instruct."
+            "weights, a GGUF file, or a hub name such as Qwen/Qwen2.5-0.5B-Instruct."
         )
     return _place(name, out)
 

@@ -6,6 +6,7 @@ the least, and takes the first that fits.
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 from collections.abc import Iterable, Iterator
@@ -17,8 +18,9 @@ from infifusion.errors import CheckpointError, DataError
 from infifusion.estimate.costs.case import PIVOT, Case
 from infifusion.estimate.costs.devices import CPU, device_marketed_as
 from infifusion.estimate.costs.rows import estimate
+from infifusion.estimate.costs.schedule import FEWEST_STEPS, logging_steps, schedule_of
 from infifusion.estimate.costs.shapes import KNOWN_CONFIGS
-from infifusion.estimate.models import facts_of_all
+from infifusion.estimate.models import facts_of_all, with_folders
 from infifusion.estimate.plan import hardware_of
 from infifusion.estimate.table import size
 from infifusion.estimate.tokens import Given, lengths_of
@@ -29,7 +31,10 @@ from infifusion.store.folders import RunFolder
 SHARE = 0.9
 """Of the memory that a stage may take: an estimate is not exact."""
 STEP_EXAMPLES = 32
-"""Examples of an optimizer step, over all micro-batches and devices."""
+"""Most examples of an optimizer step, over all micro-batches and devices."""
+GOOD_STEPS = 100
+"""Steps that a run has where the data allows it: few examples are taken in smaller steps."""
+EPOCHS, MOST_EPOCHS = 2, 5
 HEAD_BYTES = 3 * 4
 """Per loss row and vocabulary entry: three float32 tensors (recipe.Distill.loss_rows)."""
 UNKNOWN = Given(examples=10_000, tokens=600, response=None)
@@ -41,6 +46,9 @@ EVALUATE = [{"evaluate": {"batch_size": n}} for n in (64, 32, 16, 8, 4, 1)]
 """From the most generous setting to the least."""
 FEW_PARAMETERS = 50e6
 """Models below this, such as the demo's, are trained with a hundred times the learning rate."""
+SMALL_PARAMETERS = 1e9
+"""Models below this take five times the learning rate of larger ones where all weights are trained:
+at 5e-5 SmolLM2-135M learnt in 25 steps of 8 (docs/log.md)."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +87,15 @@ def sizes_for(recipe: Recipe, machine: Machine) -> Sizes:
     training, distill = dict(changed["training"]), dict(changed["distill"])
     batch = training["per_device_train_batch_size"]
     devices = max(1, len(machine.gpus))
-    accumulation = max(1, STEP_EXAMPLES // (batch * devices))
+    examples = case.train(PIVOT).examples
+    together = _step_examples(examples)
+    batch = max(1, min(batch, together // devices))
+    accumulation = max(1, together // (batch * devices))
+    training["per_device_train_batch_size"] = batch
     training["gradient_accumulation_steps"] = accumulation
+    training["num_train_epochs"] = _epochs(examples, batch * accumulation * devices)
+    steps = schedule_of(training, examples=examples, devices=devices).steps
+    training["logging_steps"] = logging_steps(steps, 10)
     training["learning_rate"] = _learning_rate(case, distill)
     if machine.gpus:
         training["bf16"] = True
@@ -96,7 +111,7 @@ def sizes_for(recipe: Recipe, machine: Machine) -> Sizes:
             f"a pass needs about {size(peak['teach'])} of memory",
             "training": f"{how}{share}: about {size(peak['distill'])} of the {size(limit)} that "
             f"may be used of {where}; {devices} x {batch} x {accumulation} = "
-            f"{devices * batch * accumulation} examples a step",
+            f"{devices * batch * accumulation} examples a step, {steps:,} steps",
             "distill": f"loss_rows {distill['loss_rows']}: about "
             f"{size(HEAD_BYTES * distill['loss_rows'] * case.models[PIVOT].shape.vocabulary)} of "
             "logits at once",
@@ -117,6 +132,7 @@ def _case(recipe: Recipe, machine: Machine, notes: list[str]) -> tuple[Case, flo
         known = device_marketed_as(gpu.name) or UNKNOWN_DEVICE
         hardware = replace(hardware_of(known, len(machine.gpus), 1, []), memory=limit)
         where = f"{len(machine.gpus)} x {gpu.name}"
+    recipe = with_folders(recipe)
     models = {PIVOT: recipe.pivot, **recipe.sources}
     shapes = []
     for name, model in models.items():
@@ -201,7 +217,25 @@ def _loss_rows(case: Case, limit: float) -> int:
     return max([64, *(n for n in (128, 256, 512, 1024) if n * row <= limit / 20)])
 
 
+def _step_examples(examples: int) -> int:
+    """A power of two up to STEP_EXAMPLES with which EPOCHS have GOOD_STEPS, or 1."""
+    together = STEP_EXAMPLES
+    while together > 1 and examples * EPOCHS < together * GOOD_STEPS:
+        together //= 2
+    return together
+
+
+def _epochs(examples: int, together: int) -> int:
+    """EPOCHS, or as many as FEWEST_STEPS need, MOST_EPOCHS at most."""
+    needed = math.ceil(FEWEST_STEPS / max(1, math.ceil(examples / together)))
+    return min(MOST_EPOCHS, max(EPOCHS, needed))
+
+
 def _learning_rate(case: Case, distill: dict[str, Any]) -> float:
-    if case.models[PIVOT].parameters < FEW_PARAMETERS:
+    """By the pivot's size, and by what is trained of it."""
+    parameters = case.models[PIVOT].parameters
+    if parameters < FEW_PARAMETERS:
         return 1e-3
-    return 1e-4 if "lora" in distill else 1e-5
+    if "lora" in distill:
+        return 1e-4
+    return 5e-5 if parameters < SMALL_PARAMETERS else 1e-5

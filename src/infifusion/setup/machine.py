@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 
 import psutil
+
+from infifusion.process.threads import cores
 
 
 @dataclass(frozen=True)
@@ -36,5 +37,4 @@ def this_machine() -> Machine:
         free, memory = torch.cuda.mem_get_info(number)
         gpus.append(Gpu(torch.cuda.get_device_name(number), memory, free))
     memory = psutil.virtual_memory()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return Machine(cores or 1, memory.total, memory.available, tuple(gpus))
+    return Machine(cores(), memory.total, memory.available, tuple(gpus))

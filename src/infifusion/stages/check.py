@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -9,62 +11,148 @@ from pathlib import Path
 from infifusion.data.look import look_at_data, look_at_prompts
 from infifusion.data.questions import responding_sources
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
+from infifusion.estimate.advice import advice_on, mix_in_words, parts_of_training
+from infifusion.evals.lm_any import require_lm_tasks
 from infifusion.losses import LOSSES
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.merge.checkpoints.causal import require_causal_model
 from infifusion.named import function_and_params
-from infifusion.process.runtime import quantization_config
-from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, WriteResponses
+from infifusion.process.runtime import quantization_config, world_size
+from infifusion.process.wording import counted
+from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, WriteResponses, as_json
 from infifusion.sandbox.programs import require_sandbox
-from infifusion.stages.combine import check_target
+from infifusion.stages.combine import check_target, find_callbacks, position_loss_of
 from infifusion.stages.decide import choosers_of
-from infifusion.stages.distill import find_callbacks, require_rows
+from infifusion.stages.distill import require_rows
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
+from infifusion.store.folders import PIVOT
 from infifusion.teacher.arithmetic import auto_in_words
+from infifusion.teacher.small import small_copy
 from infifusion.train.adapters import adapter_parameters
 from infifusion.train.arguments import try_arguments
 from infifusion.train.parallel import parallel_settings
+from infifusion.train.trial import faults_of_model, faults_of_run
 from infifusion.types import Example
 
+FINE: set[str] = set()
+"""What was tried in this process and went well: the runs of a sweep differ in little."""
 
-def check_recipe(recipe: Recipe, *, ask_hub: bool = True) -> str:
-    """What the recipe would make, in words; RecipeError that lists every problem found. ask_hub:
-    also the first examples of data sets that are not here are looked at."""
+
+def check_recipe(
+    recipe: Recipe, *, ask_hub: bool = True, offline: bool = False, trials: bool = True
+) -> str:
+    """What the recipe would make, in words; RecipeError that lists every problem found.
+
+    ask_hub: also the first examples of data sets that are not here are looked at, and all examples
+    are counted, to warn of runs with few steps. offline: one that
+    cannot be looked at is said, and no problem. trials: models are loaded and training runs take a
+    step, on small copies.
+    """
     resolved = recipe.resolve()
-    looked = [look_at_data(recipe.data, ask_hub=ask_hub)]
+    looked = [look_at_data(recipe.data, ask_hub=ask_hub, offline=offline)]
     if recipe.write_responses is not None:
-        looked.append(look_at_prompts(recipe.write_responses, ask_hub=ask_hub))
+        looked.append(look_at_prompts(recipe.write_responses, ask_hub=ask_hub, offline=offline))
     data_lines, data_problems, examples = (
         list(chain(*parts)) for parts in zip(*looked, strict=True)
     )
-    model_lines, model_problems = _look_at_models(recipe, examples)
-    problems = [*model_problems, *data_problems, *_name_problems(recipe, resolved)]
+    model_lines, model_problems, readable = _look_at_models(recipe, examples)
+    name_problems, fitting = _name_problems(recipe, resolved)
+    problems = [*model_problems, *data_problems, *name_problems]
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
         problems += _chooser_problems(recipe.write_responses)
+    tried: list[str] = []
+    if trials and world_size() == 1:  # with several they would have to meet
+        tried, failed = _trials(recipe, fitting, readable)
+        problems += failed
     if problems:
         listed = "\n".join(f"  {problem}" for problem in problems)
         raise RecipeError(f"The recipe '{recipe.name}' cannot run:\n{listed}")
-    return _in_words(recipe, resolved, [*model_lines, *data_lines])
+    parts = parts_of_training(recipe) if ask_hub else None
+    mix = [f"  mix       {mix_in_words(parts)}"] if parts and len(recipe.data.train) > 1 else []
+    advice = advice_on(recipe, parts) if parts else []
+    warned = [f"  WARNING   {sentence}." for sentence in advice]
+    looked_at = [*model_lines, *data_lines, *mix, *tried]
+    return "\n".join([_in_words(recipe, resolved, looked_at), *warned])
 
 
-def _look_at_models(recipe: Recipe, examples: Sequence[Example]) -> tuple[list[str], list[str]]:
-    """(how each model writes the first examples, problems)."""
-    models = {"pivot": recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
-    lines, problems = [], []
-    for where, model in models.items():
+def _look_at_models(
+    recipe: Recipe, examples: Sequence[Example]
+) -> tuple[list[str], list[str], dict[str, Renderer]]:
+    """(how each model writes the first examples, problems, the renderers of those that load)."""
+    lines, problems, readable = [], [], {}
+    for where, model in _models(recipe).items():
         problem, renderer = _look_at(model, recipe.data.plain_template)
         if renderer is None:
             problems.append(f"{where}: {problem}")
             continue
+        readable[where] = renderer
         try:
             lines += look_at_chat(renderer, examples, where=where)
         except InfiFusionError as error:
             problems.append(f"{where}: {error}")
-    return lines, problems
+    return lines, problems, readable
+
+
+def _models(recipe: Recipe) -> dict[str, Model]:
+    """Pivot and sources by their keys."""
+    return {PIVOT: recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
+
+
+def _trials(
+    recipe: Recipe, runs: Sequence[TrainingRun], readable: dict[str, Renderer]
+) -> tuple[list[str], list[str]]:
+    """(what was tried and what could not be, problems): every model as a stage loads it, and a step
+    of every run, on small copies. What went well in this process is not tried again."""
+    lines, problems, done = [], [], []
+    different = {_tried_as(run): run for run in reversed(runs)}
+    with tempfile.TemporaryDirectory() as folder:
+        for where, model in _models(recipe).items():
+            key = f"{as_json(model)} {_state_of(model)}"
+            tried = {name: f"{key} {name}" for name in (different if where == PIVOT else ())}
+            if where not in readable:
+                continue
+            if {key, *tried.values()} <= FINE:
+                done += [where, *(f"a step of distill.{different[name].name}" for name in tried)]
+                continue
+            try:
+                small = small_copy(model, Path(folder) / where)
+            except CheckpointError as error:
+                lines.append(f"  not tried {where}: {error}")
+                continue
+            faults = faults_of_model(model, small)
+            problems += [fault.sentence(where) for fault in faults]
+            done.append(where)
+            FINE.update([] if faults else [key])
+            blamed = {fault.key: None for fault in faults if fault.key is not None}
+            small = small.model_copy(update=blamed)
+            for name, run in different.items() if where == PIVOT else ():
+                if run.parallel == "deepspeed":
+                    lines.append(f"  not tried distill.{run.name}: parallel: deepspeed")
+                    continue
+                loss = position_loss_of(run) if run.target else None
+                found = faults_of_run(run, small, loss, readable[where].tokenizer)
+                problems += [fault.sentence(f"distill.{run.name}") for fault in found]
+                done.append(f"a step of distill.{run.name}")
+                FINE.update([] if found or faults else [tried[name]])
+    told = [f"  tried     {', '.join(done)}, on small copies of the models"] if done else []
+    return [*told, *lines], problems
+
+
+def _state_of(model: Model) -> str:
+    """What changes where another model lies in the same folder."""
+    path = Path(model.model) / "config.json"
+    return str(path.stat().st_mtime_ns) if path.is_file() else ""
+
+
+def _tried_as(run: TrainingRun) -> str:
+    """The same for runs that take the same step."""
+    values = as_json(run)
+    kept = ("training", "lora", "parallel", "pack_tokens", "loss", "params")
+    return json.dumps({key: values.get(key) for key in kept}) + str(run.target is None)
 
 
 def _look_at(model: Model, plain_template: str) -> tuple[str, Renderer | None]:
@@ -112,8 +200,10 @@ def _chooser_problems(asked: WriteResponses) -> list[str]:
     return []
 
 
-def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
-    problems = []
+def _name_problems(recipe: Recipe, resolved: Resolved) -> tuple[list[str], list[TrainingRun]]:
+    """(problems of what is named, the training runs without one)."""
+    problems: list[str] = []
+    fitting = []
 
     def attempt(work: object, *arguments: object, **keywords: object) -> None:
         try:
@@ -124,6 +214,7 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
     for target in resolved.targets:
         attempt(check_target, target)
     for run in resolved.runs:
+        before = len(problems)
         attempt(
             function_and_params,
             LOSSES,
@@ -138,11 +229,23 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> list[str]:
         attempt(parallel_settings, run.parallel, run.training)
         attempt(require_rows, recipe, run)
         attempt(_adapters, recipe.pivot, run)
+        fitting += [run] if len(problems) == before else []
     for merge in resolved.merges:
         attempt(check_merge, recipe, merge)
     attempt(find_callbacks, recipe.callbacks)
-    attempt(task_table, recipe)
-    return list(dict.fromkeys(problems))
+    attempt(_require_tasks, recipe)
+    return list(dict.fromkeys(problems)), fitting
+
+
+def _require_tasks(recipe: Recipe) -> None:
+    asked, table = recipe.evaluate, task_table(recipe)
+    data = Path(asked.data) if asked.data else None
+    require_lm_tasks(
+        [table[task] for task in asked.tasks],
+        data=data,
+        drawn=asked.temperature > 0,
+        where="evaluate.tasks",
+    )
 
 
 def _adapters(pivot: Model, run: TrainingRun) -> str:
@@ -155,7 +258,7 @@ def _adapters(pivot: Model, run: TrainingRun) -> str:
 
 def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     lines = [
-        f"{recipe.name}: {len(recipe.sources)} sources into {recipe.pivot.model}",
+        f"{recipe.name}: {counted(len(recipe.sources), 'source')} into {recipe.pivot.model}",
         *looked_at,
         *([f"  {said}"] if (said := auto_in_words(recipe)) else []),
     ]
@@ -163,8 +266,9 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
     if asked is not None:
         named = dict.fromkeys(source.choose or asked.choose for source in asked.prompts)
         lines += [
-            f"  respond   {', '.join(responding_sources(recipe))}: {len(asked.prompts)} sets of "
-            f"prompts, {asked.samples} answers each",
+            f"  respond   {', '.join(responding_sources(recipe))}: "
+            f"{counted(len(asked.prompts), 'set')} of prompts, {counted(asked.samples, 'answer')} "
+            "each",
             f"  choose    {', '.join(named)}",
         ]
     lines += [

@@ -1,19 +1,27 @@
-"""Some examples, from what the sources believed to the rows of a target."""
+"""What a recipe names, as functions: of a target, from what the sources believed to its rows; of a
+training run, its loss and its callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from transformers import TrainerCallback
 
 from infifusion.align.project import Believed, Origins, Positions, align_sources
 from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
 from infifusion.fuse.gate import shut
+from infifusion.losses import LOSSES
+from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.named import function_and_params
-from infifusion.recipe import FuseTarget
-from infifusion.types import Aligned, Rendered, Target
+from infifusion.recipe import FuseTarget, TrainingRun
+from infifusion.registry import look_up
+from infifusion.train.callbacks import CallbackMaker
+from infifusion.train.chunked import PositionLoss
+from infifusion.types import Aligned, Rendered, SparseTarget, Target
 
 
 def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:
@@ -92,3 +100,39 @@ def fuse_chunk(
         exempt = len(believed) - 1 if target.pivot_as_source else None
         aligned = shut(aligned, open_SN, exempt=exempt)
     return aligned, origins, combine(aligned)
+
+
+def position_loss_of(run: TrainingRun) -> PositionLoss:
+    """The loss that the run names, as the trainer calls it."""
+    function, params = function_and_params(
+        LOSSES, LOSS_PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
+    )
+
+    def position_loss(log_CV: torch.Tensor, rows: SparseTarget) -> torch.Tensor:
+        return function(log_CV, rows, params)
+
+    return position_loss
+
+
+def find_callbacks(names: Sequence[str]) -> list[CallbackMaker]:
+    """The class or function that each module:name stands for, imported and not yet called.
+
+    RecipeError where one cannot be imported or is neither.
+    """
+    makers = []
+    for name in names:
+        if ":" not in name:
+            raise RecipeError(
+                f"callbacks: expected module:name, found {name!r}. Name a transformers."
+                "TrainerCallback class, or a function that returns one, such as "
+                "my_callbacks:StopEarly; put the folder of my_callbacks.py on PYTHONPATH."
+            )
+        make = look_up({}, name, kind="callback", where="callbacks")
+        if not callable(make) or (isinstance(make, type) and not issubclass(make, TrainerCallback)):
+            raise RecipeError(
+                f"callbacks: {name} is a {type(make).__name__}; expected a "
+                "transformers.TrainerCallback class, or a function without arguments that returns "
+                "a callback."
+            )
+        makers.append((name, make))
+    return makers

@@ -2,45 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from transformers import TrainerCallback
 
+from infifusion.data.mixing import weighted
 from infifusion.data.store import Label, load_labels, load_rendered, load_target
 from infifusion.data.tokenizers import tokenizer_of
 from infifusion.errors import DataError, RecipeError
-from infifusion.losses import LOSSES, PARAMS, WITHOUT_ZSCORES
+from infifusion.losses import WITHOUT_ZSCORES
 from infifusion.losses.gate import FollowingGate
-from infifusion.named import function_and_params
 from infifusion.process.memory import free_memory
-from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
-from infifusion.registry import look_up
+from infifusion.process.wording import counted
+from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json, split_of_scores
+from infifusion.stages.combine import find_callbacks, position_loss_of
 from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.identity import (
     model_identity,
+    prepared_hash,
     prepared_identity,
     running_identity,
     stage_identity,
 )
-from infifusion.store.records import write_json
+from infifusion.store.records import read_json, write_json
 from infifusion.store.stage import Finished, Stage, Work, run_stage
 from infifusion.teacher.calibrate import temperature_identity
-from infifusion.train.batches import Teaching
-from infifusion.train.callbacks import CallbackMaker
-from infifusion.train.chunked import PositionLoss
+from infifusion.train.arguments import decides_nothing
+from infifusion.train.batches import Collator, Conversations, Teaching
+from infifusion.train.held_out import HeldOut
 from infifusion.train.job import Job
+from infifusion.train.parts import TrainingParts, with_labels
 from infifusion.train.run import ADAPTER, train
-from infifusion.types import SparseTarget
 
 NAMES = ("name", "group", "target", "start", "stop_at_rise")
 """Fields of a run that decide nothing, or that say by name what the fingerprint identifies."""
@@ -65,11 +64,14 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             "target": _target_identity(recipe, folder, run),
             "start": stage_identity(started_from) if started_from else None,
             "seed": recipe.seed,
+            **_weights(recipe),
+            **_evaluated_on(recipe, folder, run),
         },
         reads=reads,
         work=partial(_work, recipe, folder, run, started_from),
         shared=True,
         apart={"stop_at_rise": run.stop_at_rise},
+        decides_nothing=tuple(f"run.training.{key}" for key in decides_nothing(run.training)),
     )
     run_stage(stage, folder)
 
@@ -95,7 +97,7 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             tokenizer=tokenizer,
             rendered=load_rendered(folder.rendered(PIVOT, "train")),
             target=target,
-            loss=_position_loss(run) if run.target else None,
+            loss=position_loss_of(run) if run.target else None,
             gold_weight=run.gold_weight,
             gate=gate,
             domains=domains,
@@ -107,7 +109,9 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             parallel=run.parallel,
             pack_tokens=run.pack_tokens,
             seed=recipe.seed,
-            chosen=_chosen(run, labels),
+            held_out=_held_out(recipe, folder, run),
+            patience=run.early_stopping,
+            chosen=_weighted(recipe, folder, _chosen(run, labels), len(labels)),
         ),
         out,
         name_of=lambda n: labels[n].id,
@@ -125,46 +129,32 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
         return Finished(
             files=[*files_in(out / "model"), *files_in(out / ADAPTER), out / "history.json"],
             counts=counts,
-            said=f"{history['steps']} steps{last}",
+            said=f"{counted(history['steps'], 'step')}{last}",
         )
 
     return Work(finish)
 
 
-def _position_loss(run: TrainingRun) -> PositionLoss:
-    """The loss that the run names, as the trainer calls it."""
-    function, params = function_and_params(
-        LOSSES, PARAMS, run.loss, run.params, kind="loss", where=f"distill.{run.name}"
+def training_parts(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> TrainingParts:
+    """What `distill` would train with, for a loop of one's own; the target is fused, or its sources
+    run when a batch asks for them (`teacher: online`)."""
+    _require_examples(folder, run)
+    rendered = load_rendered(folder.rendered(PIVOT, "train"))
+    labels = load_labels(folder.examples("train"))
+    chosen = _weighted(recipe, folder, _chosen(run, labels), len(labels))
+    target = _target(recipe, folder, run)
+    start = recipe.pivot.model
+    if run.start != PIVOT:
+        start = str(folder.distill(run.start) / "model")
+    return TrainingParts(
+        dataset=Conversations(rendered, chosen),
+        collator=with_labels(Collator(rendered, target)),
+        tokenizer=tokenizer_of(recipe.pivot),
+        pivot=start,
+        _loss=position_loss_of(run) if run.target else None,
+        _gold_weight=run.gold_weight,
+        _loss_rows=run.loss_rows,
     )
-
-    def position_loss(log_CV: torch.Tensor, rows: SparseTarget) -> torch.Tensor:
-        return function(log_CV, rows, params)
-
-    return position_loss
-
-
-def find_callbacks(names: Sequence[str]) -> list[CallbackMaker]:
-    """The class or function that each module:name stands for, imported and not yet called.
-
-    RecipeError where one cannot be imported or is neither.
-    """
-    makers = []
-    for name in names:
-        if ":" not in name:
-            raise RecipeError(
-                f"callbacks: expected module:name, found {name!r}. Name a transformers."
-                "TrainerCallback class, or a function that returns one, such as "
-                "my_callbacks:StopEarly; put the folder of my_callbacks.py on PYTHONPATH."
-            )
-        make = look_up({}, name, kind="callback", where="callbacks")
-        if not callable(make) or (isinstance(make, type) and not issubclass(make, TrainerCallback)):
-            raise RecipeError(
-                f"callbacks: {name} is a {type(make).__name__}; expected a "
-                "transformers.TrainerCallback class, or a function without arguments that returns "
-                "a callback."
-            )
-        makers.append((name, make))
-    return makers
 
 
 def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
@@ -202,6 +192,49 @@ def _chosen(run: TrainingRun, labels: list[Label]) -> NDArray[np.int64] | None:
         return run.written or label.written_by is None
 
     return np.flatnonzero([wanted(label) for label in labels])
+
+
+def _weights(recipe: Recipe) -> dict[str, list[float]]:
+    """The weights of the data sets, where they have some."""
+    weights = [source.weight for source in recipe.data.train]
+    return {"weights": weights} if any(weight != 1 for weight in weights) else {}
+
+
+def _weighted(
+    recipe: Recipe, folder: RunFolder, chosen: NDArray[np.int64] | None, count: int
+) -> NDArray[np.int64] | None:
+    """The numbers of examples, each as often as its data set's weight says."""
+    if not (weights := _weights(recipe).get("weights")):
+        return chosen
+    number_N = np.arange(count) if chosen is None else chosen
+    set_N = np.asarray(read_json(folder.data_sets)["data_sets"])[number_N]
+    return weighted(number_N, set_N, weights, seed=recipe.seed)
+
+
+def _evaluates(run: TrainingRun) -> bool:
+    return run.training.get("eval_strategy", "no") not in ("no", None, False)
+
+
+def _evaluated_on(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> dict[str, str]:
+    """What a run is scored on while it trains, where it is."""
+    if not _evaluates(run):
+        return {}
+    path = folder.rendered(PIVOT, split_of_scores(recipe))
+    return {"evaluated_on": prepared_hash(folder, path)}
+
+
+def _held_out(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> HeldOut | None:
+    """The same, loaded. DataError where prepare left none of it."""
+    if not _evaluates(run):
+        return None
+    split = split_of_scores(recipe)
+    domains = [label.domain for label in load_labels(folder.examples(split))]
+    if not domains:
+        raise DataError(
+            f"distill.{run.name}: training.eval_strategy scores the {split} examples, of which "
+            "prepare left none. Raise data.validation_share, or give data.held_out."
+        )
+    return HeldOut(load_rendered(folder.rendered(PIVOT, split)), domains, split)
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:

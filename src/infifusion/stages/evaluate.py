@@ -14,9 +14,10 @@ from infifusion.data.store import load_examples, load_rendered
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
-from infifusion.evals.tasks import BITS, TASKS, Task, require_task
+from infifusion.evals.tasks import BITS, TASKS, Task, require_task, with_lm_eval
 from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank, world_size
+from infifusion.process.versions import version_of
 from infifusion.recipe import Model, Recipe, Resolved, as_json
 from infifusion.registry import look_up
 from infifusion.report.last_word import HELD_OUT
@@ -183,6 +184,7 @@ def compare_models(folder: RunFolder, resolved: Resolved, tasks: list[str]) -> N
 def task_table(recipe: Recipe) -> dict[str, Task]:
     """Our tasks and the recipe's own; RecipeError for a task that is in neither."""
     table = tasks_with(recipe.evaluate.tasks_from, where="evaluate.tasks_from")
+    table = with_lm_eval(table, recipe.evaluate.tasks)
     for task in recipe.evaluate.tasks:
         require_task(task, table, where="evaluate.tasks")
     return table
@@ -224,6 +226,8 @@ def decides_scores(task: Task, data: str | None) -> dict[str, str | int]:
     (left out where they are the first ones, as runs of earlier versions have it)."""
     path = Path(data or "") / task.file
     rules = {"scoring": task.scoring} if task.scoring > 1 else {}
+    if task.lm_eval is not None:
+        rules = {"lm_eval": version_of("lm_eval") or ""}
     return {task.file: sha256_of(path) if data and path.is_file() else "hub", **rules}
 
 

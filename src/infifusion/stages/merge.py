@@ -24,6 +24,7 @@ from infifusion.merge.engine.settings import method_and_params
 from infifusion.merge.engine.weights import run_plan
 from infifusion.merge.methods import METHODS
 from infifusion.process.runtime import log
+from infifusion.process.wording import counted
 from infifusion.recipe import MergeRun, Model, Recipe, as_json
 from infifusion.store.durable import files_in, temporary_folder
 from infifusion.store.folders import PIVOT, RunFolder
@@ -144,7 +145,7 @@ def _work(recipe: Recipe, folder: RunFolder, run: MergeRun) -> Finished:
     return Finished(
         files=[*files_in(out / "model"), out / "merge_details.json", out / "deltas.json"],
         counts={"tensors": len(details["tensors"]), "params": params},
-        said=f"{len(details['tensors'])} tensors by {run.method}",
+        said=f"{counted(len(details['tensors']), 'tensor')} by {run.method}",
     )
 
 

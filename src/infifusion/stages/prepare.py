@@ -14,7 +14,8 @@ from infifusion.data.store import load_examples, load_responses, write_examples,
 from infifusion.data.tokenize import Tokenized, as_rendered
 from infifusion.errors import DataError
 from infifusion.process.runtime import log, rank
-from infifusion.recipe import DataSource, Recipe, as_json
+from infifusion.process.wording import counted
+from infifusion.recipe import DataSource, Recipe
 from infifusion.stages.rendering import require_readable, tokenize_each
 from infifusion.store.artifacts import (
     LOOK_EVERY,
@@ -26,8 +27,8 @@ from infifusion.store.artifacts import (
 )
 from infifusion.store.folders import PIVOT, SPLITS, RunFolder, model_called
 from infifusion.store.hashes import sha256_of
-from infifusion.store.identity import stage_identity, tokenizer_fields
-from infifusion.store.records import Json, read_json
+from infifusion.store.identity import data_identity, stage_identity, tokenizer_fields
+from infifusion.store.records import Json, read_json, write_json
 from infifusion.store.stage import Finished, Stage, run_stage
 from infifusion.teacher.load import window_in_config
 from infifusion.types import Example
@@ -80,6 +81,10 @@ def _work(recipe: Recipe, folder: RunFolder) -> Finished:
         files.append(folder.examples(split))
         files += [_write(folder, split, name, found, counts) for name, found in rendered.items()]
     train = splits["train"]
+    if any(source.weight != 1 for source in recipe.data.train):
+        sets = [-1 if e.data_set is None else e.data_set for e in train]
+        write_json(folder.data_sets, {"data_sets": sets})
+        files.append(folder.data_sets)
     domains = {split: dict(Counter(e.domain for e in some)) for split, some in splits.items()}
     counts = {**domains, **counts}
     if answered:
@@ -181,8 +186,8 @@ def add_sources(recipe: Recipe, folder: RunFolder, names: list[str], fingerprint
                     )
             fitting = [one for one in conversations if isinstance(one, Tokenized)]
             files.append(_write(folder, split, name, fitting, counts))
-        for counted in ("too_long", "control_tokens", "unreadable"):
-            counts["left_out"].setdefault(counted, {})[name] = 0
+        for reason in ("too_long", "control_tokens", "unreadable"):
+            counts["left_out"].setdefault(reason, {})[name] = 0
     seconds = manifest["seconds"] + time.monotonic() - started
     close_stage(folder.prepare, fingerprint, counts=counts, seconds=seconds, files=files)
     log.info("prepare: added %s to %s", ", ".join(names), folder.prepare)
@@ -228,7 +233,7 @@ def _fingerprint(recipe: Recipe, folder: RunFolder) -> Json:
         responses = {"responses": stage_identity(folder.choose)}
     return {
         **responses,
-        "data": as_json(data),
+        "data": data_identity(data),
         "files": {**files(data.train), **files(data.held_out), **files(data.decontaminate)},
         "tokenizers": {
             PIVOT: tokenizer_fields(recipe.pivot),
@@ -240,7 +245,7 @@ def _fingerprint(recipe: Recipe, folder: RunFolder) -> Json:
 
 def _in_words(counts: Json) -> str:
     parts = [
-        f"{sum(counts[split].values())} {split.replace('_', '-')} examples"
+        counted(sum(counts[split].values()), f"{split.replace('_', '-')} example")
         for split in SPLITS
         if counts[split]
     ]

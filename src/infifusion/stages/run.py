@@ -26,6 +26,7 @@ from infifusion.process.runtime import (
     set_up_logging,
     world_size,
 )
+from infifusion.process.threads import use_free_cores
 from infifusion.process.versions import PACKAGES, version_of
 from infifusion.progress.follow import FollowedRun, follow
 from infifusion.progress.state import LOG, PROGRESS
@@ -47,6 +48,7 @@ from infifusion.store.lock import LOCK, hold, release_claims
 from infifusion.store.records import write_record
 from infifusion.store.spread import wait_for
 from infifusion.teacher.arithmetic import settled
+from infifusion.teacher.gguf import in_folders
 
 
 def run_recipe(
@@ -71,8 +73,10 @@ def run_recipe(
     """
     set_up_logging()
     quiet_libraries()
+    use_free_cores()
+    recipe = in_folders(recipe)
     if rank() == 0:
-        check_recipe(recipe, ask_hub=False)
+        check_recipe(recipe, ask_hub=False, trials=_trains(recipe, run_dir))
     recipe = settled(recipe, run_dir)
     folder = RunFolder(run_dir.resolve(), redo)
     with hold(folder.root), disk_errors(recipe, folder, partial(_done, recipe, folder)):
@@ -109,6 +113,12 @@ def _run_stages(
                 write_settings(recipe, folder, recipe_file, command)
                 _say_plan(recipe, folder, followed)
         return _finish(recipe, folder, until) if rank() == 0 else None
+
+
+def _trains(recipe: Recipe, run_dir: Path) -> bool:
+    """Whether a training run is still to be made."""
+    folder = RunFolder(run_dir.resolve())
+    return any(not (folder.distill(r.name) / MANIFEST).exists() for r in recipe.resolve().runs)
 
 
 def _finish(recipe: Recipe, folder: RunFolder, until: str) -> Path | None:
@@ -158,6 +168,8 @@ def _say_plan(recipe: Recipe, folder: RunFolder, followed: FollowedRun) -> None:
     planned = plan_of_run(recipe, folder.root, device=device, count=count)
     if planned is None:
         return
+    for sentence in planned["advice"]:
+        log.warning("%s.", sentence)
     if known and rates_are_known(known):
         log.info("%s", summary_line(planned))
     rows = planned["rows"]

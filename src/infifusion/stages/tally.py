@@ -8,6 +8,7 @@ import numpy as np
 
 from infifusion.align.project import Origins
 from infifusion.align.vocabulary import VocabularyMap
+from infifusion.process.wording import counted
 from infifusion.types import Aligned, Target
 
 Json = dict[str, Any]
@@ -72,4 +73,4 @@ def in_words(counts: Json) -> str:
         f"{name} {100 * one['aligned_share']:.1f} %" for name, one in counts["sources"].items()
     )
     taught = 100 * counts["taught"] / max(counts["positions"], 1)
-    return f"{counts['positions']} positions, {taught:.1f} % taught; aligned: {aligned}"
+    return f"{counted(counts['positions'], 'position')}, {taught:.1f} % taught; aligned: {aligned}"

@@ -17,6 +17,7 @@ from infifusion.data.store import Label, load_labels, load_rendered
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank
+from infifusion.process.wording import counted
 from infifusion.recipe import Model, Recipe
 from infifusion.store.folders import RunFolder, model_called
 from infifusion.store.identity import prepared_hash, running_identity
@@ -104,7 +105,7 @@ def _work(recipe: Recipe, folder: RunFolder, name: str, model: Model) -> Work:
         return Finished(
             files=[*out.glob(TEMPERATURE), *shards],
             counts={**counts, "shards": len(shards), "temperature": temperature},
-            said=f"{counts['positions']} positions{at}; bits per byte: {bits}",
+            said=f"{counted(counts['positions'], 'position')}{at}; bits per byte: {bits}",
         )
 
     return Work(finish, Parts(shards, FilePieces(out), make))

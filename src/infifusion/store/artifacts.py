@@ -29,7 +29,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +39,15 @@ from infifusion.process.runtime import log, rank
 from infifusion.store.durable import remove_leftovers, sync, temporary_folder
 from infifusion.store.hashes import damage, sha256_of, sha256_of_text, wrong_size
 from infifusion.store.lock import claim, lost
-from infifusion.store.records import Json, damaged, plain, read_record, write_record
+from infifusion.store.records import (
+    Json,
+    damaged,
+    differing_fields,
+    plain,
+    read_record,
+    without,
+    write_record,
+)
 
 MANIFEST = "manifest.json"
 STARTED = "started.json"
@@ -60,15 +68,17 @@ class State(StrEnum):
     FRESH = "fresh"
 
 
-def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
+def open_stage(
+    folder: Path, fingerprint: Json, *, redo: bool = False, free: Sequence[str] = ()
+) -> State:
     """Make `folder` ready for a stage with this fingerprint, or say that it is done.
 
     Raises ArtifactError when the folder has another fingerprint, naming what differs, and when a
     file of a finished stage is missing or has another size. With `redo` the first process deletes
     such a folder, or the damaged files of a finished one (the hash of every file is then compared);
-    the other processes wait until it has.
+    the other processes wait until it has. free: fields, as a.b.c, that may differ.
     """
-    while redo and (reason := _unfit(folder, fingerprint)):
+    while redo and (reason := _unfit(folder, fingerprint, free)):
         if rank() != 0:
             if why := lost():
                 raise RunError(why)
@@ -82,7 +92,7 @@ def open_stage(folder: Path, fingerprint: Json, *, redo: bool = False) -> State:
             write_record(folder / STARTED, _named(fingerprint))
             for name in (MANIFEST, *reason.damaged):
                 (folder / name).unlink(missing_ok=True)
-    if differences := _differences(folder, fingerprint):
+    if differences := _differences(folder, fingerprint, free):
         listed = "\n".join(f"  {line}" for line in differences)
         raise ArtifactError(
             f"{folder} was made with other settings:\n{listed}\nGive another --run-dir, undo the "
@@ -118,12 +128,12 @@ class _Unfit:
     damaged: list[str] | None
 
 
-def _unfit(folder: Path, fingerprint: Json) -> _Unfit | None:
+def _unfit(folder: Path, fingerprint: Json, free: Sequence[str]) -> _Unfit | None:
     """What --redo has to make anew in this folder, if anything. Reads every file of a finished
     stage."""
     try:
-        if differences := _differences(folder, fingerprint):
-            return _Unfit(differences[0], None)
+        if differences := _differences(folder, fingerprint, free):
+            return _Unfit("; ".join(differences), None)
         if not (folder / MANIFEST).exists():
             return None
         manifest = read_manifest(folder, made_by=folder.name)
@@ -168,18 +178,20 @@ def share_stage(
         folder.symlink_to(os.path.relpath(place, folder.parent.resolve()))
 
 
-def differences_to(record: Json, fingerprint: Json) -> list[str]:
-    """Sentences for the fields in which the fingerprint in a manifest differs from this one."""
+def differences_to(record: Json, fingerprint: Json, free: Sequence[str] = ()) -> list[str]:
+    """Sentences for the fields in which the fingerprint in a manifest differs from this one, but
+    for those that are free."""
     if record.get(EXACT) == _named(fingerprint)[EXACT]:
         return []
-    return _differing_fields(plain(record.get("fingerprint", {})), plain(fingerprint))
+    found, wanted = plain(record.get("fingerprint", {})), plain(fingerprint)
+    return differing_fields(without(found, free), without(wanted, free))
 
 
-def _differences(folder: Path, fingerprint: Json) -> list[str]:
+def _differences(folder: Path, fingerprint: Json, free: Sequence[str] = ()) -> list[str]:
     """What differs between the fingerprint and the one that lies in the folder, if one does."""
     for name in (MANIFEST, STARTED, MANIFEST):  # again: it may have been signed in between
         with contextlib.suppress(FileNotFoundError):
-            return differences_to(read_record(folder / name), fingerprint)
+            return differences_to(read_record(folder / name), fingerprint, free)
     return []
 
 
@@ -255,20 +267,6 @@ def verify_files(folder: Path, manifest: Json, *, only: Iterable[Path] | None = 
 def verify_stage(folder: Path, *, made_by: str, only: Iterable[Path] | None = None) -> None:
     """As `verify_files`, by the manifest in the folder; ArtifactError where there is none."""
     verify_files(folder, read_manifest(folder, made_by=made_by), only=only)
-
-
-def _differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
-    """Sentences `a.b: the folder has 1, the recipe wants 2` for every field that differs."""
-    differences = []
-    for key in sorted(found.keys() | wanted.keys()):
-        left, right = found.get(key, "(absent)"), wanted.get(key, "(absent)")
-        if isinstance(left, dict) and isinstance(right, dict):
-            differences += _differing_fields(left, right, f"{prefix}{key}.")
-        elif left != right:
-            differences.append(
-                f"{prefix}{key}: the folder has {left!r}, the recipe wants {right!r}"
-            )
-    return differences
 
 
 def cache_folder() -> Path:

@@ -46,6 +46,11 @@ class RunFolder:
         """Examples of one split, JSONL."""
         return self.prepare / f"{split}.jsonl"
 
+    @property
+    def data_sets(self) -> Path:
+        """Which entry of data.train each training example comes from, where these have weights."""
+        return self.prepare / "data_sets.json"
+
     def rendered(self, model: str, split: str) -> Path:
         """The same examples as one model's tokens; model is `pivot` or a source."""
         return self.prepare / "rendered" / f"{model}-{split}.safetensors"

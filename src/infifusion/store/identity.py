@@ -9,7 +9,7 @@ from typing import Any
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.reader import require_one_model
 from infifusion.process.runtime import pick_device
-from infifusion.recipe import Model, as_json
+from infifusion.recipe import Data, Model, as_json
 from infifusion.store.artifacts import MANIFEST, read_manifest
 from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sampled_sha256, sha256_of
@@ -23,6 +23,14 @@ def model_identity(model: Model) -> dict[str, Any]:
     left out: it changes only what the model teaches (teacher.calibrate)."""
     values = {key: value for key, value in as_json(model).items() if key != "temperature"}
     return {**values, "files": _folder_identity(Path(model.model))}
+
+
+def data_identity(data: Data) -> dict[str, Any]:
+    """What decides the examples of a run: its data section without the weights, which decide how
+    often each is trained on."""
+    values = as_json(data)
+    weighted = any(source.pop("weight", 1) != 1 for source in values["train"])
+    return {**values, **({"weighted": True} if weighted else {})}
 
 
 def running_identity(model: Model) -> dict[str, Any]:

@@ -6,7 +6,9 @@ that key. A record is accepted only if it is, byte for byte, what writing its co
 
 from __future__ import annotations
 
+import copy
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +88,30 @@ def _as_text(value: Json) -> str:
 def damaged(path: Path, why: str) -> ArtifactError:
     """The error for a file that is not what was written."""
     return ArtifactError(f"{path} is damaged ({why}). Delete it, or add --redo, and run again.")
+
+
+def without(fields: Json, free: Sequence[str]) -> Json:
+    """The fields but for the free ones, each by its path."""
+    left = copy.deepcopy(fields) if free else fields
+    for path in free:
+        *parents, last = path.split(".")
+        here: Any = left
+        for key in parents:
+            here = here.get(key) if isinstance(here, dict) else None
+        if isinstance(here, dict):
+            here.pop(last, None)
+    return left
+
+
+def differing_fields(found: Json, wanted: Json, prefix: str = "") -> list[str]:
+    """Sentences `a.b: the folder has 1, the recipe wants 2` for every field that differs."""
+    differences = []
+    for key in sorted(found.keys() | wanted.keys()):
+        left, right = found.get(key, "(absent)"), wanted.get(key, "(absent)")
+        if isinstance(left, dict) and isinstance(right, dict):
+            differences += differing_fields(left, right, f"{prefix}{key}.")
+        elif left != right:
+            differences.append(
+                f"{prefix}{key}: the folder has {left!r}, the recipe wants {right!r}"
+            )
+    return differences

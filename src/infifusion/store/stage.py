@@ -72,6 +72,8 @@ class Stage:
     """Whether other runs may use what it makes (RunFolder.shared)."""
     apart: Json | None = None
     """What else keeps shared results apart."""
+    decides_nothing: tuple[str, ...] = ()
+    """Fields of the fingerprint, as a.b.c, that may be others in the folder."""
 
 
 def run_stage(stage: Stage, run: RunFolder) -> None:
@@ -83,7 +85,7 @@ def run_stage(stage: Stage, run: RunFolder) -> None:
     """
     if stage.shared:
         share_stage(stage.folder, stage.fingerprint, run.shared, redo=run.redo, apart=stage.apart)
-    state = open_stage(stage.folder, stage.fingerprint, redo=run.redo)
+    state = open_stage(stage.folder, stage.fingerprint, redo=run.redo, free=stage.decides_nothing)
     if state is State.DONE or (stage.first_process_only and rank() != 0):
         return
     started = time.monotonic()

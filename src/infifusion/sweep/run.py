@@ -30,7 +30,7 @@ from infifusion.progress.state import LOG
 from infifusion.recipe import Recipe, as_written
 from infifusion.report.pages.sweep import write_sweep_report
 from infifusion.stages.check import check_recipe
-from infifusion.stages.run import Step, settled, steps_of, write_settings
+from infifusion.stages.run import Step, in_folders, settled, steps_of, write_settings
 from infifusion.store.artifacts import MANIFEST
 from infifusion.store.durable import atomic_write
 from infifusion.store.folders import RunFolder
@@ -99,6 +99,7 @@ def run_sweep(
     """
     set_up_logging()
     quiet_libraries()
+    runs = [replace(run, recipe=in_folders(run.recipe)) for run in runs]
     for run in runs:
         try:
             check_recipe(run.recipe, ask_hub=False)

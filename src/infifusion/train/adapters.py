@@ -9,6 +9,7 @@ experts out. So every module and parameter is named to it here, and what it made
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -52,6 +53,11 @@ def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
         lora_dropout=lora.dropout,
         target_modules=list(targets.modules),
         target_parameters=list(targets.parameters) or None,
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        init_lora_weights=lora.init_lora_weights,
+        rank_pattern=dict(lora.rank_pattern),
+        modules_to_save=_whole(model, lora) or None,  # by full names: peft asks for an ending alone
     )
     try:
         adapted = cast(PeftModel, get_peft_model(model, settings))
@@ -61,9 +67,60 @@ def with_lora(model: PreTrainedModel, lora: Lora) -> PeftModel:
     return adapted
 
 
+def rank_of(name: str, lora: Lora) -> int:
+    """The rank of a layer's adapter: that of the first pattern that its name, or the end of it,
+    fits, as peft has it."""
+    fits = (rank for key, rank in lora.rank_pattern.items() if _fits(name, key))
+    return next(fits, lora.r)
+
+
+def _fits(name: str, pattern: str) -> bool:
+    try:
+        return re.match(rf"(.*\.)?({pattern})$", name) is not None
+    except re.error as error:
+        raise RecipeError(f"lora.rank_pattern: {pattern!r} is no pattern: {error}.") from None
+
+
+def _named(name: str, ends: Sequence[str]) -> bool:
+    return any(_ends(name, end) for end in ends)
+
+
+def _whole(model: PreTrainedModel, lora: Lora) -> list[str]:
+    """Full names of the modules that are trained whole."""
+    names = [name for name, _ in model.named_modules() if _named(name, lora.modules_to_save)]
+    return [n for n in names if not any(n.startswith(f"{other}.") for other in names)]
+
+
+def _require_names(model: PreTrainedModel, targets: Targets, lora: Lora) -> None:
+    """RecipeError for a rank of no adapted layer, and for modules to save that there are not, that
+    get adapters, or that share their tensor with another one."""
+    adapted = [*targets.modules, *targets.parameters]
+    for key in lora.rank_pattern:
+        if not any(_fits(name, key) for name in adapted):
+            raise RecipeError(f"lora.rank_pattern: no adapted layer is called {key!r}. {HELP}")
+    modules = dict(model.named_modules())
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    for asked in lora.modules_to_save:
+        found = [name for name in modules if _ends(name, asked)]
+        if not found:
+            raise RecipeError(f"lora.modules_to_save: the model has no module {asked!r}.")
+        inside = (f"{one}." for one in found)
+        if any(f"{name}.".startswith(start) for start in inside for name in adapted):
+            raise RecipeError(
+                f"lora.modules_to_save: {asked} is trained whole, so it can have no adapters. Take "
+                "it out of modules_to_save or of target_modules."
+            )
+        tied = model.config.get_text_config().tie_word_embeddings
+        if tied and any(modules[name] is end for name in found for end in ends):
+            raise RecipeError(
+                f"lora.modules_to_save: {asked} shares its tensor: embedding and head of this "
+                "model are one. Leave it out, or train all weights (without lora)."
+            )
+
+
 def targets_of(model: PreTrainedModel, lora: Lora) -> Targets:
-    """What the recipe names. all-linear: every linear layer but the head and the routers, and the
-    experts. Raises RecipeError for a name that the model does not have."""
+    """What the recipe names, checked. all-linear: every linear layer but the head and the routers,
+    and the experts. Raises RecipeError for a name that the model does not have."""
     head = model.get_output_embeddings()
     linear: dict[str, nn.Module] = {
         name: module
@@ -78,8 +135,11 @@ def targets_of(model: PreTrainedModel, lora: Lora) -> Targets:
             for name, module in linear.items()
             if module is not head and not _is_router(model, name)
         }
+        chosen = {n: m for n, m in chosen.items() if not _inside(n, lora.modules_to_save)}
         experts = [name for name, matrix in loose.items() if matrix.dim() == 3]
-        return Targets(tuple(chosen), tuple(experts))
+        targets = Targets(tuple(chosen), tuple(experts))
+        _require_names(model, targets, lora)
+        return targets
     names = [asked] if isinstance(asked, str) else list(asked)
     modules, parameters = [], []
     for name in names:
@@ -90,7 +150,23 @@ def targets_of(model: PreTrainedModel, lora: Lora) -> Targets:
             raise RecipeError(f"lora: no layer of the model is called {name!r}. {HELP}")
         modules += found
         parameters += also
-    return Targets(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(parameters)))
+    targets = Targets(tuple(dict.fromkeys(modules)), tuple(dict.fromkeys(parameters)))
+    _require_names(model, targets, lora)
+    return targets
+
+
+def _inside(name: str, asked: Sequence[str]) -> bool:
+    """Whether a module is one of those asked for, or lies in one."""
+    parts = name.split(".")
+    return any(_named(".".join(parts[:end]), asked) for end in range(1, len(parts) + 1))
+
+
+def empty_model(model: Model) -> PreTrainedModel:
+    """The model without weights."""
+    settings = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
+    config = AutoConfig.from_pretrained(model.model, **settings)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 def adapter_parameters(model: Model, lora: Lora) -> tuple[int, int]:
@@ -98,17 +174,19 @@ def adapter_parameters(model: Model, lora: Lora) -> tuple[int, int]:
 
     Raises RecipeError where a name is not one of the model's layers.
     """
-    settings = {"revision": model.revision, "trust_remote_code": model.trust_remote_code}
-    config = AutoConfig.from_pretrained(model.model, **settings)
-    with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    empty = empty_model(model)
     targets = targets_of(empty, lora)
-    weights = [empty.get_submodule(name).weight for name in targets.modules]
-    weights += [empty.get_parameter(name) for name in targets.parameters]
+    weights = {name: empty.get_submodule(name).weight for name in targets.modules}
+    weights |= {name: empty.get_parameter(name) for name in targets.parameters}
     trained = sum(
-        lora.r * (len(one) if one.dim() == 3 else 1) * (one.shape[-1] + one.shape[-2])
-        for one in weights
+        rank_of(name, lora) * (len(one) if one.dim() == 3 else 1) * (one.shape[-1] + one.shape[-2])
+        for name, one in weights.items()
     )
+    if lora.use_dora:  # a length for every row
+        linear = {name: empty.get_submodule(name) for name in targets.modules}
+        trained += sum(w.shape[isinstance(linear[n], Conv1D)] for n, w in weights.items())
+    whole = [empty.get_submodule(name) for name in _whole(empty, lora)]
+    trained += sum(p.numel() for module in whole for p in module.parameters())
     return trained, sum(parameter.numel() for parameter in empty.parameters())
 
 
@@ -157,13 +235,20 @@ def _stands_for(parameter: str, asked: str, names: list[str]) -> bool:
     return False
 
 
+def _ranks(name: str, module: LoraLayer, lora: Lora) -> set[int]:
+    """The ranks that an adapter may have; of stacked experts peft wraps one layer in another."""
+    if type(module).__name__ == "ParamWrapper":
+        return {lora.r, *lora.rank_pattern.values()}
+    return {rank_of(name, lora)}
+
+
 def _require_as_asked(adapted: PeftModel, targets: Targets, lora: Lora) -> None:
     ranks = {
         (name, rank)
         for name, module in adapted.named_modules()
         if isinstance(module, LoraLayer)
         for rank in module.r.values()
-        if rank != lora.r
+        if rank not in _ranks(name, module, lora)
     }
     layers = sum(isinstance(module, LoraLayer) for module in adapted.modules())
     wanted = len(targets.modules) + len(targets.parameters)

@@ -14,6 +14,7 @@ from infifusion.errors import RecipeError
 from infifusion.process.runtime import world_size
 from infifusion.registry import nearest
 from infifusion.train.callbacks import check_loggers
+from infifusion.train.held_out import METRIC
 from infifusion.train.parallel import environment_restored, parallel_settings
 
 # Fields that a recipe may not set, because the stage decides them; and why.
@@ -22,8 +23,20 @@ OWN = {
     "remove_unused_columns": "the loss needs every column",
     "seed": "the recipe's seed is used",
     "do_train": "the stage always trains",
-    "do_eval": "`evaluate` scores the model",
-    "eval_strategy": "`evaluate` scores the model",
+    "do_eval": "`eval_strategy` says it",
+    **dict.fromkeys(
+        (
+            "prediction_loss_only",
+            "eval_accumulation_steps",
+            "eval_do_concat_batches",
+            "eval_use_gather_object",
+            "batch_eval_metrics",
+            "include_for_metrics",
+            "bf16_full_eval",
+            "fp16_full_eval",
+        ),
+        "evaluation scores bits per byte, which has no use for it",
+    ),
     "resume_from_checkpoint": "an interrupted run goes on by itself",
     "push_to_hub": "`infifusion push` uploads the finished folder",
     "hub_token": "a recipe is copied and published; log in with `hf auth login`, or set HF_TOKEN",
@@ -52,6 +65,37 @@ DEFAULTS: dict[str, Any] = {
 }
 
 
+DECIDES_NOTHING = (
+    "save_strategy",
+    "save_steps",
+    "save_total_limit",
+    "save_on_each_node",
+    "logging_dir",
+    "logging_strategy",
+    "logging_steps",
+    "logging_first_step",
+    "log_level",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+    "dataloader_num_workers",
+    "dataloader_pin_memory",
+    "dataloader_prefetch_factor",
+    "ddp_timeout",
+)
+"""Values that may change in a run that has begun: the weights are the same."""
+EVALUATIONS = 0.1
+"""Of the steps, between two scores on held-out data."""
+KEEPS_THE_BEST = ("load_best_model_at_end",)
+
+
+def decides_nothing(*values: dict[str, Any]) -> tuple[str, ...]:
+    """Of DECIDES_NOTHING those that do so with these values: which checkpoint is kept as the best
+    depends on when some are saved."""
+    best = any(one.get(key) for one in values for key in KEEPS_THE_BEST)
+    return tuple(key for key in DECIDES_NOTHING if not (best and key.startswith("save_")))
+
+
 def check_arguments(values: dict[str, Any], *, where: str) -> None:
     """RecipeError that lists every unknown or reserved key, or names a logger that is not there;
     `where` is the recipe key."""
@@ -68,6 +112,18 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
         listed = "; ".join(problem.rstrip(".") for problem in problems)
         raise RecipeError(f"{where}: {listed}{'' if listed.endswith('?') else '.'}")
     check_loggers(values.get("report_to"), where=where)
+
+
+def _evaluating(values: dict[str, Any]) -> dict[str, Any]:
+    """Ours where a run is scored while it trains: ten times, by bits per byte; a checkpoint each
+    time where the best is to be kept."""
+    settings: dict[str, Any] = {"metric_for_best_model": METRIC, "greater_is_better": False}
+    if values["eval_strategy"] == "steps":
+        settings["eval_steps"] = EVALUATIONS
+    if any(values.get(key) for key in KEEPS_THE_BEST):
+        settings["save_strategy"] = values["eval_strategy"]
+        settings["save_steps"] = values.get("eval_steps", EVALUATIONS)
+    return settings
 
 
 def try_arguments(values: dict[str, Any], *, parallel: str, where: str) -> None:
@@ -95,18 +151,19 @@ def make_arguments(
     own words when a value does not fit.
     """
     check_arguments(values, where=where)
+    evaluates = values.get("eval_strategy", "no") not in ("no", None)
     on_cpu = not torch.cuda.is_available()
     settings = {
         **DEFAULTS,
         "use_cpu": on_cpu,
         "bf16": bf16_by_default and not on_cpu,
         "dataloader_pin_memory": not on_cpu,
+        **(_evaluating(values) if evaluates else {}),
         **values,
         **parallel_settings(parallel, values),
         "output_dir": str(out),
         "seed": seed,
         "remove_unused_columns": False,
-        "eval_strategy": "no",
         "disable_tqdm": True,
         "logging_nan_inf_filter": False,
     }

@@ -23,7 +23,8 @@ WHOLE = "whole.json"
 
 
 class Checkpoints(TrainerCallback):
-    """Signs a checkpoint when all processes have written theirs of it, and keeps the newest."""
+    """Signs a checkpoint when all processes have written theirs of it, and keeps the newest; and
+    the best, where that is the one to be taken at the end."""
 
     def __init__(self, folder: Path, mark: str, keep: int | None) -> None:
         """mark tells this training run from others; keep: how many, None for all."""
@@ -42,8 +43,10 @@ class Checkpoints(TrainerCallback):
         sign(path / WHOLE, self._hashes(path), mark=self._mark)
         sync(path)
         if self._keep:
+            best = state.best_model_checkpoint if args.load_best_model_at_end else None
             for old in self._all()[: -self._keep]:
-                shutil.rmtree(old, ignore_errors=True)
+                if best is None or old.name != Path(best).name:
+                    shutil.rmtree(old, ignore_errors=True)
 
     def last_whole(self, *, clean: bool = False) -> str | None:
         """The newest checkpoint that is as it was written; None where there is none. With `clean`

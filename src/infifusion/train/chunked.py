@@ -41,6 +41,7 @@ def with_position_loss(
     """
     split_head(model)  # refuses a model without a body and a head before anything else is done
     head_loss = HeadLoss(loss, gold_weight, loss_rows, gate, domains)
+    gold_loss = HeadLoss(None, 1.0, loss_rows, domains=domains)  # for scores, with gold_only
 
     def forward(
         input_ids: torch.Tensor,
@@ -53,6 +54,7 @@ def with_position_loss(
         zscore_RK: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
+        gold_only: bool = False,
         **_: object,
     ) -> dict[str, torch.Tensor]:
         head = split_head(model)  # now: peft may have put an adapter around it since
@@ -61,7 +63,7 @@ def with_position_loss(
         target = SparseTarget(
             ids_RK, prob_RK, zscore_RK, gold_R, taught_R, domain_R, normalised=True
         )
-        sums = head_loss.sums(head, hidden_RD, target)
+        sums = (gold_loss if gold_only else head_loss).sums(head, hidden_RD, target)
         return {
             "loss": sums[0].clone(),  # FSDP2 hooks on it, and warns of views
             "cross_entropy": sums[1].detach(),

@@ -15,6 +15,7 @@ from infifusion.train.batches import Teaching
 from infifusion.train.callbacks import CallbackMaker
 from infifusion.train.chunked import PositionLoss
 from infifusion.train.gate import Gate
+from infifusion.train.held_out import HeldOut
 from infifusion.types import Rendered
 
 
@@ -33,8 +34,11 @@ class Job:
     domains:      the domain of every example, or None: all are of one.
     pack_tokens:  tokens of a pack, or None to pad.
     stop_at_rise: how many times its lowest mean the loss may become; None: any number of times.
-    chosen:       numbers of the examples that are trained on, or None for all.
+    chosen:       numbers of the examples that an epoch goes over, some maybe several times; None
+                  for all, once.
     callbacks:    the user's own.
+    held_out:     what the model is scored on while it trains, where training.eval_strategy says so.
+    patience:     evaluations without a better one after which training ends; None: it does not.
     """
 
     title: str
@@ -55,3 +59,5 @@ class Job:
     stop_at_rise: float | None = 2.0
     chosen: NDArray[np.int64] | None = None
     callbacks: Sequence[CallbackMaker] = ()
+    held_out: HeldOut | None = None
+    patience: int | None = None

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -55,6 +57,7 @@ def parallel_settings(parallel: str, values: dict[str, Any]) -> dict[str, Any]:
                 f"`parallel: {way}`, or remove {key}."
             )
     if parallel == "deepspeed":
+        _require_config(values.get("deepspeed"))
         if importlib.util.find_spec("deepspeed") is None:
             raise RecipeError(
                 "parallel: deepspeed needs the package deepspeed, which is not installed. Run "
@@ -67,6 +70,21 @@ def parallel_settings(parallel: str, values: dict[str, Any]) -> dict[str, Any]:
             raise RecipeError(f"training.fsdp_config: expected a mapping, found {given!r}.")
         return {"fsdp": True, "fsdp_config": {**FSDP, **given}}
     return {"fsdp_config": None}
+
+
+def _require_config(given: object) -> None:
+    """RecipeError unless `training.deepspeed` is left out, a mapping, or a JSON file of one."""
+    if given is None or isinstance(given, dict):
+        return
+    try:
+        values = json.loads(Path(str(given)).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"training.deepspeed: {given!r:.200} is no mapping, and no JSON file that can be read: "
+            f"{error}. Write DeepSpeed's keys there, or leave it out for ZeRO-3."
+        ) from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"training.deepspeed: {given} holds no mapping of DeepSpeed's keys.")
 
 
 def join(parallel: str, device: torch.device) -> None:

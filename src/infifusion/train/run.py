@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from peft import PeftModel
 from torch.utils.data import Dataset
-from transformers import PreTrainedModel, PrinterCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 
 from infifusion.errors import CheckpointError
 from infifusion.process.bar import progress_bar
@@ -31,6 +31,7 @@ from infifusion.train.chunked import with_position_loss
 from infifusion.train.failures import explained
 from infifusion.train.gate import GateLearns
 from infifusion.train.health import Watch, require_finite
+from infifusion.train.held_out import curve
 from infifusion.train.job import Job
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
@@ -110,6 +111,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
                 args=arguments,
                 train_dataset=data,
                 data_collator=collate,
+                held_out=job.held_out,
                 callbacks=make_callbacks(job.callbacks),
             )
             newest = checkpoints.to_go_on_from()
@@ -118,6 +120,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
                 learns.go_on_from(newest)
                 trainer.add_callback(learns)
             trainer.add_callback(checkpoints)  # signs what the others have put there
+            if job.patience is not None:
+                trainer.add_callback(EarlyStoppingCallback(job.patience))
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
             trainer.train(resume_from_checkpoint=newest)
@@ -127,8 +131,12 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         for line in trainer.state.log_history
         if "loss" in line
     ]
+    best = trainer.state.best_global_step if arguments.load_best_model_at_end else None
+    held_out = curve(trainer.state.log_history)
     return {
         "log": log,
+        **({"held_out": held_out} if held_out else {}),
+        **({"best_step": best} if best else {}),
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 2),
         **_positions(job),
@@ -245,16 +253,15 @@ def _in_dtype(
 
 
 def _positions(job: Job) -> dict[str, int | None]:
-    """Response positions of the examples that are trained on, and those of them where a source
+    """Response positions that an epoch trains on, and those of them where a source
     teaches; None where that shows only while the rows are made."""
-    drawn_N = np.ones(len(job.rendered), dtype=bool)
+    times_N = np.ones(len(job.rendered), dtype=np.int64)
     if job.chosen is not None:
-        drawn_N[:] = False
-        drawn_N[job.chosen] = True
-    drawn_T = np.repeat(drawn_N, np.diff(job.rendered.row_N1))
+        times_N = np.bincount(job.chosen, minlength=len(job.rendered))
+    times_T = np.repeat(times_N, np.diff(job.rendered.row_N1))
     taught: int | None = None
     if job.target is None:
         taught = 0
     elif isinstance(job.target, Target):
-        taught = int(job.target.taught_T[drawn_T].sum())
-    return {"positions": int(drawn_T.sum()), "taught_positions": taught}
+        taught = int(times_T[job.target.taught_T].sum())
+    return {"positions": int(times_T.sum()), "taught_positions": taught}

@@ -14,6 +14,7 @@ from infifusion.errors import NumericsError
 from infifusion.process.finite import first_not_finite
 from infifusion.process.meter import Meter
 from infifusion.train.health import bad_gradient
+from infifusion.train.held_out import HeldOut
 from infifusion.train.parallel import shard
 
 PARTS = ("cross_entropy", "divergence")
@@ -38,11 +39,14 @@ class FusionTrainer(Trainer):
         name_of: Callable[[int], str],
         meter: Meter,
         domains: Sequence[str] = ("",),
+        held_out: HeldOut | None = None,
         **keywords: Any,
     ) -> None:
         """name_of gives the id of an example by its number, for errors. meter: of the steps.
-        domains: by their numbers, as batches hold them."""
-        super().__init__(**keywords)
+        domains: by their numbers, as batches hold them. held_out: what the model is scored on where
+        eval_strategy asks for it."""
+        super().__init__(eval_dataset=held_out, **keywords)
+        self._held_out = held_out
         self.add_callback(Advances(meter))
         self._name_of = name_of
         self._meter = meter
@@ -159,6 +163,29 @@ class FusionTrainer(Trainer):
             found = cast(torch.Tensor, self.accelerator.reduce(both, "sum")).tolist()
         return found
 
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
+        """Bits per byte of what is held out, in all and by domain; every process goes over all of
+        it, so none waits for another."""
+        assert self._held_out is not None, "transformers asks for data where it evaluates"
+        device, training = self.args.device, self.model_wrapped.training
+
+        def score(batch: dict[str, torch.Tensor]) -> float:
+            placed = {name: tensor.to(device) for name, tensor in batch.items()}
+            with torch.no_grad(), self.compute_loss_context_manager():
+                return float(self.model_wrapped(**placed, gold_only=True)["cross_entropy"])
+
+        self.model_wrapped.eval()
+        try:
+            size = self.args.per_device_eval_batch_size
+            metrics = self._held_out.scores(score, batch_size=size)
+        finally:
+            self.model_wrapped.train(training)
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(
+            self.args, self.state, self.control, metrics
+        )
+        return metrics
+
     def _names(self, inputs: dict[str, Any]) -> str:
         return ", ".join(self._name_of(int(n)) for n in inputs["example_B"])
 
@@ -182,6 +209,9 @@ class Advances(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
         self._meter.total = state.max_steps
+        state.compute_steps(args, state.max_steps)  # a checkpoint's say what they were
+        if state.logging_steps:  # every run has a curve of ten points or more
+            state.logging_steps = max(1, min(state.logging_steps, state.max_steps // 10))
         self._meter.start_from(state.global_step)
         for line in state.log_history:
             if "loss" in line:

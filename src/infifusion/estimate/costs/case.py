@@ -92,8 +92,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that an estimate is made from. domain_shares: each domain's share of the training
-    examples; needed where a run trains on some domains."""
+    """Everything that an estimate is made from. domain_shares: how many examples of each domain an
+    epoch goes over, as a share of all; needed where a run trains on some domains, or data sets have
+    weights."""
 
     recipe: Recipe
     models: Mapping[str, Facts]
@@ -114,9 +115,10 @@ class Case:
     def trained(self, name: str, run: TrainingRun) -> Lengths:
         """The examples of a run as one model's tokens. Of some domains: their share of all, taken
         to be as long as all."""
-        if run.domains is None:
+        if run.domains is None and not self.domain_shares:
             return self.train(name)
-        return self.train(name).share(sum(self.domain_shares[d] for d in run.domains))
+        domains = self.domain_shares if run.domains is None else run.domains
+        return self.train(name).share(sum(self.domain_shares[d] for d in domains))
 
     def place(self, stage: str, name: str = PIVOT, *, half: bool | None = None) -> memory.Place:
         """Where a stage runs the model of this name, in its own arithmetic or as half says."""

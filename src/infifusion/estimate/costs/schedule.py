@@ -11,7 +11,13 @@ from infifusion.estimate.costs.shapes import Shape
 from infifusion.recipe import Lora
 
 # Where the recipe is silent: train.arguments.DEFAULTS (tests/plan compares them).
-DEFAULTS = {"per_device_train_batch_size": 8, "num_train_epochs": 1, "save_steps": 500}
+DEFAULTS = {
+    "per_device_train_batch_size": 8,
+    "num_train_epochs": 1,
+    "save_steps": 500,
+    "warmup_steps": 0.03,
+    "logging_steps": 10,
+}
 
 # Bytes of optimizer state per trained parameter; AdamW's two float32 moments where not named.
 STATE_BYTES = {
@@ -22,6 +28,12 @@ STATE_BYTES = {
     "paged_adamw_8bit": 2.0,
 }
 ADAM_BYTES = 8.0
+
+FEWEST_STEPS = 30
+"""Below this a run hardly learns: 16 steps on 240 examples showed no effect on real models."""
+MOST_WARMUP = 1 / 3
+"""Of the steps: with more the learning rate is at its height for a moment, or never."""
+GOOD_WARMUP = 0.1
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,55 @@ def schedule_of(
     )
 
 
+def advice(training: Mapping[str, Any], schedule: Schedule, *, examples: int) -> list[str]:
+    """What keeps a run from learning, or from showing it, as sentences with what to write."""
+    values = {**DEFAULTS, **training}
+    steps = schedule.steps
+    per_step = schedule.batch * schedule.accumulation
+    found = []
+    if steps < FEWEST_STEPS:
+        limit = int(values.get("max_steps", -1))
+        if limit > 0:
+            change = f"max_steps: {FEWEST_STEPS} or more"
+        else:
+            epochs = math.ceil(FEWEST_STEPS / max(1, math.ceil(examples / per_step)))
+            fewer = max(1, int(examples * float(values["num_train_epochs"])) // FEWEST_STEPS)
+            change = f"num_train_epochs: {epochs}"
+            if fewer < per_step:
+                change = (
+                    f"smaller steps (per_device_train_batch_size x gradient_accumulation_steps = "
+                    f"{fewer} in place of {per_step}), {change}, or give more examples"
+                )
+        found.append(
+            f"only {steps} optimizer step{'' if steps == 1 else 's'} on {examples:,} examples: "
+            f"it will hardly learn. Write {change}"
+        )
+    warmup = float(values["warmup_steps"])
+    if values.get("lr_scheduler_type") == "constant":
+        warmup = 0.0
+    share = warmup if warmup < 1 else warmup / max(1, steps)
+    if share > MOST_WARMUP:
+        highest = "never reaches its value" if share > 1 else "is reached late"
+        most = f" (at most {100 / share:.0f} % of it)" if share > 1 else ""
+        found.append(
+            f"warmup_steps: {values['warmup_steps']} is {100 * share:.0f} % of {steps} steps: the "
+            f"learning rate {highest}{most}. Write a share, warmup_steps: {GOOD_WARMUP}"
+        )
+    every = float(values["logging_steps"])
+    if "logging_steps" in training and every > max(1, steps / 10) and every >= 1:
+        found.append(
+            f"logging_steps: {values['logging_steps']} leaves {int(steps / every)} points of the "
+            f"loss curve of {steps} steps; {logging_steps(steps, every)} is taken"
+        )
+    return found
+
+
+def logging_steps(steps: int, asked: float) -> int:
+    """Steps between two points of a loss curve: as asked, but a tenth of all at most."""
+    every = asked if asked >= 1 else math.ceil(steps * asked)
+    return max(1, min(int(every), steps // 10))
+
+
 def lora_parameters(shape: Shape, lora: Lora) -> int:
     """Parameters of the adapters: r (in + out) for each matrix that has one (train/adapters.py).
 
@@ -103,7 +164,9 @@ def lora_parameters(shape: Shape, lora: Lora) -> int:
     wanted = lora.target_modules
     chosen = [] if isinstance(wanted, str) else [name for name in wanted if name in named]
     table = named if chosen else everything
-    return lora.r * shape.layers * sum(table[name] for name in chosen or everything)
+    return shape.layers * sum(
+        lora.rank_pattern.get(name, lora.r) * table[name] for name in chosen or everything
+    )
 
 
 def _feed_forward(shape: Shape) -> tuple[str, ...]:

@@ -77,6 +77,8 @@ class Task:
                      by other rules are not compared with these, and a run does not go on from them.
     asked:           which items of a file are asked, where it holds any of them: those of a test
                      set in a file with more. None, or a file without any: all.
+    lm_eval:         the name of a task of lm-eval's own, which asks and judges it; None: of ours.
+                     Its headline is the first of its metrics, which the items name.
     """
 
     name: str
@@ -99,3 +101,4 @@ class Task:
     needs_sandbox: bool = False
     scoring: int = 1
     asked: Callable[[Doc], bool] | None = None
+    lm_eval: str | None = None

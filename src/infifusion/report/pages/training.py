@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from infifusion.report.chart import Chart
 from infifusion.report.curves import Line, Point, line_chart
 from infifusion.report.run_folder import Run
 from infifusion.report.words import duration
@@ -36,6 +37,8 @@ def training_view(run: Run) -> dict[str, Any] | None:
             charts[f"training-{key}"] = chart
     if chart := line_chart(SHARE_TITLE, _shares(histories), x_label="step"):
         charts["training-share"] = chart
+    if chart := _held_out_chart(histories):
+        charts["training-held-out"] = chart
     return {
         "charts": charts,
         "runs": [
@@ -44,6 +47,7 @@ def training_view(run: Run) -> dict[str, Any] | None:
                 "history": history,
                 "time": duration(history.get("seconds")),
                 "last": {key: _last(history["log"], key) for key in CURVES},
+                "best": history.get("best_step"),
             }
             for name, history in histories.items()
         ],
@@ -59,6 +63,20 @@ def _shares(histories: dict[str, Any]) -> list[Line]:
         if any(value < 1 for _, points in moving for _, value in points):
             found += [(" ".join([name, *key.split("/")[1:]]), points) for key, points in moving]
     return [Line(title, points, number) for number, (title, points) in enumerate(found)]
+
+
+def _held_out_chart(histories: dict[str, Any]) -> Chart | None:
+    """Bits per byte of held-out data over the steps, in all and by domain, of the runs that were
+    scored while they trained."""
+    lines = []
+    for number, (name, history) in enumerate(histories.items()):
+        found = history.get("held_out", [])
+        whole: list[Point] = [(one["step"], one["bits_per_byte"]) for one in found]
+        lines += [Line(name, whole, number)] if whole else []
+        for domain in found[0]["domains"] if found and len(found[0]["domains"]) > 1 else ():
+            points: list[Point] = [(one["step"], one["domains"][domain]) for one in found]
+            lines.append(Line(f"{name}, {domain}", points, number))
+    return line_chart("Held-out data while training (bits per byte)", lines, x_label="step")
 
 
 def _thinned(log: list[dict[str, Any]], key: str) -> list[Point]:

@@ -1,0 +1,28 @@
+"""How often the examples of each data set are trained on: `weight` of data.train."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def weighted(
+    number_N: NDArray[np.int64], set_N: NDArray[np.int64], weights: Sequence[float], *, seed: int
+) -> NDArray[np.int64]:
+    """The numbers of examples, each as often as an epoch goes over it, in order.
+
+    set_N: the data set of each, -1 for answers that sources wrote, which have weight 1. A weight of
+    2.5 takes every example twice and half of them, drawn by the seed, a third time.
+    """
+    times_N = np.ones(len(number_N), dtype=np.int64)
+    for place, weight in enumerate(weights):
+        of_set = np.flatnonzero(set_N == place)
+        whole = int(weight)
+        times_N[of_set] = whole
+        more = round((weight - whole) * len(of_set))
+        drawn = random.Random(f"{seed}:weight:{place}").sample(range(len(of_set)), more)
+        times_N[of_set[drawn]] += 1
+    return np.repeat(number_N, times_N)
