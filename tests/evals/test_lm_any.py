@@ -54,9 +54,9 @@ def tasks(tmp_path: Path) -> Path:
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
     (folder / "tiny_choice.yaml").write_text(CHOICE.format(folder=folder))
     (folder / "tiny_written.yaml").write_text(WRITTEN.format(folder=folder, metric="exact_match"))
-    (folder / "tiny_bleu.yaml").write_text(
-        WRITTEN.format(folder=folder, metric="bleu").replace("tiny_written", "tiny_bleu")
-    )
+    text = WRITTEN.format(folder=folder, metric="word_perplexity")
+    text = text.replace("generate_until", "loglikelihood_rolling").replace("written", "text")
+    (folder / "tiny_text.yaml").write_text(text.replace("Q: {{question}} A:", ""))
     return folder
 
 
@@ -126,8 +126,8 @@ def test_what_lm_eval_does_not_have_or_cannot_count_is_refused(
         infifusion.evaluate(model, "lm_eval:arc_esay", data=tasks)
     with pytest.raises(RecipeError, match="`samples` and `temperature` have no effect there"):
         infifusion.evaluate(model, "lm_eval:tiny_choice", data=tasks, samples=2, temperature=1.0)
-    with pytest.raises(DataError, match="its first metric, bleu, is .* right or wrong"):
-        infifusion.evaluate(model, "lm_eval:tiny_bleu", data=tasks)
+    with pytest.raises(DataError, match="its first metric, word_perplexity, is .* right or wrong"):
+        infifusion.evaluate(model, "lm_eval:tiny_text", data=tasks)
     from infifusion.stages.check import check_recipe
 
     recipe = make_recipe(suite, evaluate={"tasks": ["lm_eval:nothing_such"], "data": str(tasks)})

@@ -172,7 +172,7 @@ def ollama_template(tokenizer: Any) -> str:
         twice = written(("user", USER), ("assistant", ANSWER), ("user", AGAIN))
     except Exception as error:  # jinja and the template itself raise many kinds
         raise TokenizerError(f"its chat template cannot be rendered: {error}.") from None
-    start, _, _ = asked.partition(USER)
+    start = _without_start(asked.partition(USER)[0], tokenizer)
     after_user = bare.partition(USER)[2]
     prompt = asked.removeprefix(bare) if asked.startswith(bare) else None
     middle = twice.partition(USER)[2].partition(ANSWER)
@@ -187,7 +187,7 @@ def ollama_template(tokenizer: Any) -> str:
     # Of the start of a conversation, what each user's turn begins with is its end.
     user = next((start[n:] for n in range(len(start) + 1) if between.endswith(start[n:])), "")
     answer_end = between.removesuffix(user)
-    first = _without_start(start.removesuffix(user), tokenizer)
+    first = start.removesuffix(user)
     system_start = _without_start(system_start, tokenizer)
     with_system = behind.partition(USER)[0].removesuffix(user)
     if system and not behind.partition(USER)[0].endswith(user):

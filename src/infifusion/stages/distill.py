@@ -35,10 +35,10 @@ from infifusion.store.records import read_json, write_json
 from infifusion.store.stage import Finished, Stage, Work, run_stage
 from infifusion.teacher.calibrate import temperature_identity
 from infifusion.train.arguments import decides_nothing
-from infifusion.train.batches import Collator, Conversations, Teaching
+from infifusion.train.batches import Collator, Teaching
 from infifusion.train.held_out import HeldOut
 from infifusion.train.job import Job
-from infifusion.train.parts import TrainingParts, with_labels
+from infifusion.train.parts import TrainingParts, as_data_set, with_labels
 from infifusion.train.run import ADAPTER, train
 
 NAMES = ("name", "group", "target", "start", "stop_at_rise")
@@ -147,7 +147,7 @@ def training_parts(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Train
     if run.start != PIVOT:
         start = str(folder.distill(run.start) / "model")
     return TrainingParts(
-        dataset=Conversations(rendered, chosen),
+        dataset=as_data_set(rendered, chosen),
         collator=with_labels(Collator(rendered, target)),
         tokenizer=tokenizer_of(recipe.pivot),
         pivot=start,

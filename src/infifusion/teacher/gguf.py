@@ -8,6 +8,7 @@ the weights would stay packed: `dequantize` is asked for.
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shutil
 import time
@@ -15,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from infifusion.errors import CheckpointError, RecipeError, RunError
 from infifusion.process.runtime import log, rank
@@ -109,7 +111,10 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
             "gguf), or give the model's folder of Hugging Face's."
         )
     _checked(file)
-    dtype, parameters = _contents(file)
+    try:
+        dtype, parameters = _contents(file)
+    except Exception as error:  # gguf raises many kinds, all about the file
+        raise _unreadable(file, error) from error
     needed = parameters * torch.empty(0, dtype=dtype).element_size()
     out.parent.mkdir(parents=True, exist_ok=True)
     if needed > (free := shutil.disk_usage(out.parent).free):
@@ -128,17 +133,14 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
             **_dequantised(),
         )
     except Exception as error:  # transformers and gguf raise many kinds, all about the file
-        reason = " ".join(str(error).split())[:300].rstrip(".")
-        raise CheckpointError(
-            f"{file}: transformers cannot read this GGUF file: {type(error).__name__}: {reason}. "
-            "Give the model's folder of Hugging Face's, or another file of it."
-        ) from error
+        raise _unreadable(file, error) from error
     if missing := sorted(told["missing_keys"]):
         raise CheckpointError(
             f"{file} lacks {len(missing)} weights of its model, such as {missing[0]}; they would "
             "be random. Give the model's folder of Hugging Face's."
         )
     _forget_quantisation(model)
+    tokenizer = _within(tokenizer, int(model.config.get_text_config().vocab_size))
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -152,6 +154,33 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
     ]
     log.info("%s; %s; %s.", *said)
     return said
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    reason = " ".join(str(error).split())[:300].rstrip(".")
+    return CheckpointError(
+        f"{file}: this GGUF file cannot be read: {type(error).__name__}: {reason}. Give the "
+        "model's folder of Hugging Face's, or another file of it."
+    )
+
+
+def _within(tokenizer: Any, rows: int) -> Any:
+    """The tokenizer without tokens that transformers' class adds beyond those of the file, such as
+    its own mark of unknown text: the model has no rows for them."""
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    kept = [token for token in values["added_tokens"] if token["id"] < rows]
+    if len(kept) == len(values["added_tokens"]):
+        return tokenizer
+    values["added_tokens"] = kept
+    backend = Tokenizer.from_str(json.dumps(values))
+    roles = {
+        role: token
+        for role, token in tokenizer.special_tokens_map.items()
+        if isinstance(token, str) and backend.token_to_id(token) is not None
+    }
+    made = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    made.chat_template = tokenizer.chat_template
+    return made
 
 
 def _dequantised() -> dict[str, Any]:

@@ -6,11 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import datasets
+import numpy as np
+import pyarrow
 import torch
-from torch.utils.data import Dataset
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from infifusion.train.chunked import PositionLoss, with_position_loss
+from infifusion.types import Rendered
 
 IGNORED = -100
 """The label of what is not predicted, as transformers has it."""
@@ -27,7 +31,7 @@ class TrainingParts:
     pivot:     folder or hub name that the run starts from.
     """
 
-    dataset: Dataset[Any]
+    dataset: datasets.Dataset
     collator: Callable[[list[Any]], dict[str, torch.Tensor]]
     tokenizer: PreTrainedTokenizerBase
     pivot: str
@@ -54,6 +58,19 @@ class TrainingParts:
 
         model.forward = forward
         return model
+
+
+def as_data_set(rendered: Rendered, chosen: NDArray[np.int64] | None) -> datasets.Dataset:
+    """The examples as a data set of `datasets`, which TRL insists on; chosen: their numbers, some
+    maybe several times, None for all. Nothing is copied of the tokens."""
+    offset_N1 = pyarrow.array(np.asarray(rendered.offset_N1, dtype=np.int64))
+    ids_L = pyarrow.array(np.asarray(rendered.ids_L, dtype=np.int32))
+    columns = {
+        "input_ids": pyarrow.LargeListArray.from_arrays(offset_N1, ids_L),
+        "example": pyarrow.array(np.arange(len(rendered))),
+    }
+    whole = datasets.Dataset(pyarrow.table(columns))
+    return whole if chosen is None else whole.select(chosen)
 
 
 def with_labels(

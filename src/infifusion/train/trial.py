@@ -143,7 +143,8 @@ def _said_by(attempt: Callable[[dict[str, Any]], None], settings: dict[str, Any]
     except Exception as error:  # of any library, about anything: that is what is asked
         return _in_short(error)
     finally:
-        free_memory()
+        if torch.cuda.is_available():  # else what is left is small
+            free_memory()
     return ""
 
 
