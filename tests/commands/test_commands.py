@@ -209,11 +209,12 @@ def test_check_and_plan_name_the_run_with_the_same_settings(recipe) -> None:
     assert found.stdout.endswith(f"Next: infifusion run {path} --run-dir elsewhere --set seed=3\n")
 
 
-def test_a_run_shorter_than_logging_steps_says_no_loss(recipe, tmp_path: Path) -> None:
+def test_a_run_shorter_than_logging_steps_has_a_curve_all_the_same(recipe, tmp_path: Path) -> None:
     path = recipe(distill={"sft": {}}, fuse={}, merge={}, training={"max_steps": 2})
     found = infifusion("run", path, "--run-dir", tmp_path / "out", "--until", "distill")
     assert found.returncode == 0, found.stderr
-    assert "distill sft: 2 steps\n" in found.stderr and "nan" not in found.stderr
+    assert "distill sft: 2 steps, last loss " in found.stderr and "nan" not in found.stderr
+    assert "distill.sft: only 2 optimizer steps on" in found.stderr
     assert "Stopped after distill. The same command without --until goes on." in found.stderr
 
 

@@ -37,12 +37,6 @@ def test_check_refuses_data_of_no_known_format(suite: Path, make_recipe, tmp_pat
         check_recipe(Recipe(**recipe))
 
 
-def test_a_hub_data_set_out_of_reach_is_said_and_no_error(suite: Path, make_recipe) -> None:
-    recipe = make_recipe(suite, data={"train": [{"path": "no-such-org/no-data", "domain": "d"}]})
-    said = check_recipe(Recipe(**recipe))
-    assert "d: no-such-org/no-data, not looked at" in said
-
-
 def test_a_model_without_a_chat_template_is_named_with_the_key_that_gives_it_one(
     suite: Path, make_recipe
 ) -> None:

@@ -58,7 +58,7 @@ def test_intermediate_results_are_kept_where_asked_for_and_found_again(models):
     loaded(keep / "first")
     (models / "out").rename(models / "before")
     said = run(models, *merges, options=["--intermediates", str(keep)])
-    assert "Found 2 models by linear" in said and said.count("Merged 2 models") == 1
+    assert "Found 2 models (a, b) by linear" in said and said.count("Merged 2 models") == 1
     assert (models / "out" / WEIGHTS).read_bytes() == (models / "before" / WEIGHTS).read_bytes()
     (models / "out").rename(models / "again")
     made(models / "b", LlamaConfig(**SMALL), seed=9)  # another input: another intermediate
