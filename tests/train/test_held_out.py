@@ -163,3 +163,18 @@ def test_evaluation_strategy_by_its_old_name_leads_to_one_that_is_taken(
         check_recipe(Recipe(**scored_recipe))
     del scored_recipe["training"]["evaluation_strategy"]
     check_recipe(Recipe(**scored_recipe))
+
+
+def test_checkpoints_of_activations_are_asked_for_without_a_warning(
+    start: Path,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    import warnings
+
+    from infifusion.estimate.costs.schedule import schedule_of
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        run(start, tmp_path / "o", training={"max_steps": 1, "gradient_checkpointing": True})
+    for name in ("gradient_checkpointing", "activation_checkpointing"):
+        assert schedule_of({name: True}, examples=8, devices=1).recompute

@@ -114,6 +114,17 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
     check_loggers(values.get("report_to"), where=where)
 
 
+def _by_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """The values with gradient_checkpointing by the name that newer versions of transformers have
+    for it; they warn of the old one in every run."""
+    known = {field.name for field in dataclasses.fields(TrainingArguments)}
+    named = {}
+    for key, value in values.items():
+        new = key.replace("gradient_checkpointing", "activation_checkpointing")
+        named[new if new in known and new not in values else key] = value
+    return named
+
+
 def _evaluating(values: dict[str, Any]) -> dict[str, Any]:
     """Ours where a run is scored while it trains: ten times, by bits per byte; a checkpoint each
     time where the best is to be kept."""
@@ -151,6 +162,7 @@ def make_arguments(
     own words when a value does not fit.
     """
     check_arguments(values, where=where)
+    values = _by_new_names(values)
     evaluates = values.get("eval_strategy", "no") not in ("no", None)
     on_cpu = not torch.cuda.is_available()
     settings = {

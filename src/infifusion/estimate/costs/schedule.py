@@ -29,6 +29,8 @@ STATE_BYTES = {
 }
 ADAM_BYTES = 8.0
 
+RECOMPUTED = ("gradient", "activation")
+"""The two names that transformers has for the same setting."""
 FEWEST_STEPS = 30
 """Below this a run hardly learns: 16 steps on 240 examples showed no effect on real models."""
 MOST_WARMUP = 1 / 3
@@ -75,7 +77,7 @@ def schedule_of(
         accumulation=accumulation,
         passes=steps / per_epoch,
         saves=saves,
-        recompute=bool(values.get("gradient_checkpointing")),
+        recompute=any(bool(values.get(f"{what}_checkpointing")) for what in RECOMPUTED),
         sharded=sharded,
         state_bytes=STATE_BYTES.get(str(values.get("optim")), ADAM_BYTES),
     )
