@@ -11,7 +11,6 @@ from rich.table import Table
 from infifusion.errors import RecipeError
 from infifusion.merge.engine.diff import MEASURES, differences
 from infifusion.merge.engine.models import open_model
-from infifusion.process.wording import short_names
 from infifusion.report.pages.diff_page import diff_page
 from infifusion.store.durable import atomic_write
 
@@ -39,9 +38,7 @@ def diff_command(names: list[str], *, html: Path | None) -> tuple[str, dict[str,
 def _as_text(values: dict[str, Any], html: Path | None) -> str:
     """The tensors that changed most, and the mean over all."""
     tensors = values["tensors"]
-    names = short_names([values["base"], *values["models"]])
-    models = ", ".join(names[model] for model in values["models"])
-    table = Table(title=f"{models} against {names[values['base']]}")
+    table = Table(title=f"{', '.join(values['models'])} against {values['base']}")
     table.add_column("tensor", overflow="fold")
     for key in MEASURES:
         table.add_column(key.replace("_", " "), justify="right", overflow="fold")

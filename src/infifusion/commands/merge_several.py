@@ -13,8 +13,9 @@ from infifusion.errors import ArtifactError
 from infifusion.merge.engine.file import MergeFile
 from infifusion.merge.engine.plan import checked_plan
 from infifusion.merge.engine.planner import MergePlan
-from infifusion.process.wording import counted, short_names
+from infifusion.process.wording import counted
 from infifusion.recipe import as_written
+from infifusion.report.card import public_names
 from infifusion.store.records import read_record, write_record
 
 SIGNED = ".made_from.json"  # beside an intermediate result: what it was made from
@@ -70,7 +71,7 @@ def models_in_words(file: MergeFile) -> str:
     listed += [one.model for part in file.layer_slices() for one in part.sources]
     listed = list(dict.fromkeys(listed))
     apart = file.base_model if file.base_model not in listed else None
-    names = short_names([*listed, *([apart] if apart else [])])
+    names = public_names([*listed, *([apart] if apart else [])])
     said = f"{counted(len(listed), 'model')} ({', '.join(names[one] for one in listed)})"
     return f"{said} over the base {names[apart]}" if apart else said
 

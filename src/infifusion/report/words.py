@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from infifusion.process.meter import duration as duration  # one place for all figures in words
-from infifusion.process.wording import short_names as short_names
 from infifusion.store.records import Json
 
 SIGNIFICANT = 0.05

@@ -5,25 +5,23 @@ from __future__ import annotations
 from infifusion.report.document import document
 from infifusion.report.run_folder import Json
 from infifusion.report.tensors import grid_of
-from infifusion.report.words import short_names
 
 
 def diff_page(values: Json) -> str:
     """One self-contained page; every name is escaped."""
-    names = short_names([values["base"], *values["models"]])
     grids = []
     for measure, meaning in values["measures"].items():
         first = values["tensors"][0][measure] if values["tensors"] else None
         if isinstance(first, list):
             for n, model in enumerate(values["models"]):
                 rows = [{**tensor, measure: tensor[measure][n]} for tensor in values["tensors"]]
-                grids.append({"title": f"{names[model]}: {meaning}", **grid_of(rows, measure)})
+                grids.append({"title": f"{model}: {meaning}", **grid_of(rows, measure)})
         else:
             grids.append({"title": meaning, **grid_of(values["tensors"], measure)})
     return document(
         "diff.html",
         styles=("base.css", "charts.css"),
-        base=names[values["base"]],
-        models=[names[model] for model in values["models"]],
+        base=values["base"],
+        models=values["models"],
         grids=grids,
     )
