@@ -73,3 +73,18 @@ def test_what_no_copy_can_be_made_of_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}', encoding="utf-8")
     with pytest.raises(CheckpointError, match="no small copy of .* could be made to try it"):
         small_copy(Model(model=str(tmp_path)), tmp_path / "small")
+
+
+def test_a_copy_that_does_not_run_by_itself_blames_no_setting(
+    suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from infifusion.train import trial
+
+    def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("whatever the copy lacks")
+
+    monkeypatch.setattr(trial, "check_head", broken)
+    model = Model(model=str(suite / "pivot"), attn_implementation="eager")
+    small = small_copy(model, tmp_path / "small")
+    with pytest.raises(trial.CopyFails, match="RuntimeError: whatever the copy lacks"):
+        trial.faults_of_model(model, small)

@@ -33,7 +33,7 @@ from infifusion.teacher.small import small_copy
 from infifusion.train.adapters import adapter_parameters
 from infifusion.train.arguments import try_arguments
 from infifusion.train.parallel import parallel_settings
-from infifusion.train.trial import faults_of_model, faults_of_run
+from infifusion.train.trial import CopyFails, faults_of_model, faults_of_run
 from infifusion.types import Example
 
 FINE: set[str] = set()
@@ -123,7 +123,11 @@ def _trials(
             except CheckpointError as error:
                 lines.append(f"  not tried {where}: {error}")
                 continue
-            faults = faults_of_model(model, small)
+            try:
+                faults = faults_of_model(model, small)
+            except CopyFails as error:
+                lines.append(f"  not tried {where}: its small copy does not run ({error})")
+                continue
             problems += [fault.sentence(where) for fault in faults]
             done.append(where)
             FINE.update([] if faults else [key])
@@ -134,7 +138,11 @@ def _trials(
                     lines.append(f"  not tried distill.{run.name}: parallel: deepspeed")
                     continue
                 loss = position_loss_of(run) if run.target else None
-                found = faults_of_run(run, small, loss, readable[where].tokenizer)
+                try:
+                    found = faults_of_run(run, small, loss, readable[where].tokenizer)
+                except CopyFails as error:
+                    lines.append(f"  not tried distill.{run.name}: no small copy trains ({error})")
+                    continue
                 problems += [fault.sentence(f"distill.{run.name}") for fault in found]
                 done.append(f"a step of distill.{run.name}")
                 FINE.update([] if found or faults else [tried[name]])
@@ -249,10 +257,15 @@ def _require_tasks(recipe: Recipe) -> None:
 
 
 def _adapters(pivot: Model, run: TrainingRun) -> str:
-    """What a run with `lora` trains of the pivot, as far as its config.json lies here."""
-    if run.lora is None or not (Path(pivot.model) / "config.json").is_file():
+    """What a run with `lora` trains of the pivot, as far as its config can be had."""
+    if run.lora is None:
         return ""
-    trained, whole = adapter_parameters(pivot, run.lora)
+    try:
+        trained, whole = adapter_parameters(pivot, run.lora)
+    except InfiFusionError:
+        raise
+    except Exception:  # of transformers, about the config: said where the model is looked at
+        return ""
     return f", LoRA: {trained / 1e6:,.2f} M parameters of {whole / 1e6:,.1f} M"
 
 

@@ -42,6 +42,10 @@ LONGEST = 300
 """Characters of a library's words that are shown."""
 
 
+class CopyFails(Exception):
+    """The small copy does not even run without any of the settings: nothing can be told by it."""
+
+
 @dataclass(frozen=True)
 class Fault:
     """What does not work. key: the setting without which something else happens, None where no
@@ -62,7 +66,8 @@ class Fault:
 
 
 def faults_of_model(model: Model, small: Model) -> list[Fault]:
-    """What keeps a model from running as the teacher pass runs it. small: its copy."""
+    """What keeps a model from running as the teacher pass runs it. small: its copy. Raises
+    CopyFails."""
 
     def attempt(settings: dict[str, Any]) -> None:
         loaded = load_model(_with(small, OF_A_MODEL, settings))
@@ -79,7 +84,7 @@ def faults_of_run(
     run: TrainingRun, small: Model, loss: PositionLoss | None, tokenizer: PreTrainedTokenizerBase
 ) -> list[Fault]:
     """What keeps a run from taking an optimizer step on two examples. small: a copy of what it
-    starts from; loss: the run's, where it has a target."""
+    starts from; loss: the run's, where it has a target. Raises CopyFails."""
 
     def attempt(settings: dict[str, Any]) -> None:
         training = {k.removeprefix("training."): v for k, v in settings.items() if "training." in k}
@@ -121,6 +126,9 @@ def _faults(
     """Every setting without which the attempt ends in another way, one after another. fixed: those
     that are not left out."""
     said = _said_by(attempt, asked)
+    bare = {key: value for key, value in asked.items() if key in fixed}
+    if said and (why := _said_by(attempt, bare)):
+        raise CopyFails(why)
     while said:
         for key in [key for key in asked if key not in fixed]:
             rest = {name: value for name, value in asked.items() if name != key}
