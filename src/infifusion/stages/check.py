@@ -19,10 +19,9 @@ from infifusion.merge.checkpoints.causal import require_causal_model
 from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config, world_size
 from infifusion.process.wording import counted
-from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, WriteResponses, as_json
-from infifusion.sandbox.programs import require_sandbox
+from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, as_json
 from infifusion.stages.combine import check_target, find_callbacks, position_loss_of
-from infifusion.stages.decide import choosers_of
+from infifusion.stages.decide import chooser_problems
 from infifusion.stages.distill import require_rows
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
@@ -63,7 +62,7 @@ def check_recipe(
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
-        problems += _chooser_problems(recipe.write_responses)
+        problems += chooser_problems(recipe.write_responses)
     tried: list[str] = []
     if trials and world_size() == 1:  # with several they would have to meet
         tried, failed = _trials(recipe, fitting, readable)
@@ -192,20 +191,6 @@ def _look_at(model: Model, plain_template: str) -> tuple[str, Renderer | None]:
         here = folder.is_dir() or looks_local
         return str(error) if here else f"{error} Paths are relative to the recipe file.", None
     return "", renderer
-
-
-def _chooser_problems(asked: WriteResponses) -> list[str]:
-    """Choosers, and the sandbox they need."""
-    named = {source.choose or asked.choose for source in asked.prompts}
-    try:
-        choosers_of(asked)
-        if "unit_tests" in named and not asked.unsafe_code:
-            require_sandbox()
-    except RecipeError as error:
-        return [str(error)]
-    except InfiFusionError as error:
-        return [f"write_responses: {error}"]
-    return []
 
 
 def _name_problems(recipe: Recipe, resolved: Resolved) -> tuple[list[str], list[TrainingRun]]:

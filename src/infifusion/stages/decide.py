@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 from infifusion.choose import CHOOSERS, PARAMS
 from infifusion.choose.candidates import Candidate, Choice, Judges
-from infifusion.errors import RecipeError
+from infifusion.errors import InfiFusionError, RecipeError
 from infifusion.named import function_and_params
 from infifusion.recipe import WriteResponses
+from infifusion.sandbox.programs import require_sandbox
 from infifusion.strict import Strict
 from infifusion.types import Prompt, Written
 
@@ -108,3 +109,17 @@ def _why_not(one: Written, asked: WriteResponses) -> str:
         return "unfinished"
     too_high = asked.max_entropy is not None and (one.entropy or 0.0) > asked.max_entropy
     return "too_uncertain" if too_high else ""
+
+
+def chooser_problems(asked: WriteResponses) -> list[str]:
+    """Choosers, and the sandbox they need."""
+    named = {source.choose or asked.choose for source in asked.prompts}
+    try:
+        choosers_of(asked)
+        if "unit_tests" in named and not asked.unsafe_code:
+            require_sandbox()
+    except RecipeError as error:
+        return [str(error)]
+    except InfiFusionError as error:
+        return [f"write_responses: {error}"]
+    return []
