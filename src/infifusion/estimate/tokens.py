@@ -113,7 +113,9 @@ def domain_shares(
         notes.append("domains: taken to have equally many of the examples given, without weights")
         count = dict.fromkeys((file.domain for file in files), 1)
     elif weighted:
-        known = Counts(e.data_set or 0 for e in examples_of(recipe))
+        prepared = prepared_lengths(recipe, folder) is not None and folder.data_sets.is_file()
+        sets = read_json(folder.data_sets)["data_sets"] if prepared else None
+        known = Counts(sets or [example.data_set or 0 for example in examples_of(recipe)])
         count = Counts()
         for place, source in enumerate(recipe.data.train):
             count[source.domain] += known[place] * source.weight
