@@ -178,3 +178,11 @@ def test_checkpoints_of_activations_are_asked_for_without_a_warning(
         run(start, tmp_path / "o", training={"max_steps": 1, "gradient_checkpointing": True})
     for name in ("gradient_checkpointing", "activation_checkpointing"):
         assert schedule_of({name: True}, examples=8, devices=1).recompute
+
+
+def test_no_without_quotes_is_no_strategy(tmp_path: Path) -> None:
+    from infifusion.train.arguments import make_arguments
+
+    values = {"eval_strategy": False, "save_strategy": False}
+    made = make_arguments(values, out=tmp_path, seed=0, bf16_by_default=False)
+    assert (made.eval_strategy, made.save_strategy) == ("no", "no")

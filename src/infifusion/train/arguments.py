@@ -116,11 +116,13 @@ def check_arguments(values: dict[str, Any], *, where: str) -> None:
 
 def _by_new_names(values: dict[str, Any]) -> dict[str, Any]:
     """The values with gradient_checkpointing by the name that newer versions of transformers have
-    for it; they warn of the old one in every run."""
+    for it; they warn of the old one in every run. A strategy of `no` without quotes is false to
+    YAML."""
     known = {field.name for field in dataclasses.fields(TrainingArguments)}
     named = {}
     for key, value in values.items():
         new = key.replace("gradient_checkpointing", "activation_checkpointing")
+        value = "no" if value is False and key.endswith("_strategy") else value
         named[new if new in known and new not in values else key] = value
     return named
 
@@ -163,7 +165,7 @@ def make_arguments(
     """
     check_arguments(values, where=where)
     values = _by_new_names(values)
-    evaluates = values.get("eval_strategy", "no") not in ("no", None)
+    evaluates = values.get("eval_strategy") not in ("no", None)
     on_cpu = not torch.cuda.is_available()
     settings = {
         **DEFAULTS,
