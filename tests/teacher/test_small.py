@@ -88,3 +88,17 @@ def test_a_copy_that_does_not_run_by_itself_blames_no_setting(
     small = small_copy(model, tmp_path / "small")
     with pytest.raises(trial.CopyFails, match="RuntimeError: whatever the copy lacks"):
         trial.faults_of_model(model, small)
+
+
+def test_words_that_change_from_attempt_to_attempt_blame_nobody() -> None:
+    import tempfile
+
+    from infifusion.train.trial import _faults
+
+    def attempt(settings: dict) -> None:
+        if settings.get("b"):
+            with tempfile.TemporaryDirectory() as folder:
+                raise OSError(f"no file {folder}/x at {object()!r}")
+
+    (found,) = _faults({"a": 1, "b": 2, "c": 3}, attempt)
+    assert found.key == "b" and "no file ... at <object object at ...>" in found.said

@@ -3,6 +3,7 @@ library cannot do is found in seconds, with the setting that is to blame."""
 
 from __future__ import annotations
 
+import re
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -38,6 +39,8 @@ ONE_STEP: dict[str, Any] = {
 }
 FEW = 16
 """Tokens that every vocabulary has."""
+CHANGES = re.compile(re.escape(tempfile.gettempdir()) + r"/[^\s'\"]*|0x[0-9a-f]{6,}")
+"""Temporary folders and addresses in a library's words."""
 LONGEST = 300
 """Characters of a library's words that are shown."""
 
@@ -59,8 +62,9 @@ class Fault:
         """Where, what, why, and what to do."""
         if self.key is None:
             return f"{where}: tried on a small copy of the model, it fails: {self.said}."
+        place = self.key if self.key.startswith("pivot.") else f"{where}.{self.key}"
         return (
-            f"{where}.{self.key}: {self.value!r:.80} does not work here: {self.said}. Remove it, "
+            f"{place}: {self.value!r:.80} does not work here: {self.said}. Remove it, "
             "or give another value."
         )
 
@@ -159,7 +163,8 @@ def _said_by(attempt: Callable[[dict[str, Any]], None], settings: dict[str, Any]
 def _in_short(error: BaseException) -> str:
     while isinstance(error, InfiFusionError) and error.__cause__ is not None:
         error = error.__cause__
-    text = " ".join(str(error).split())
+    # What differs from one attempt to the next would make every setting look guilty.
+    text = CHANGES.sub("...", " ".join(str(error).split()))
     text = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
     own = isinstance(error, InfiFusionError)
     return (text if own else f"{type(error).__name__}: {text}").rstrip(". ")
