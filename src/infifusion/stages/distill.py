@@ -37,8 +37,7 @@ from infifusion.teacher.calibrate import temperature_identity
 from infifusion.train.arguments import decides_nothing
 from infifusion.train.batches import Collator, Teaching
 from infifusion.train.held_out import HeldOut
-from infifusion.train.job import Job
-from infifusion.train.parts import TrainingParts, as_data_set, with_labels
+from infifusion.train.job import Job, TrainingParts, as_data_set, with_labels
 from infifusion.train.run import ADAPTER, train
 
 NAMES = ("name", "group", "target", "start", "stop_at_rise")
