@@ -54,7 +54,7 @@ from infifusion.fuse.uncertainty import (  # noqa: E402
     Params,
     uncertainty,
 )
-from infifusion.stages.sources import Source  # noqa: E402
+from infifusion.stages.combine import CachedSource  # noqa: E402
 from infifusion.teacher.cache import (  # noqa: E402
     BeliefReader,
     write_shard,
@@ -219,7 +219,9 @@ class Bench:
             written += sum(path.stat().st_size for path in place.iterdir())
             reader = BeliefReader(place, rendered.row_N1, 128, vocabulary=151_936)
             gold = np.zeros(len(rendered.start_R), np.int32)
-            sources.append(Source(f"s{number}", rendered, gold, reader, self.mapping, by_bytes))
+            sources.append(
+                CachedSource(f"s{number}", rendered, gold, reader, self.mapping, by_bytes)
+            )
         rows = sum(len(source.rendered.start_R) for source in sources)
         self.row(
             "cache", "bytes per token, K = 10, V = 152k", written / rows, "B", "66", PEERS["cache"]

@@ -243,6 +243,13 @@ class SparseTarget:
     domain_R:   int64, the number of the example's domain; None where nothing is told by domain.
     normalised: the logits that come with this target are log-probabilities already, as the trainer
                 hands them out; at temperature 1 no loss need go over the vocabulary again.
+
+    The rest is there where a batch holds text that the pivot wrote itself:
+    own_R:      bool, positions of such text; their gold token, the pivot's own, is not learnt.
+    scale_R:    float32, what each position counts for; None where all count the same.
+    advantage_R, before_R: float32, of the policy gradient (losses/policy_gradient.py): how much
+                likelier the sources find the token than the pivot did, and the log-probability that
+                the pivot gave it when it wrote it.
     """
 
     ids_RK: torch.Tensor
@@ -252,6 +259,10 @@ class SparseTarget:
     taught_R: torch.Tensor | None = None
     domain_R: torch.Tensor | None = None
     normalised: bool = False
+    own_R: torch.Tensor | None = None
+    scale_R: torch.Tensor | None = None
+    advantage_R: torch.Tensor | None = None
+    before_R: torch.Tensor | None = None
 
     def part(self, rows: slice) -> SparseTarget:
         """Some of the rows."""

@@ -64,3 +64,10 @@ def test_tokens_are_counted_before_the_first_answer_is_done() -> None:
     assert work.per_second is None and work.left is None
     assert work.tokens_per_second is not None and work.tokens_per_second > 100
     assert "cut off" not in bar.figures(work), "where nothing is known of it"
+
+
+def test_what_else_is_to_be_seen_stands_behind_the_figures() -> None:
+    meter = Meter("distill own", 4, "steps")
+    assert bar.figures(Work.of(meter)) == "0/4 steps, 0 %"
+    meter.note = "round 3: 20 tokens an answer"
+    assert bar.figures(Work.of(meter)) == "0/4 steps, 0 %, round 3: 20 tokens an answer"

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from infifusion.commands.doctor import doctor
 from infifusion.commands.exits import STATUSES, exit_statuses, stop_on_signals
 from infifusion.commands.formats import convert, export
 from infifusion.commands.init import init
@@ -22,7 +21,7 @@ from infifusion.commands.models import (
 )
 from infifusion.commands.push import push
 from infifusion.commands.recipes import check, demo, plan, run, sweep
-from infifusion.commands.results import list_methods, report, watch
+from infifusion.commands.results import doctor, list_methods, report, watch
 
 COMMANDS = {
     "init": init,

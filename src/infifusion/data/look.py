@@ -33,7 +33,12 @@ class Looked(NamedTuple):
 def look_at_data(data: Data, *, ask_hub: bool, offline: bool = False) -> Looked:
     """Two lines for each data set, and what is wrong with them: the first examples of each are
     read, with ask_hub from the hub too. offline: of the hub's what cannot be read is no problem."""
-    parts = {"train": data.train, "held_out": data.held_out, "decontaminate": data.decontaminate}
+    parts = {
+        "train": data.train,
+        "prompts": data.prompts,
+        "held_out": data.held_out,
+        "decontaminate": data.decontaminate,
+    }
     named = {f"data.{part}.{n}": s for part, found in parts.items() for n, s in enumerate(found)}
     return _look_at_all(named, ask_hub, offline)
 

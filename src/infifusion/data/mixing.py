@@ -1,12 +1,16 @@
-"""How often the examples of each data set are trained on: `weight` of data.train."""
+"""Which examples a run trains on, and how often: its `domains` and `written`, and `weight` of
+data.train."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from infifusion.data.store import Label
 
 
 def weighted(
@@ -26,3 +30,21 @@ def weighted(
         drawn = random.Random(f"{seed}:weight:{place}").sample(range(len(of_set)), more)
         times_N[of_set[drawn]] += 1
     return np.repeat(number_N, times_N)
+
+
+def chosen_of(
+    labels: Sequence[Label], domains: Sequence[str] | None, written: bool | Literal["only"]
+) -> NDArray[np.int64] | None:
+    """Numbers of the examples of these domains (None for all), with the answers that sources wrote
+    or without them, or those answers only; None for all examples."""
+    if domains is None and written is True:
+        return None
+
+    def wanted(label: Label) -> bool:
+        if domains is not None and label.domain not in domains:
+            return False
+        if written == "only":
+            return (label.written_by or label.confirmed_by) is not None
+        return written or label.written_by is None
+
+    return np.flatnonzero([wanted(label) for label in labels])

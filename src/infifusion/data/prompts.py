@@ -1,4 +1,4 @@
-"""Reading prompts that wait for answers."""
+"""Prompts that wait for answers: which there are, who answers, and reading them."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ from infifusion.data.examples import (
     tools_in,
     turns_of,
 )
+from infifusion.data.files import files_of
 from infifusion.data.formats import Format
 from infifusion.data.lines import Record
 from infifusion.data.turns import written
-from infifusion.errors import DataError
-from infifusion.recipe import PromptSource
+from infifusion.errors import DataError, RecipeError
+from infifusion.recipe import PromptSource, Recipe, WriteResponses
+from infifusion.store.hashes import sha256_of
 from infifusion.types import Prompt
 
 
 def read_prompts(
-    sources: Sequence[PromptSource], *, seed: int
+    sources: Sequence[PromptSource], *, seed: int, where: str = "write_responses"
 ) -> tuple[list[Prompt], dict[str, int]]:
     """All prompts in the recipe's order, each once, and how many were left out: empty, duplicate.
 
-    Raises DataError that names the file and the line or row for anything that does not fit.
+    where: the recipe key, for errors. Raises DataError that names the file and the line or row for
+    anything that does not fit.
     """
     prompts: list[Prompt] = []
     left_out = {"empty_prompt": 0, "duplicate_prompt": 0}
@@ -50,7 +53,7 @@ def read_prompts(
                 seen.add(text)
                 prompts.append(prompt)
     if not prompts:
-        raise DataError("write_responses: every prompt is empty.")
+        raise DataError(f"{where}: every prompt is empty.")
     names = own_names([prompt.id for prompt in prompts])
     named = [replace(prompt, id=name) for prompt, name in zip(prompts, names, strict=True)]
     return named, left_out
@@ -83,3 +86,25 @@ def prompt_of(
     if tests is not None and not tests.strip():
         raise DataError(f"{where}: the tests ({source.tests}) are empty; any answer would pass.")
     return Prompt(id_of(source, record, place), source.domain, tuple(messages), part, tests, code)
+
+
+def write_responses_of(recipe: Recipe) -> WriteResponses:
+    """The recipe's section; RecipeError where it has none."""
+    if recipe.write_responses is None:
+        raise RecipeError(
+            "The recipe has no section write_responses, so no source can answer. Add it with its "
+            "prompts (docs/recipe.md)."
+        )
+    return recipe.write_responses
+
+
+def responding_sources(recipe: Recipe) -> list[str]:
+    """The sources that answer, in the order that decides ties; none without the section."""
+    if recipe.write_responses is None:
+        return []
+    return recipe.write_responses.sources or list(recipe.sources)
+
+
+def prompt_files(asked: WriteResponses) -> dict[str, str]:
+    """SHA-256 of every local file of prompts."""
+    return {str(f): sha256_of(f) for source in asked.prompts for f in files_of(source)}

@@ -49,6 +49,7 @@ def plan_recipe(
     rows = estimate(case)
     notes += _too_large(rows, hardware)
     advice = advice_in(case)
+    notes += _of_own_text(case)
     return {
         "recipe": recipe.name,
         "device": hardware.name,
@@ -185,6 +186,19 @@ def _too_large(rows: list[Row], hardware: Hardware) -> list[str]:
             f"{(hardware.memory or 0) / 1e9:,.0f} GB of one {hardware.name}: {advice}"
         )
     return found
+
+
+def _of_own_text(case: Case) -> list[str]:
+    """What is taken for granted of text that the pivot writes."""
+    notes = []
+    for run in case.resolved.runs:
+        if (own := run.on_policy) is None:
+            continue
+        said = f"{run.name}: every answer is taken to be {own.max_new_tokens} tokens long"
+        if own.share == 1 and case.recipe.data.prompts and "max_steps" not in run.training:
+            said += ", and data.prompts as many as the training examples"
+        notes.append(said)
+    return notes
 
 
 def _cached_or_online(case: Case, rows: list[Row]) -> Teaching | None:

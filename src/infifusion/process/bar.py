@@ -39,6 +39,8 @@ def figures(work: Work) -> str:
         said.append(f"{100 * work.cut_off / work.done:.0f} % cut off")
     if work.left is not None and work.done < work.total:
         said.append(f"{duration(work.left)} left")
+    if work.note:
+        said.append(work.note)
     return ", ".join(said)
 
 

@@ -40,7 +40,7 @@ class Meter:
 
     done of total are in `unit`s. tokens: those that a training step took, padding included, where
     the unit is another one. cut_off: answers that ran out of
-    tokens, where it is known.
+    tokens, where it is known. note: whatever else is to be seen beside it, in words.
     """
 
     def __init__(self, title: str, total: int, unit: str = "") -> None:
@@ -48,6 +48,7 @@ class Meter:
         self.done = 0
         self.tokens = 0
         self.cut_off: int | None = None
+        self.note = ""
         self.curve = Curve()
         self.loss: float | None = None
         self.start_from(0)
@@ -105,6 +106,7 @@ class Work:
     loss: float | None
     curve: list[float]
     cut_off: int | None = None
+    note: str = ""
 
     @classmethod
     def of(cls, meter: Meter) -> Work:
@@ -113,7 +115,7 @@ class Work:
         return cls(
             *(meter.title, meter.done, meter.total, meter.unit),
             *(time.monotonic() - meter.began, rate, tokens, meter.loss, list(meter.curve.points)),
-            meter.cut_off,
+            *(meter.cut_off, meter.note),
         )
 
     @property

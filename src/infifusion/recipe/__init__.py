@@ -14,14 +14,15 @@ from infifusion.recipe.recipe import (
     load_recipe,
     require_stage,
 )
-from infifusion.recipe.references import split_of_scores
 from infifusion.recipe.resolved import FuseTarget, MergeRun, Resolved, TrainingRun
+from infifusion.recipe.runs import split_of_scores
 from infifusion.recipe.steps import (
     Distill,
     Evaluate,
     Fuse,
     Lora,
     Merge,
+    OnPolicy,
     Teach,
     sampling_problems,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "Merge",
     "MergeRun",
     "Model",
+    "OnPolicy",
     "PromptSource",
     "Recipe",
     "Resolved",

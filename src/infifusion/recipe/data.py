@@ -70,43 +70,6 @@ class DataSource(DataFile):
         return self
 
 
-class Data(Strict):
-    """What is learnt from, and what is kept apart."""
-
-    train: list[DataSource] = Field(min_length=1)
-    """Examples that the sources and the pivot see."""
-    held_out: list[DataSource] = []
-    """Examples scored in bits per byte and never trained on."""
-    validation_share: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of `train`, per domain, kept out of training for choices such as tau0: validate.
-    Responses that sources wrote (write_responses) are never among them."""
-    max_length: int = Field(default=2048, ge=8)
-    """Longest rendered conversation in tokens, for the pivot and every source. Longer examples
-    are left out and counted, never cut."""
-    plain_template: str = "{prompt}{response}"
-    """How a conversation looks to a model whose tokenizer has no chat template; the end-of-text
-    token follows. Must end in {response}."""
-    decontaminate: list[DataSource] = []
-    """Evaluation sets: training examples that share an n-gram with their prompt or response are
-    left out and counted."""
-    decontaminate_ngram: int = Field(default=13, ge=3)
-    """Length in words of the n-grams compared."""
-
-    @model_validator(mode="after")
-    def _weights_are_of_training(self) -> Self:
-        for part, sources in (("held_out", self.held_out), ("decontaminate", self.decontaminate)):
-            if any(source.weight != 1 for source in sources):
-                raise ValueError(f"{part}: only examples that are trained on have a weight")
-        return self
-
-    @field_validator("plain_template")
-    @classmethod
-    def _ends_in_response(cls, value: str) -> str:
-        if not value.endswith("{response}") or value.count("{prompt}") != 1:
-            raise ValueError("expected '{prompt}', then '{response}' at the very end")
-        return value
-
-
 class PromptSource(DataFile):
     """Prompts without answers. Where neither prompt nor messages is given, the columns say the
     format: prompt-only, conversational, sharegpt, alpaca without its output."""
@@ -132,6 +95,52 @@ class PromptSource(DataFile):
         if self.messages is not None and self.prompt is not None:
             raise ValueError("give messages or prompt, not both")
         return self
+
+
+class Data(Strict):
+    """What is learnt from, and what is kept apart."""
+
+    LATER = ("prompts",)
+
+    train: list[DataSource] = Field(min_length=1)
+    """Examples that the sources and the pivot see."""
+    held_out: list[DataSource] = []
+    """Examples scored in bits per byte and never trained on."""
+    validation_share: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of `train`, per domain, kept out of training for choices such as tau0: validate.
+    Responses that sources wrote (write_responses) are never among them."""
+    max_length: int = Field(default=2048, ge=8)
+    """Longest rendered conversation in tokens, for the pivot and every source. Longer examples
+    are left out and counted, never cut."""
+    plain_template: str = "{prompt}{response}"
+    """How a conversation looks to a model whose tokenizer has no chat template; the end-of-text
+    token follows. Must end in {response}."""
+    decontaminate: list[DataSource] = []
+    """Evaluation sets: training examples that share an n-gram with their prompt or response are
+    left out and counted, and so are prompts of data.prompts."""
+    decontaminate_ngram: int = Field(default=13, ge=3)
+    """Length in words of the n-grams compared."""
+
+    prompts: list[PromptSource] = []
+    """Prompts without answers, which the pivot answers in runs with on_policy."""
+
+    @field_validator("prompts")
+    @classmethod
+    def _prompts_alone(cls, value: list[PromptSource]) -> list[PromptSource]:
+        for place, source in enumerate(value):
+            for key in ("tests", "code", "choose", "params"):
+                if key in source.model_fields_set:
+                    raise ValueError(
+                        f"{place}.{key}: only the prompts of write_responses have it; remove it"
+                    )
+        return value
+
+    @field_validator("plain_template")
+    @classmethod
+    def _ends_in_response(cls, value: str) -> str:
+        if not value.endswith("{response}") or value.count("{prompt}") != 1:
+            raise ValueError("expected '{prompt}', then '{response}' at the very end")
+        return value
 
 
 class WriteResponses(Strict):

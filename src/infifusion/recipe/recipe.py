@@ -104,7 +104,7 @@ def anchor(recipe: Recipe, folder: Path) -> Recipe:
             "write_responses": None if asked is None else with_files(asked, "prompts"),
             "pivot": placed_model(recipe.pivot),
             "sources": {name: placed_model(one) for name, one in recipe.sources.items()},
-            "data": with_files(recipe.data, "train", "held_out", "decontaminate"),
+            "data": with_files(recipe.data, "train", "held_out", "decontaminate", "prompts"),
             "evaluate": placed(recipe.evaluate, "data"),
             "merge": {name: with_models(one) for name, one in recipe.merge.items()},
         }

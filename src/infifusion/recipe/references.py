@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from infifusion.recipe.data import DataFile
 from infifusion.recipe.fields import LONGEST_NAME, Fields
+from infifusion.recipe.runs import held_out_problems, on_policy_problems
 from infifusion.registry import nearest
 
 RESERVED = ("pivot",)
@@ -21,7 +22,8 @@ def problems_of(recipe: Fields) -> Iterable[str]:
     yield from _evaluate_problems(recipe)
     yield from _temperature_problems(recipe)
     yield from _domain_problems(recipe)
-    yield from _held_out_problems(recipe)
+    yield from held_out_problems(recipe)
+    yield from on_policy_problems(recipe)
 
 
 def _name_problems(recipe: Fields) -> Iterable[str]:
@@ -219,42 +221,3 @@ def _domain_problems(recipe: Fields) -> Iterable[str]:
                     yield f"{where}: there is no domain '{domain}'.{hint} {listed}"
             if _repeated(distill.domains):
                 yield f"{where}: a domain is named twice"
-
-
-def _held_out_problems(recipe: Fields) -> Iterable[str]:
-    """Runs that are to be scored while they train, on nothing; or on what there is not."""
-    known = list(dict.fromkeys(source.domain for source in held_out_of(recipe)))
-    for name, distill in recipe.distill.items():
-        training = {**recipe.training, **distill.training}
-        evaluates = training.get("eval_strategy", "no") not in ("no", None, False)
-        wants = [key for key in ("load_best_model_at_end",) if training.get(key)]
-        wants += ["early_stopping"] if distill.early_stopping else []
-        if wants and not evaluates:
-            yield (
-                f"distill.{name}: {' and '.join(wants)} needs training.eval_strategy: steps, or "
-                "epoch"
-            )
-        if evaluates and not known:
-            yield (
-                f"distill.{name}: training.eval_strategy scores examples that are not trained on: "
-                "give data.validation_share, or data.held_out"
-            )
-        metric = training.get("metric_for_best_model")
-        metrics = ["bits_per_byte", *(f"{domain}_bits_per_byte" for domain in known)]
-        if evaluates and metric and str(metric).removeprefix("eval_") not in metrics:
-            yield (
-                f"distill.{name}: training.metric_for_best_model: there is no {metric!r}; known: "
-                f"{', '.join(metrics)}"
-            )
-
-
-def held_out_of(recipe: Fields) -> Sequence[DataFile]:
-    """What runs are scored on while they train: the validation share, or else data.held_out, so
-    that nothing is chosen on examples that are reported where others are kept apart for it."""
-    of = {"validation": recipe.data.train, "held_out": recipe.data.held_out}
-    return of[split_of_scores(recipe)]
-
-
-def split_of_scores(recipe: Fields) -> str:
-    """The split that it is."""
-    return "validation" if recipe.data.validation_share > 0 else "held_out"

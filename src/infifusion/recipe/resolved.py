@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 from infifusion.recipe.fields import Fields
-from infifusion.recipe.steps import Lora
+from infifusion.recipe.steps import Lora, OnPolicy
 from infifusion.strict import Strict
 
 Made = TypeVar("Made", bound=Strict)
@@ -32,7 +32,7 @@ class FuseTarget(Strict):
 class TrainingRun(Strict):
     """One training run: every field decided."""
 
-    LATER = ("gate", "doubt", "early_stopping")
+    LATER = ("gate", "doubt", "early_stopping", "on_policy")
 
     name: str
     group: str
@@ -55,6 +55,8 @@ class TrainingRun(Strict):
     domains: list[str] | None
     """Domains of the examples that it trains on; None for all."""
     written: bool | Literal["only"]
+    on_policy: OnPolicy | None = None
+    """None also where its share is 0."""
 
 
 class MergeRun(Strict):
@@ -142,6 +144,8 @@ def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> li
             decided |= {"gate": "none", "doubt": 0.1}
         if distill.start == "previous":
             decided["start"] = runs[-1].name if runs else "pivot"
+        if distill.on_policy is not None and distill.on_policy.share == 0:
+            decided["on_policy"] = None
         if distill.domains == "own":
             decided["domains"] = target.sources if target is not None else []
         runs.append(

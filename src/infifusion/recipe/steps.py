@@ -113,10 +113,68 @@ class Lora(Strict):
         return value
 
 
+class OnPolicy(Strict):
+    """Text that the pivot writes itself while it trains, and that the sources correct."""
+
+    share: float = Field(default=0.5, ge=0, le=1)
+    """Share of every batch that is prompts alone, which the pivot answers. 0: none, the run is as
+    without on_policy; 1: all."""
+    max_new_tokens: int = Field(default=256, ge=1)
+    """Longest answer in tokens of the pivot, the end of its turn among them. Its window can make it
+    shorter."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Tokens are drawn at this temperature; at 1 from what the pivot believes."""
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    """Draw from the most probable tokens that hold this share."""
+    batch_size: int = Field(default=32, ge=1)
+    """Prompts answered at once, in each process."""
+    round_steps: int = Field(default=1, ge=1)
+    """Optimizer steps whose prompts are answered at once, by the pivot as it is before the first of
+    them. More make fuller batches of answers, and older answers."""
+    epochs: int = Field(default=1, ge=1)
+    """How often the answers of a round are trained on before the next are written."""
+    form: Literal["distribution", "policy_gradient"] = "distribution"
+    """What is learnt of an answer. distribution: at every aligned position the whole fused row, by
+    the loss of the run. policy_gradient: only of the tokens that were drawn, whether the sources
+    find them likelier than the pivot does, over the shortest spans of bytes that all tokenizers
+    share."""
+    clip: float | None = Field(default=None, gt=0)
+    """Of policy_gradient: how far the probability of a token may move, as a share, before the
+    token is learnt no more from answers that have become old; 0.2 by default."""
+    extrapolate: float = Field(default=1.0, gt=0)
+    """Of policy_gradient: how far to go from the pivot before training towards the sources; above 1
+    beyond them (ExOPD)."""
+    cut_off: Literal["drop", "keep"] = "drop"
+    """Answers that ran out of max_new_tokens: drop and count them, or learn from what is there."""
+    reduction: Literal["token", "sequence"] = "token"
+    """Whether every position counts the same, or every answer (and every example beside them)."""
+    stop_at_growth: float | None = Field(default=3.0, gt=1)
+    """Stop when the last 64 answers of the pivot, or more, are this many times as long, or as
+    short, as its first, or its entropy a token that many times as large; null: never. May be
+    changed in a run that has begun."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        problems = []
+        gradient = self.form == "policy_gradient"
+        if gradient and (self.temperature != 1 or self.top_p != 1):
+            problems.append(
+                "form: policy_gradient learns from draws of the pivot's own distribution: it needs "
+                "temperature: 1 and top_p: 1"
+            )
+        if not gradient and self.clip is not None:
+            problems.append("clip needs form: policy_gradient")
+        if not gradient and self.extrapolate != 1:
+            problems.append("extrapolate needs form: policy_gradient")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class Distill(Strict):
     """One training run of the pivot."""
 
-    LATER = ("gate", "doubt", "early_stopping")
+    LATER = ("gate", "doubt", "early_stopping", "on_policy")
 
     target: str | None = None
     """Name of a fused target; none for plain supervised fine-tuning."""
@@ -163,6 +221,9 @@ class Distill(Strict):
     stop_at_rise: float | None = Field(default=2.0, gt=1)
     """Stop when the mean loss of 20 steps is this many times the lowest such mean so far, and at
     least 1 above it; null: never. May be changed in a run that has begun."""
+    on_policy: OnPolicy | None = None
+    """Have the pivot answer prompts while it trains, and the sources of the target correct what it
+    wrote. The prompts are those of data.prompts, or else of the training examples."""
 
 
 class Merge(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import jinja2
@@ -51,6 +51,8 @@ class Run:
     scores: dict[str, Json]
     """Model -> evaluate/MODEL/scores.json."""
     comparisons: list[Json]
+    own_texts: dict[str, Json] = field(default_factory=dict)
+    """Training run -> distill/RUN/on_policy.json, where the pivot wrote text of its own."""
 
     @property
     def plan(self) -> Json:
@@ -143,6 +145,7 @@ def read_run(run_dir: Path) -> Run:
         answered=_read(answered)["samples"] if answered.exists() else [],
         scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
         comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],
+        own_texts=_read_each(run_dir, resolved, "distill", "on_policy.json"),
     )
 
 

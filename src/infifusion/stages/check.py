@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 
 from infifusion.data.look import look_at_data, look_at_prompts
-from infifusion.data.questions import responding_sources
+from infifusion.data.prompts import responding_sources
 from infifusion.errors import CheckpointError, InfiFusionError, RecipeError
 from infifusion.estimate.advice import advice_on, mix_in_words, parts_of_training
 from infifusion.evals.lm_any import require_lm_tasks
@@ -20,9 +20,9 @@ from infifusion.named import function_and_params
 from infifusion.process.runtime import quantization_config, world_size
 from infifusion.process.wording import counted
 from infifusion.recipe import Model, Recipe, Resolved, TrainingRun, as_json
-from infifusion.stages.combine import check_target, find_callbacks, position_loss_of
+from infifusion.stages import own_answers
+from infifusion.stages.combine import check_target, find_callbacks, position_loss_of, require_rows
 from infifusion.stages.decide import chooser_problems
-from infifusion.stages.distill import require_rows
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
@@ -281,6 +281,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
         f"  distill   {r.name}: {r.loss}, gold weight {r.gold_weight}"
         + (f", target {r.target}" if r.target else "")
         + (", a gate that follows the pivot" if r.gate == "pivot" else "")
+        + own_answers.in_words(recipe, r)
         + _adapters(recipe.pivot, r)
         for r in resolved.runs
     ]

@@ -9,8 +9,12 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from infifusion.data.prompts import read_prompts
-from infifusion.data.questions import prompt_files, responding_sources, write_responses_of
+from infifusion.data.prompts import (
+    prompt_files,
+    read_prompts,
+    responding_sources,
+    write_responses_of,
+)
 from infifusion.data.store import load_answers, write_lines
 from infifusion.errors import ArtifactError, DataError
 from infifusion.evals.scoring import Tools

@@ -1,27 +1,44 @@
-"""What a recipe names, as functions: of a target, from what the sources believed to its rows; of a
-training run, its loss and its callbacks."""
+"""Some examples, from what the sources believed (and their caches hold) to the rows of a target;
+and what a training run names, its loss and its callbacks, as functions.
+
+Axes: S sources, N examples, U source positions.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import TrainerCallback
 
-from infifusion.align.project import Believed, Origins, Positions, align_sources
+from infifusion.align.evidence import bits_per_byte
+from infifusion.align.inside import Inside
+from infifusion.align.project import Believed, Origins, Pair, Positions, align_sources
+from infifusion.align.vocabulary import VocabularyMap
+from infifusion.data.store import load_examples, load_rendered
+from infifusion.data.tokenize import end_of_turn, gold_ids
 from infifusion.errors import RecipeError
 from infifusion.fuse import FUSION_FUNCTIONS, PARAMS
-from infifusion.fuse.gate import shut
-from infifusion.losses import LOSSES
+from infifusion.fuse.gate import better_in_domain, better_on_response, shut
+from infifusion.losses import LOSSES, WITHOUT_ZSCORES, policy_gradient
 from infifusion.losses import PARAMS as LOSS_PARAMS
 from infifusion.named import function_and_params
-from infifusion.recipe import FuseTarget, TrainingRun
+from infifusion.recipe import FuseTarget, Recipe, TrainingRun
 from infifusion.registry import look_up
+from infifusion.stages.mapping import inside_between, map_between, pair_between
+from infifusion.store.folders import PIVOT, RunFolder, model_called
+from infifusion.teacher.cache import BeliefReader
+from infifusion.teacher.load import vocabulary_size
 from infifusion.train.callbacks import CallbackMaker
 from infifusion.train.chunked import PositionLoss
-from infifusion.types import Aligned, Rendered, SparseTarget, Target
+from infifusion.types import Aligned, Example, Rendered, SparseTarget, Target
+
+READ_EXAMPLES = 128
+"""Examples read at once."""
 
 
 def positions(rendered: Rendered, gold_R: NDArray[np.int32], begin: int, end: int) -> Positions:
@@ -80,6 +97,18 @@ def check_target(target: FuseTarget) -> None:
     )
 
 
+def require_rows(recipe: Recipe, run: TrainingRun) -> None:
+    """RecipeError where the run's loss reads logits and its target has rows that come of none."""
+    targets = recipe.resolve().targets
+    inside = any(t.name == run.target and t.inside is not None for t in targets)
+    if inside and run.loss not in WITHOUT_ZSCORES:
+        raise RecipeError(
+            f"distill.{run.name}: the loss {run.loss} reads the sources' logits, and positions "
+            f"inside of a source's token (fuse.{run.target}.inside) have none. Leave out `inside`, "
+            "or take another loss."
+        )
+
+
 def fuse_chunk(
     target: FuseTarget,
     combine: Callable[[Aligned], Target],
@@ -111,7 +140,24 @@ def position_loss_of(run: TrainingRun) -> PositionLoss:
     def position_loss(log_CV: torch.Tensor, rows: SparseTarget) -> torch.Tensor:
         return function(log_CV, rows, params)
 
-    return position_loss
+    return _with_own_text(run, position_loss)
+
+
+def _with_own_text(run: TrainingRun, given: PositionLoss) -> PositionLoss:
+    """The run's loss on given text, and on the pivot's own what `on_policy.form` says."""
+    own = run.on_policy
+    if own is None or own.form == "distribution":
+        return given
+    params = policy_gradient.Params(**({} if own.clip is None else {"clip": own.clip}))
+
+    def loss(log_CV: torch.Tensor, rows: SparseTarget) -> torch.Tensor:
+        drawn_C = policy_gradient.policy_gradient(log_CV, rows, params)
+        assert rows.own_R is not None
+        if rows.own_R.all():
+            return drawn_C
+        return torch.where(rows.own_R, drawn_C, given(log_CV, rows))
+
+    return loss
 
 
 def find_callbacks(names: Sequence[str]) -> list[CallbackMaker]:
@@ -136,3 +182,87 @@ def find_callbacks(names: Sequence[str]) -> list[CallbackMaker]:
             )
         makers.append((name, make))
     return makers
+
+
+@dataclass(frozen=True)
+class CachedSource:
+    """A source's cache, its rendering, its map to the pivot's vocabulary and its alignment."""
+
+    name: str
+    rendered: Rendered
+    gold_U: NDArray[np.int32]
+    reader: BeliefReader
+    mapping: VocabularyMap
+    pair: Pair
+    inside: Inside | None
+
+    def examples(self, begin: int, end: int) -> Believed:
+        """What it believed on examples [begin, end)."""
+        here = positions(self.rendered, self.gold_U, begin, end)
+        return Believed(
+            here, self.reader.examples(begin, end), self.mapping, self.pair, self.inside
+        )
+
+
+def open_source(
+    recipe: Recipe,
+    folder: RunFolder,
+    name: str,
+    pivot: Rendered,
+    alignment: str,
+    inside: float | None = None,
+) -> CachedSource:
+    """A source's cache, ready to be read; pivot: the training examples as the pivot sees them."""
+    model = model_called(recipe, name)
+    rendered = load_rendered(folder.rendered(name, "train"))
+    ends = end_of_turn(rendered), end_of_turn(pivot)
+    mapping = map_between(model, recipe.pivot, end_of_turn=ends, alignment=alignment)
+    return CachedSource(
+        name=name,
+        rendered=rendered,
+        gold_U=gold_ids(rendered),
+        reader=BeliefReader(
+            folder.teach(name),
+            rendered.row_N1,
+            recipe.teach.shard_examples,
+            vocabulary=vocabulary_size(model),
+        ),
+        mapping=mapping,
+        pair=pair_between(model, recipe.pivot, mapping, alignment=alignment),
+        inside=inside_between(model, recipe.pivot, floor=inside),
+    )
+
+
+def gate(
+    target: FuseTarget, sources: list[CachedSource], pivot: CachedSource, examples: list[Example]
+) -> NDArray[np.bool_]:
+    """Which source may teach which example, [S, N]: those that beat the pivot in bits per byte, on
+    the example or on its domain, as the target's gate says."""
+    bits_SN = np.stack([_bits(source, len(examples)) for source in sources])
+    pivot_bits_N = _bits(pivot, len(examples))
+    if target.gate == "domain":
+        return better_in_domain(bits_SN, pivot_bits_N, [example.domain for example in examples])
+    return better_on_response(bits_SN, pivot_bits_N)
+
+
+def _bits(source: CachedSource, examples: int) -> NDArray[np.float32]:
+    """A source's bits per byte on each response: [N]."""
+    found = []
+    for begin in range(0, examples, READ_EXAMPLES):
+        here, beliefs, *_ = source.examples(begin, min(begin + READ_EXAMPLES, examples))
+        found.append(bits_per_byte(beliefs.gold_U, here.start_R, here.row_N1))
+    return np.concatenate(found)
+
+
+def open_domains(
+    recipe: Recipe, folder: RunFolder, target: FuseTarget
+) -> dict[str, NDArray[np.bool_]]:
+    """Which sources teach each domain of the training examples, by the target's gate: [S]; the
+    pivot as a source comes last."""
+    pivot = load_rendered(folder.rendered(PIVOT, "train"))
+    examples = load_examples(folder.examples("train"))
+    opened = partial(open_source, recipe, folder, pivot=pivot, alignment=target.alignment)
+    open_SN = gate(target, [opened(name) for name in target.sources], opened(PIVOT), examples)
+    if target.pivot_as_source:
+        open_SN = np.concatenate([open_SN, np.ones((1, len(examples)), bool)])
+    return {example.domain: open_SN[:, n] for n, example in enumerate(examples)}

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from infifusion.data.mixing import weighted
-from infifusion.data.store import Label, load_labels, load_rendered, load_target
+from infifusion.data.mixing import chosen_of, weighted
+from infifusion.data.store import load_labels, load_rendered, load_target
 from infifusion.data.tokenizers import tokenizer_of
 from infifusion.errors import DataError, RecipeError
 from infifusion.losses import WITHOUT_ZSCORES
@@ -19,7 +19,8 @@ from infifusion.losses.gate import FollowingGate
 from infifusion.process.memory import free_memory
 from infifusion.process.wording import counted
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json, split_of_scores
-from infifusion.stages.combine import find_callbacks, position_loss_of
+from infifusion.stages import on_policy, own_answers
+from infifusion.stages.combine import find_callbacks, position_loss_of, require_rows
 from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
@@ -49,15 +50,16 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     _require_examples(folder, run)
     started_from = None if run.start == PIVOT else folder.distill(run.start)
     reads = [folder.prepare]
-    if run.target is not None and _online(recipe, run) is None:
+    if run.target is not None and _online(recipe, run) is None and not _all_own(run):
         reads.append(folder.fuse(run.target))
+    reads += on_policy.read_by(recipe, folder, run)
     if started_from is not None:
         reads.append(started_from)
     stage = Stage(
         title=f"distill {run.name}",
         folder=folder.distill(run.name),
         fingerprint={
-            "run": {key: value for key, value in as_json(run).items() if key not in NAMES},
+            "run": _decides(run),
             "pivot": model_identity(recipe.pivot),
             "prepare": prepared_identity(folder, [PIVOT]),
             "target": _target_identity(recipe, folder, run),
@@ -65,14 +67,31 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
             "seed": recipe.seed,
             **_weights(recipe),
             **_evaluated_on(recipe, folder, run),
+            **on_policy.identity(recipe, folder, run),
         },
         reads=reads,
         work=partial(_work, recipe, folder, run, started_from),
         shared=True,
-        apart={"stop_at_rise": run.stop_at_rise},
+        apart={
+            "stop_at_rise": run.stop_at_rise,
+            **({} if run.on_policy is None else {"growth": run.on_policy.stop_at_growth}),
+        },
         decides_nothing=tuple(f"run.training.{key}" for key in decides_nothing(run.training)),
     )
     run_stage(stage, folder)
+
+
+def _decides(run: TrainingRun) -> dict[str, Any]:
+    """What the recipe says of a run, without what decides nothing."""
+    said = {key: value for key, value in as_json(run).items() if key not in NAMES}
+    if run.on_policy is not None:
+        del said["on_policy"]["stop_at_growth"]
+    return said
+
+
+def _all_own(run: TrainingRun) -> bool:
+    """Whether the pivot writes all that the run learns."""
+    return run.on_policy is not None and run.on_policy.share == 1
 
 
 def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Path | None) -> Work:
@@ -84,11 +103,15 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
     start = pivot
     if started_from is not None:
         start = pivot.model_copy(update={"model": str(started_from / "model"), "revision": None})
-    target = _target(recipe, folder, run)
+    target = None if _all_own(run) else _target(recipe, folder, run)
     gate, domains = None, None
     if run.gate == "pivot":
         domains = [label.domain for label in labels]
         gate = FollowingGate(domains=len(set(domains)), doubt=run.doubt)
+    chosen = _weighted(recipe, folder, chosen_of(labels, run.domains, run.written), len(labels))
+    loaded = target.loaded if isinstance(target, OnlineTarget) else {}
+    own = on_policy.own_text(recipe, folder, run, chosen, loaded)
+    names = [label.id for label in labels] + ([] if own is None else own.names)
     history = train(
         Job(
             title=f"distill {run.name}",
@@ -110,23 +133,31 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
             seed=recipe.seed,
             held_out=_held_out(recipe, folder, run),
             patience=run.early_stopping,
-            chosen=_weighted(recipe, folder, _chosen(run, labels), len(labels)),
+            chosen=chosen,
+            own=own,
         ),
         out,
-        name_of=lambda n: labels[n].id,
+        name_of=names.__getitem__,
     )
+    del own
     # Trainer, model and optimizer hold on to one another; the next run needs their room.
     free_memory()
 
     def finish() -> Finished:
         write_json(out / "history.json", history)
+        written = own_answers.write_sheet(out)
         counts = {key: value for key, value in history.items() if key not in ("log", "seconds")}
         if isinstance(target, OnlineTarget):
             counts["temperatures"] = target.temperatures
         # Fewer steps than training.logging_steps: nothing was logged.
         last = f", last loss {history['log'][-1]['loss']:.4f}" if history["log"] else ""
         return Finished(
-            files=[*files_in(out / "model"), *files_in(out / ADAPTER), out / "history.json"],
+            files=[
+                *files_in(out / "model"),
+                *files_in(out / ADAPTER),
+                out / "history.json",
+                *written,
+            ],
             counts=counts,
             said=f"{counted(history['steps'], 'step')}{last}",
         )
@@ -136,11 +167,18 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
 
 def training_parts(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> TrainingParts:
     """What `distill` would train with, for a loop of one's own; the target is fused, or its sources
-    run when a batch asks for them (`teacher: online`)."""
+    run when a batch asks for them (`teacher: online`). RecipeError where the run does what only its
+    own loop can."""
+    if run.gate == "pivot" or run.on_policy is not None:
+        what = "gate: pivot" if run.gate == "pivot" else "on_policy"
+        raise RecipeError(
+            f"distill.{run.name}: {what} works in `infifusion run` alone, whose loop keeps what it "
+            "learns from step to step. Take another run, or leave it out."
+        )
     _require_examples(folder, run)
     rendered = load_rendered(folder.rendered(PIVOT, "train"))
     labels = load_labels(folder.examples("train"))
-    chosen = _weighted(recipe, folder, _chosen(run, labels), len(labels))
+    chosen = _weighted(recipe, folder, chosen_of(labels, run.domains, run.written), len(labels))
     target = _target(recipe, folder, run)
     start = recipe.pivot.model
     if run.start != PIVOT:
@@ -169,28 +207,13 @@ def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
             )
     if run.written is True:
         return
-    chosen = _chosen(run, load_labels(folder.examples("train")))
+    chosen = chosen_of(load_labels(folder.examples("train")), run.domains, run.written)
     if chosen is not None and not len(chosen):
         kind = "answer that a source wrote" if run.written else "given response"
         raise DataError(
             f"distill.{run.name}.written: prepare left no {kind} to train on. The manifests of "
             "choose and prepare say what was left out; change `written`, `domains` or the data."
         )
-
-
-def _chosen(run: TrainingRun, labels: list[Label]) -> NDArray[np.int64] | None:
-    """Numbers of the examples that the run trains on; None for all."""
-    if run.domains is None and run.written is True:
-        return None
-
-    def wanted(label: Label) -> bool:
-        if run.domains is not None and label.domain not in run.domains:
-            return False
-        if run.written == "only":
-            return (label.written_by or label.confirmed_by) is not None
-        return run.written or label.written_by is None
-
-    return np.flatnonzero([wanted(label) for label in labels])
 
 
 def _weights(recipe: Recipe) -> dict[str, list[float]]:
@@ -260,18 +283,6 @@ def _target_identity(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Any
         },
         "prepare": prepared_identity(folder, target.sources),
     }
-
-
-def require_rows(recipe: Recipe, run: TrainingRun) -> None:
-    """RecipeError where the run's loss reads logits and its target has rows that come of none."""
-    targets = recipe.resolve().targets
-    inside = any(t.name == run.target and t.inside is not None for t in targets)
-    if inside and run.loss not in WITHOUT_ZSCORES:
-        raise RecipeError(
-            f"distill.{run.name}: the loss {run.loss} reads the sources' logits, and positions "
-            f"inside of a source's token (fuse.{run.target}.inside) have none. Leave out `inside`, "
-            "or take another loss."
-        )
 
 
 def _target(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> Teaching | None:

@@ -19,10 +19,15 @@ from infifusion.data.tokenize import gold_ids
 from infifusion.process.bar import track
 from infifusion.process.runtime import log, rank
 from infifusion.recipe import FuseTarget, Recipe, as_json
-from infifusion.stages.combine import fuse_chunk, fusion_function, positions
-from infifusion.stages.sources import gate, open_source
-from infifusion.stages.tally import add_tallies, counts_of, in_words, tally
-from infifusion.stages.teaching import TeachingView, who_may_teach
+from infifusion.stages.combine import fuse_chunk, fusion_function, gate, open_source, positions
+from infifusion.stages.teaching import (
+    TeachingView,
+    add_tallies,
+    counts_of,
+    in_words,
+    tally,
+    who_may_teach,
+)
 from infifusion.store.arrays import open_arrays
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.hashes import quick_hash_of

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from infifusion.data.files import files_of
-from infifusion.data.questions import responding_sources
+from infifusion.data.prompts import responding_sources
 from infifusion.data.splits import read_splits
 from infifusion.data.store import load_examples, load_responses, write_examples, write_rendered
 from infifusion.data.tokenize import Tokenized, as_rendered

@@ -45,7 +45,10 @@ def write_cards(recipe: Recipe, folder: RunFolder, tasks: Mapping[str, Task]) ->
         kind = "sft" if run.target is None else "unified" if run.name == run.group else "pairwise"
         made.append((folder.distill(run.name) / "model", run.name, kind))
     asked = recipe.write_responses
-    data = [source.path for source in [*recipe.data.train, *(asked.prompts if asked else [])]]
+    data = [
+        source.path
+        for source in [*recipe.data.train, *recipe.data.prompts, *(asked.prompts if asked else [])]
+    ]
     for model_dir, name, method in made:
         if model_dir.is_dir():
             write_model_card(

@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.data.prompts import read_prompts
-from infifusion.data.questions import prompt_files, write_responses_of
+from infifusion.data.prompts import prompt_files, read_prompts, write_responses_of
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
 from infifusion.process.bar import progress_bar

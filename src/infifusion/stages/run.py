@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from infifusion.data.questions import responding_sources
+from infifusion.data.prompts import responding_sources
 from infifusion.errors import InfiFusionError, RunError
 from infifusion.estimate.costs.devices import CPU, device_marketed_as
 from infifusion.estimate.plan import plan_of_run, rates_are_known

@@ -67,8 +67,10 @@ def believe(
     *,
     names: list[str],
     advance: Callable[[int], object] = lambda _: None,
+    exact: bool = False,
 ) -> Beliefs:
-    """Run examples [begin, end); `advance(tokens)` is told of every batch.
+    """Run examples [begin, end); `advance(tokens)` is told of every batch. exact: kept
+    log-probabilities are float32, and not float16 as in a cache.
 
     Batches hold examples of like length. Row u of the result predicts response token u from the
     tokens before it; rows are in the order of the examples. Raises NumericsError naming the
@@ -85,7 +87,7 @@ def believe(
         )
     first_row = int(rendered.row_N1[begin])
     rows = int(rendered.row_N1[end]) - first_row
-    out = _empty(rows, teacher.top_k)
+    out = _empty(rows, teacher.top_k, np.float32 if exact else np.float16)
     for batch in batches(rendered, begin, end, teacher.batch_tokens):
         for logits_CV, gold_C, row_C in response_logits(teacher, rendered, batch):
             place_C = row_C - first_row
@@ -183,7 +185,7 @@ def _sum_of(out: Beliefs, row_C: NDArray[np.int64]) -> NDArray[np.float32]:
     return out.lse_U[row_C] + out.mean_U[row_C] + out.std_U[row_C]
 
 
-def _empty(rows: int, top_k: int) -> Beliefs:
+def _empty(rows: int, top_k: int, dtype: type[np.floating]) -> Beliefs:
     scalars = {field.name: np.zeros(rows, np.float32) for field in fields(Beliefs)[2:]}
     ids_UK = np.zeros((rows, top_k), np.int32)
-    return Beliefs(ids_UK, np.zeros((rows, top_k), np.float16), **scalars)
+    return Beliefs(ids_UK, np.zeros((rows, top_k), dtype), **scalars)

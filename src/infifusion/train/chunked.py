@@ -8,6 +8,8 @@ Axes: B batch, L tokens, R response positions, K kept entries, D hidden size or 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from transformers import PreTrainedModel
 
@@ -55,6 +57,10 @@ def with_position_loss(
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         gold_only: bool = False,
+        own_R: torch.Tensor | None = None,
+        scale_R: torch.Tensor | None = None,
+        advantage_R: torch.Tensor | None = None,
+        before_R: torch.Tensor | None = None,
         **_: object,
     ) -> dict[str, torch.Tensor]:
         head = split_head(model)  # now: peft may have put an adapter around it since
@@ -63,6 +69,9 @@ def with_position_loss(
         target = SparseTarget(
             ids_RK, prob_RK, zscore_RK, gold_R, taught_R, domain_R, normalised=True
         )
+        if own_R is not None:
+            own = {"own_R": own_R, "scale_R": scale_R}
+            target = replace(target, **own, advantage_R=advantage_R, before_R=before_R)
         sums = (gold_loss if gold_only else head_loss).sums(head, hidden_RD, target)
         return {
             "loss": sums[0].clone(),  # FSDP2 hooks on it, and warns of views

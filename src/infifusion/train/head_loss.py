@@ -37,8 +37,9 @@ class HeadLoss:
     """Sums of the objective over positions.
 
     At a taught position it is (1 - w) * CE(gold) + w * loss, w = (1 - gold_weight) * share, at any
-    other CE(gold) alone. loss None: CE(gold) everywhere. share: what `gate`
-    says, or 1.
+    other CE(gold) alone. loss None: CE(gold) everywhere. share: what `gate` says, or 1. Of text
+    that the pivot wrote itself (own_R) it is the loss alone; scale_R multiplies it. The sum of
+    cross-entropy leaves such text out.
     """
 
     loss: PositionLoss | None
@@ -93,6 +94,7 @@ class HeadLoss:
         self, log_CV: torch.Tensor, target: SparseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The chunk's sums, and the gradient [C, V] of the first with respect to log_CV."""
+        gold_C, weight_C = self._weights_C(self._gated(log_CV, target)[0], target)
         if self.loss is None:
             divergence_C = self._divergence(log_CV, target)
             gradient_CV = torch.zeros_like(log_CV)
@@ -100,13 +102,12 @@ class HeadLoss:
             leaf_CV = log_CV.detach().requires_grad_()
             with torch.enable_grad():
                 divergence_C = self._divergence(leaf_CV, target)
-                total = (self._weight_C(log_CV, target) * divergence_C).sum()
+                total = (weight_C * divergence_C).sum()
             # A loss may give an expanded tensor; below it is written to.
             gradient_CV = torch.autograd.grad(total, leaf_CV)[0].contiguous()
             divergence_C = divergence_C.detach()
         # Cross-entropy by hand: autograd would make a second tensor of this size for it.
-        gold_C1 = (1 - self._weight_C(log_CV, target))[:, None]
-        gradient_CV.scatter_add_(1, target.gold_R[:, None], -gold_C1)
+        gradient_CV.scatter_add_(1, target.gold_R[:, None], -gold_C[:, None])
         return self._sums(log_CV, divergence_C, target), gradient_CV
 
     def _divergence(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
@@ -124,19 +125,28 @@ class HeadLoss:
         if self.gate is None:
             return torch.stack([taught_C, torch.zeros_like(taught_C)])
         with torch.no_grad():
-            return torch.where(_taught(target), self.gate(log_CV, target), 0)
+            there_C = _taught(target) if target.own_R is None else _taught(target) & ~target.own_R
+            return torch.where(there_C, self.gate(log_CV, target), 0)
 
-    def _weight_C(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
-        """Weight of the loss at every position; what is missing to 1 is cross-entropy's: [C]."""
-        return (1 - self.gold_weight) * self._gated(log_CV, target)[0]
+    def _weights_C(
+        self, share_C: torch.Tensor, target: SparseTarget
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights of cross-entropy and of the loss at every position: [C] each."""
+        weight_C = (1 - self.gold_weight) * share_C
+        if target.own_R is None:
+            return 1 - weight_C, weight_C
+        scale = 1.0 if target.scale_R is None else target.scale_R
+        gold_C = torch.where(target.own_R, 0, 1 - weight_C) * scale
+        return gold_C, torch.where(target.own_R, 1, weight_C) * scale
 
     def _sums(
         self, log_CV: torch.Tensor, divergence_C: torch.Tensor, target: SparseTarget
     ) -> torch.Tensor:
         ce_C, gated_2C = _cross_entropy(log_CV, target), self._gated(log_CV, target)
-        weight_C = (1 - self.gold_weight) * gated_2C[0]
-        objective_C = (1 - weight_C) * ce_C + weight_C * divergence_C
-        parts = torch.stack([objective_C.sum(), ce_C.sum(), divergence_C.sum()])
+        gold_C, weight_C = self._weights_C(gated_2C[0], target)
+        objective_C = gold_C * ce_C + weight_C * divergence_C
+        given_C = ce_C if target.own_R is None else ce_C[~target.own_R]
+        parts = torch.stack([objective_C.sum(), given_C.sum(), divergence_C.sum()])
         domain_C = target.domain_R
         if domain_C is None:
             domain_C = torch.zeros_like(target.gold_R)

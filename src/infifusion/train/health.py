@@ -1,9 +1,11 @@
-"""Checks while a model trains: NaN and Inf in weights and gradients, and a loss that diverges."""
+"""Checks while a model trains: NaN and Inf in weights and gradients, a loss that diverges, answers
+that run away; and errors with the checkpoint that is left and the settings to change."""
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -12,6 +14,9 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from infifusion.errors import NumericsError, RunError
 from infifusion.process.finite import first_not_finite, local
+from infifusion.process.memory import ran_out
+from infifusion.process.runaway import Runaway
+from infifusion.train.job import Job
 
 # Long enough that one odd batch does not stop a run, short enough that little is lost.
 WINDOW = 20  # steps
@@ -96,3 +101,78 @@ class Watch(TrainerCallback):
         if self._rise is None:
             return float("inf")
         return max(self._rise * self._lowest, self._lowest + LEAST_RISE)
+
+
+class KeepGood(TrainerCallback):
+    """Puts a checkpoint that is due off while the pivot's answers are on their way to running
+    away."""
+
+    def __init__(self, runaway: Runaway) -> None:
+        self._runaway, self._due = runaway, False
+
+    def _hold_back(self, control: TrainerControl) -> None:
+        due = control.should_save or self._due
+        self._due = due and not self._runaway.healthy
+        control.should_save = due and not self._due
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._hold_back(control)
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._hold_back(control)
+
+
+@contextmanager
+def explained(
+    job: Job, arguments: TrainingArguments, last_checkpoint: Callable[[], str | None]
+) -> Iterator[None]:
+    """Within it, an error is raised again with the run's title and the checkpoint that is kept; one
+    of memory that ran out becomes a RunError that lists the settings that take less."""
+    try:
+        yield
+    except (NumericsError, RunError) as error:
+        kept = last_checkpoint()
+        said = (
+            f"The last good checkpoint is kept: {kept}."
+            if kept
+            else f"No checkpoint was saved before (save_steps is {arguments.save_steps})."
+        )
+        raise type(error)(f"{job.title}: {error} {said}") from error
+    except Exception as error:
+        if not ran_out(error):
+            raise
+        raise RunError(
+            f"{job.title}: the memory of {arguments.device} does not suffice. To take less, in "
+            f"this order: {'; '.join(_what_takes_less(job, arguments))}. `infifusion plan` says "
+            "what a setting needs. Then run again with --redo."
+        ) from error
+
+
+def _what_takes_less(job: Job, arguments: TrainingArguments) -> list[str]:
+    """Settings that take less memory and are not used yet, those that change least first."""
+    advice = []
+    size, steps = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    if size > 1:
+        advice.append(
+            f"per_device_train_batch_size {size} -> {size // 2} with gradient_accumulation_steps "
+            f"{steps} -> {-(-steps * size // (size // 2))} (the same steps)"
+        )
+    if not arguments.gradient_checkpointing:
+        advice.append("gradient_checkpointing: true (the same steps, slower)")
+    if job.loss_rows > 32:
+        advice.append(f"loss_rows {job.loss_rows} -> {job.loss_rows // 2} (the same steps)")
+    if job.parallel == "ddp":
+        advice.append("parallel: fsdp on several GPUs")
+    if job.pack_tokens is not None:
+        advice.append("packing: false, or a smaller data.max_length")
+    else:
+        advice.append("a smaller data.max_length")
+    if job.lora is None:
+        advice.append("lora: {r: 16}")
+    elif job.model.quantization is None:
+        advice.append("pivot.quantization: 4bit")
+    return advice

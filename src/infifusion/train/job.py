@@ -14,13 +14,15 @@ import torch
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from infifusion.errors import CheckpointError
 from infifusion.recipe import Lora, Model
 from infifusion.train.batches import Teaching
 from infifusion.train.callbacks import CallbackMaker
 from infifusion.train.chunked import PositionLoss, with_position_loss
 from infifusion.train.gate import Gate
 from infifusion.train.held_out import HeldOut
-from infifusion.types import Rendered
+from infifusion.train.own_text import OwnText
+from infifusion.types import Rendered, Target
 
 IGNORED = -100
 """The label of what is not predicted, as transformers has it."""
@@ -46,6 +48,7 @@ class Job:
     callbacks:    the user's own.
     held_out:     what the model is scored on while it trains, where training.eval_strategy says so.
     patience:     evaluations without a better one after which training ends; None: it does not.
+    own:          text that the pivot writes itself beside or in place of the examples, or None.
     """
 
     title: str
@@ -68,6 +71,7 @@ class Job:
     callbacks: Sequence[CallbackMaker] = ()
     held_out: HeldOut | None = None
     patience: int | None = None
+    own: OwnText | None = None
 
 
 @dataclass(frozen=True)
@@ -137,3 +141,35 @@ def with_labels(
         return {**batch, "labels": labels_BL}
 
     return collated
+
+
+def check_ids(job: Job, model: PreTrainedModel) -> None:
+    """CheckpointError where the data holds a token that the model's head does not have."""
+    width = int(model.config.get_text_config().vocab_size)
+    largest = int(job.rendered.ids_L.max(initial=-1))
+    if isinstance(job.target, Target):
+        largest = max(largest, int(job.target.ids_TK.max(initial=-1)))
+    if largest >= width:
+        raise CheckpointError(
+            f"{job.title}: the data holds the token id {largest}, but the model at "
+            f"{job.model.model} has {width} entries in its head: tokenizer and model do not belong "
+            "together. Remove `tokenizer:` from the model, or give the one it was trained with."
+        )
+
+
+def positions(job: Job) -> dict[str, int | None]:
+    """Response positions that an epoch trains on, and those of them where a source
+    teaches; None where that shows only while the rows are made."""
+    times_N = np.ones(len(job.rendered), dtype=np.int64)
+    if job.chosen is not None:
+        times_N = np.bincount(job.chosen, minlength=len(job.rendered))
+    times_T = np.repeat(times_N, np.diff(job.rendered.row_N1))
+    taught: int | None = None
+    if job.own is not None:
+        given = job.own.settings.share < 1
+        return {"positions": int(times_T.sum()) if given else 0, "taught_positions": None}
+    if job.target is None:
+        taught = 0
+    elif isinstance(job.target, Target):
+        taught = int(times_T[job.target.taught_T].sum())
+    return {"positions": int(times_T.sum()), "taught_positions": taught}

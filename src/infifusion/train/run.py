@@ -11,15 +11,16 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from accelerate import Accelerator
 from peft import PeftModel
 from torch.utils.data import Dataset
-from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
+from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, TrainingArguments
 
-from infifusion.errors import CheckpointError
 from infifusion.process.bar import progress_bar
 from infifusion.process.finite import require_finite_weights
+from infifusion.process.meter import Meter
 from infifusion.process.redact import redact_text
-from infifusion.process.runtime import keep_freed_memory, rank, seed_everything
+from infifusion.process.runtime import keep_freed_memory, rank, seed_everything, world_size
 from infifusion.store.durable import atomic_folder
 from infifusion.store.receipts import mark_of
 from infifusion.train.adapters import with_lora
@@ -28,16 +29,17 @@ from infifusion.train.batches import Collator, Conversations
 from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import with_position_loss
-from infifusion.train.failures import explained
 from infifusion.train.gate import GateLearns
-from infifusion.train.health import Watch, require_finite
+from infifusion.train.health import KeepGood, Watch, explained, require_finite
 from infifusion.train.held_out import curve
-from infifusion.train.job import Job
+from infifusion.train.job import Job, check_ids, positions
+from infifusion.train.own_text import Steps
 from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
+from infifusion.train.rounds import Given, Rounds
 from infifusion.train.start import checkpoint_dtype, load_start, merged
 from infifusion.train.trainer import SHARE, FusionTrainer
-from infifusion.types import Rendered, Target
+from infifusion.types import Rendered
 
 ADAPTER = "adapter"
 LOGS = "logs"
@@ -81,7 +83,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             keep_freed_memory()
         model = load_start(job.model, device=arguments.device)
         require_finite_weights(model, job.model.model)
-        _check_ids(job, model)
+        check_ids(job, model)
         if job.pack_tokens is not None:
             check_packing(model, where=job.title.replace(" ", "."))
         domains = sorted(set(job.domains or [""]))
@@ -95,7 +97,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         )
         trained = model if job.lora is None else with_lora(model, job.lora)
         sizes = [(elements(p), p.requires_grad) for p in trained.parameters()]
-        data, collate = _batches(job, domains)
+        data, collate = _batches(job, arguments, domains)
         checkpoints = Checkpoints(out / "checkpoints", mark_of(out), arguments.save_total_limit)
         arguments.save_total_limit = None  # Checkpoints deletes old ones, when the new is signed
         with (
@@ -103,10 +105,14 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             explained(job, arguments, checkpoints.last_whole),
             progress_bar(job.title, 0, "steps") as meter,
         ):
+            rounds = None
+            if job.own is not None:
+                rounds = _rounds(job, model, arguments, out, meter, lambda: trainer.accelerator)
             trainer = FusionTrainer(
                 name_of=name_of,
                 domains=domains,
                 meter=meter,
+                rounds=rounds,
                 model=trained,
                 args=arguments,
                 train_dataset=data,
@@ -123,6 +129,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             if job.patience is not None:
                 trainer.add_callback(EarlyStoppingCallback(job.patience))
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
+            if rounds is not None:
+                trainer.add_callback(KeepGood(rounds.runaway))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
             trainer.train(resume_from_checkpoint=newest)
             _save(trainer, job, dtype, out / "model")
@@ -139,7 +147,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
         **({"best_step": best} if best else {}),
         "steps": trainer.state.global_step,
         "seconds": round(time.monotonic() - started, 2),
-        **_positions(job),
+        **positions(job),
         "parameters": sum(size for size, _ in sizes),
         "trainable_parameters": sum(size for size, trains in sizes if trains),
         "device": str(arguments.device),
@@ -147,24 +155,16 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
     }
 
 
-def _check_ids(job: Job, model: PreTrainedModel) -> None:
-    """CheckpointError where the data holds a token that the model's head does not have."""
-    width = int(model.config.get_text_config().vocab_size)
-    largest = int(job.rendered.ids_L.max(initial=-1))
-    if isinstance(job.target, Target):
-        largest = max(largest, int(job.target.ids_TK.max(initial=-1)))
-    if largest >= width:
-        raise CheckpointError(
-            f"{job.title}: the data holds the token id {largest}, but the model at "
-            f"{job.model.model} has {width} entries in its head: tokenizer and model do not belong "
-            "together. Remove `tokenizer:` from the model, or give the one it was trained with."
-        )
-
-
 def _batches(
-    job: Job, domains: list[str]
-) -> tuple[Dataset[Any], Callable[[list[Any]], dict[str, torch.Tensor]]]:
-    """The data as the trainer draws it, and what makes a batch of some of it."""
+    job: Job, arguments: TrainingArguments, domains: list[str]
+) -> tuple[Dataset[Any], Callable[[list[Any]], Any]]:
+    """The data as the trainer draws it, and what makes a batch of some of it. Where the pivot
+    writes a part of it, the trainer counts places alone: the rounds make the batches."""
+    if job.own is not None:
+        examples = len(job.rendered) if job.chosen is None else len(job.chosen)
+        places = examples if job.own.settings.share < 1 else len(job.own.prompts)
+        per_step = arguments.train_batch_size * arguments.gradient_accumulation_steps
+        return Steps(places, per_step * world_size()), lambda items: {"places": items}
     conversations = Conversations(job.rendered, job.chosen)
     domain_N = None if job.domains is None else np.searchsorted(domains, job.domains)
     collator = Collator(job.rendered, job.target, domain_N)
@@ -174,6 +174,37 @@ def _batches(
     if job.chosen is not None:
         length_N = length_N[job.chosen]
     return Packs(conversations, pack(length_N, job.pack_tokens, seed=job.seed)), collator.packed
+
+
+def _rounds(
+    job: Job,
+    model: PreTrainedModel,
+    arguments: TrainingArguments,
+    out: Path,
+    meter: Meter,
+    accelerator: Callable[[], Accelerator],
+) -> Rounds:
+    """What makes the batches of a run whose pivot writes part of them. accelerator: there once the
+    trainer is."""
+    assert job.own is not None
+    conversations, collator = Conversations(job.rendered), Collator(job.rendered, job.target)
+    row_N1 = job.rendered.row_N1
+    return Rounds(
+        job.own,
+        Given(
+            np.arange(len(job.rendered)) if job.chosen is None else job.chosen,
+            len(job.rendered),
+            lambda some: collator([conversations[n] for n in some]),
+            lambda n: int(row_N1[n + 1] - row_N1[n]),
+        ),
+        model=model,
+        autocast=lambda: accelerator().autocast(),
+        out=out,
+        seed=job.seed,
+        micro=arguments.train_batch_size,
+        accumulation=arguments.gradient_accumulation_steps,
+        meter=meter,
+    )
 
 
 def _save(trainer: FusionTrainer, job: Job, dtype: torch.dtype, out: Path) -> None:
@@ -250,18 +281,3 @@ def _in_dtype(
             made[same] = value.to(dtype) if value.is_floating_point() else value
         stored[name] = made[same]
     return stored
-
-
-def _positions(job: Job) -> dict[str, int | None]:
-    """Response positions that an epoch trains on, and those of them where a source
-    teaches; None where that shows only while the rows are made."""
-    times_N = np.ones(len(job.rendered), dtype=np.int64)
-    if job.chosen is not None:
-        times_N = np.bincount(job.chosen, minlength=len(job.rendered))
-    times_T = np.repeat(times_N, np.diff(job.rendered.row_N1))
-    taught: int | None = None
-    if job.target is None:
-        taught = 0
-    elif isinstance(job.target, Target):
-        taught = int(times_T[job.target.taught_T].sum())
-    return {"positions": int(times_T.sum()), "taught_positions": taught}

@@ -16,6 +16,7 @@ from infifusion.process.meter import Meter
 from infifusion.train.health import bad_gradient
 from infifusion.train.held_out import HeldOut
 from infifusion.train.parallel import shard
+from infifusion.train.rounds import Rounds
 
 PARTS = ("cross_entropy", "divergence")
 SHARE = "share"
@@ -40,13 +41,16 @@ class FusionTrainer(Trainer):
         meter: Meter,
         domains: Sequence[str] = ("",),
         held_out: HeldOut | None = None,
+        rounds: Rounds | None = None,
         **keywords: Any,
     ) -> None:
         """name_of gives the id of an example by its number, for errors. meter: of the steps.
         domains: by their numbers, as batches hold them. held_out: what the model is scored on where
-        eval_strategy asks for it."""
+        eval_strategy asks for it. rounds: makes the batches of each step, where the pivot writes
+        part of what it learns."""
         super().__init__(eval_dataset=held_out, **keywords)
         self._held_out = held_out
+        self._rounds = rounds
         self.add_callback(Advances(meter))
         self._name_of = name_of
         self._meter = meter
@@ -68,7 +72,9 @@ class FusionTrainer(Trainer):
     ) -> tuple[list[Any], torch.Tensor | None]:
         """The micro-batches of one step and the number of response positions in all of them."""
         samples, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        count = torch.tensor(sum(len(batch["gold_R"]) for batch in samples), device=device)
+        if self._rounds is not None:
+            samples = self._rounds.batches(self.state.global_step, self.state.max_steps)
+        count = torch.tensor(sum(_count(batch) for batch in samples), device=device)
         if self.args.world_size > 1:
             count = cast(torch.Tensor, self.accelerator.gather(count[None])).sum()
         return samples, count
@@ -102,12 +108,12 @@ class FusionTrainer(Trainer):
                 + NUMBERS
             )
         self._step_sum += loss_sum
-        self._step_count += len(inputs["gold_R"])
+        self._step_count += _count(inputs)
         # As many as in the other processes, or nearly: enough for a rate, and nothing is sent.
         self._meter.tokens += inputs["input_ids"].numel() * self.args.world_size
         self._sums["cross_entropy"] += cross_entropy
         self._sums["divergence"] += divergence
-        self._counts["cross_entropy"] += len(inputs["gold_R"])
+        self._counts["cross_entropy"] += _given(inputs)
         self._counts["divergence"] += int(sum(taught_D))
         for d, (name, taught, share) in enumerate(
             zip(self._shares, taught_D, share_D, strict=True)
@@ -116,8 +122,8 @@ class FusionTrainer(Trainer):
             self._counts[name] += int(taught)
             self._step_leads[d][0] += lead_D[d]
             self._step_leads[d][1] += taught
-        items = len(inputs["gold_R"]) if num_items_in_batch is None else num_items_in_batch
-        loss = out["loss"] / items * self.args.world_size
+        items = _count(inputs) if num_items_in_batch is None else num_items_in_batch
+        loss = out["loss"] / max(items, 1e-9) * self.args.world_size
         return (loss, out) if return_outputs else loss
 
     def training_step(
@@ -196,7 +202,21 @@ class FusionTrainer(Trainer):
                 if self._counts[part]:
                     logs[part] = round(self._sums[part] / self._counts[part], 6)
                 self._sums[part], self._counts[part] = 0.0, 0
+            if self._rounds is not None:
+                logs |= self._rounds.last
         super().log(logs, *arguments, **keywords)
+
+
+def _count(batch: dict[str, Any]) -> float:
+    """What the positions of a batch count for together: their number, unless they are scaled."""
+    scale_R = batch.get("scale_R")
+    return len(batch["gold_R"]) if scale_R is None else float(scale_R.sum())
+
+
+def _given(batch: dict[str, Any]) -> int:
+    """Positions whose text was given, and not written by the pivot itself."""
+    own_R = batch.get("own_R")
+    return len(batch["gold_R"]) - (0 if own_R is None else int(own_R.sum()))
 
 
 class Advances(TrainerCallback):

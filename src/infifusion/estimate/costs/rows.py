@@ -7,6 +7,12 @@ from collections.abc import Iterator
 from infifusion.estimate.costs import disk, memory
 from infifusion.estimate.costs.case import PIVOT, Case, Facts, Row, schedule
 from infifusion.estimate.costs.lengths import Lengths
+from infifusion.estimate.costs.on_policy import (
+    correcting,
+    loaded_beside,
+    rounds_bytes,
+    trained_with_own,
+)
 from infifusion.estimate.costs.online import beside, running
 from infifusion.estimate.costs.schedule import Schedule, lora_parameters
 from infifusion.estimate.costs.work import Work, decode_work, forward_work, teach_work, train_work
@@ -128,7 +134,7 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
     """One training run; online: its target, where the sources run beside the pivot."""
     pivot, half = case.models[PIVOT], case.trains_in_half(run)
     place = case.place("distill", half=half)
-    lengths = case.trained(PIVOT, run)
+    lengths = trained_with_own(case, run)
     steps = schedule(case, run)
     trainable = pivot.parameters if run.lora is None else lora_parameters(pivot.shape, run.lora)
     size = saved_bytes(pivot)
@@ -147,8 +153,14 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
     )
     work = case.rated(work, half=half)
     work += Work({}, {"distill_first": int(first), "tokenizer_entry": pivot.entries})
-    if online is not None:
-        work += beside(case, run, online)
+    own, beside_it = run.on_policy, running(online) if online is not None else []
+    if online is not None and (own is None or own.share < 1):
+        work += beside(case, run, online).times(1 if own is None else 1 - own.share)
+    if own is not None:
+        target = next(t for t in case.resolved.targets if t.name == run.target)
+        work += correcting(case, run, target, own)
+        size += rounds_bytes(case, run, target, own)
+        beside_it = list(dict.fromkeys([*beside_it, *loaded_beside(target, own)]))
     seconds = case.hardware.rates.seconds(work)
     seconds += _exchange_seconds(case, steps, trainable, pivot.parameters)
     peak = memory.train_memory(
@@ -162,9 +174,8 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
         distils=run.target is not None,
         saved_width=pivot.stored,
     )
-    if online is not None:
-        for name in running(online):
-            peak += case.place("distill", name).width * case.models[name].parameters
+    for name in beside_it:
+        peak += case.place("distill", name).width * case.models[name].parameters
     tokens = lengths.tokens * steps.passes
     scratch = state if steps.saves else 0.0
     flops = work.all_flops * place.devices

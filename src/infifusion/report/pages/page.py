@@ -13,6 +13,7 @@ from infifusion.report.pages.cost import cost_view
 from infifusion.report.pages.items import items_view
 from infifusion.report.pages.left_out import data_view, left_out_view
 from infifusion.report.pages.merges import merge_view
+from infifusion.report.pages.own_text import own_text_view
 from infifusion.report.pages.reproduce import settings_view
 from infifusion.report.pages.responses import responses_view
 from infifusion.report.pages.scores import scores_view
@@ -33,6 +34,7 @@ VIEWS: dict[str, Callable[[Run], Any]] = {
     "tokens": tokens_view,
     "responses": responses_view,
     "training": training_view,
+    "own_text": own_text_view,
     "merges": merge_view,
     "coverage": coverage_view,
     "worst": worst_tokens_view,
