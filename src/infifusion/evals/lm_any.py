@@ -6,6 +6,7 @@ item the task's first metric is kept, so that intervals and paired tests are the
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -148,7 +149,9 @@ def _said(sample: dict[str, Any]) -> tuple[str, str]:
     return prompt, str(answers[0] if answers else "")
 
 
+@functools.cache
 def _manager(data: Path | None) -> Any:
+    """lm-eval's index of its task files, which takes seconds to read, and of those in the folder."""
     from lm_eval.tasks import TaskManager
 
     own = data is not None and any(data.glob("*.yaml"))
