@@ -151,7 +151,7 @@ def _said(sample: dict[str, Any]) -> tuple[str, str]:
 
 @functools.cache
 def _manager(data: Path | None) -> Any:
-    """lm-eval's index of its task files, which takes seconds to read, and of those in the folder."""
+    """lm-eval's index of its task files, which takes seconds to read, and of the folder's own."""
     from lm_eval.tasks import TaskManager
 
     own = data is not None and any(data.glob("*.yaml"))
