@@ -138,7 +138,8 @@ def modelfile(model: Path, file: Path) -> tuple[str, str]:
         note = f" It has no TEMPLATE: {error} Ollama then takes the one in the file, if it can."
     known = stops_of(model)
     ids = known if isinstance(known, list) else [known] if known is not None else []
-    ids = ids or ([tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else [])
+    end: Any = tokenizer.eos_token_id
+    ids = ids or ([end] if end is not None else [])
     for text in dict.fromkeys(str(tokenizer.convert_ids_to_tokens(int(one))) for one in ids):
         lines.append(f"PARAMETER stop {_quoted(text)}")
     return "\n".join(lines) + "\n", note

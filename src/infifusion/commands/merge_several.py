@@ -67,8 +67,10 @@ def merge_several(
 
 def models_in_words(file: MergeFile) -> str:
     """2 models (math, code) over the base pivot: what a merge file merges, by names that differ."""
-    listed = [one.model for one in file.whole_models() or []]
-    listed += [one.model for part in file.layer_slices() for one in part.sources]
+    listed = []
+    for module in file.parts().values():
+        listed += [one.model for one in module.models or []]
+        listed += [one.model for part in module.slices or [] for one in part.sources]
     listed = list(dict.fromkeys(listed))
     apart = file.base_model if file.base_model not in listed else None
     names = public_names([*listed, *([apart] if apart else [])])

@@ -116,11 +116,11 @@ def domain_shares(
         prepared = prepared_lengths(recipe, folder) is not None and folder.data_sets.is_file()
         sets = read_json(folder.data_sets)["data_sets"] if prepared else None
         known = Counts(sets or [example.data_set or 0 for example in examples_of(recipe)])
-        count = Counts()
+        often = dict.fromkeys((file.domain for file in files), 0.0)
         for place, source in enumerate(recipe.data.train):
-            count[source.domain] += known[place] * source.weight
+            often[source.domain] += known[place] * source.weight
         total = sum(known.values())
-        return {file.domain: count.get(file.domain, 0) / total for file in files}
+        return {domain: times / total for domain, times in often.items()}
     elif prepared_lengths(recipe, folder) is not None:
         count = read_json(folder.prepare / MANIFEST)["counts"]["train"]
     else:

@@ -125,13 +125,14 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
     started = time.monotonic()
     try:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent,
             gguf_file=file.name,
             dtype=dtype,
             output_loading_info=True,
             **_dequantised(),
         )
+        model, told = loaded
     except Exception as error:  # transformers and gguf raise many kinds, all about the file
         raise _unreadable(file, error) from error
     if missing := sorted(told["missing_keys"]):
@@ -202,9 +203,9 @@ def _forget_quantisation(model: Any) -> None:
 
 def _contents(file: Path) -> tuple[torch.dtype, int]:
     """(dtype that holds all of its weights, parameters)."""
-    import gguf
+    from gguf import GGUFReader  # pyright: ignore[reportAttributeAccessIssue]
 
-    tensors = gguf.GGUFReader(str(file)).tensors
+    tensors = GGUFReader(str(file)).tensors
     kinds = {one.tensor_type.name for one in tensors if len(one.shape) > 1}
     dtype = torch.bfloat16
     if kinds == {"F32"}:

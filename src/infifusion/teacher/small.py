@@ -69,7 +69,7 @@ def shrunk(config: PreTrainedConfig) -> PreTrainedConfig:
     """A config of the same kind with a layer of each kind, and small where it costs."""
     config = copy.deepcopy(config)
     if hasattr(config, "quantization_config"):
-        del config.quantization_config  # of the stored weights, which are not looked at
+        delattr(config, "quantization_config")  # of the stored weights, which are not looked at
     parts = [config, *(getattr(config, name, None) for name in config.sub_configs)]
     for part in parts:
         if isinstance(part, PreTrainedConfig):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from peft import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -176,14 +176,14 @@ def adapter_parameters(model: Model, lora: Lora) -> tuple[int, int]:
     """
     empty = empty_model(model)
     targets = targets_of(empty, lora)
-    weights = {name: empty.get_submodule(name).weight for name in targets.modules}
+    weights: dict[str, Any] = {n: empty.get_submodule(n).weight for n in targets.modules}
     weights |= {name: empty.get_parameter(name) for name in targets.parameters}
     trained = sum(
         rank_of(name, lora) * (len(one) if one.dim() == 3 else 1) * (one.shape[-1] + one.shape[-2])
         for name, one in weights.items()
     )
     if lora.use_dora:  # a length for every row
-        linear = {name: empty.get_submodule(name) for name in targets.modules}
+        linear: dict[str, Any] = {name: empty.get_submodule(name) for name in targets.modules}
         trained += sum(w.shape[isinstance(linear[n], Conv1D)] for n, w in weights.items())
     whole = [empty.get_submodule(name) for name in _whole(empty, lora)]
     trained += sum(p.numel() for module in whole for p in module.parameters())

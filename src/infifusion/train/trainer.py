@@ -48,7 +48,7 @@ class FusionTrainer(Trainer):
         domains: by their numbers, as batches hold them. held_out: what the model is scored on where
         eval_strategy asks for it. rounds: makes the batches of each step, where the pivot writes
         part of what it learns."""
-        super().__init__(eval_dataset=held_out, **keywords)
+        super().__init__(eval_dataset=cast(Any, held_out), **keywords)
         self._held_out = held_out
         self._rounds = rounds
         self.add_callback(Advances(meter))
@@ -173,19 +173,20 @@ class FusionTrainer(Trainer):
         """Bits per byte of what is held out, in all and by domain; every process goes over all of
         it, so none waits for another."""
         assert self._held_out is not None, "transformers asks for data where it evaluates"
-        device, training = self.args.device, self.model_wrapped.training
+        device, model = self.args.device, cast(nn.Module, self.model_wrapped)
+        training = model.training
 
         def score(batch: dict[str, torch.Tensor]) -> float:
             placed = {name: tensor.to(device) for name, tensor in batch.items()}
             with torch.no_grad(), self.compute_loss_context_manager():
-                return float(self.model_wrapped(**placed, gold_only=True)["cross_entropy"])
+                return float(model(**placed, gold_only=True)["cross_entropy"])
 
-        self.model_wrapped.eval()
+        model.eval()
         try:
             size = self.args.per_device_eval_batch_size
             metrics = self._held_out.scores(score, batch_size=size)
         finally:
-            self.model_wrapped.train(training)
+            model.train(training)
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics

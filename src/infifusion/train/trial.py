@@ -75,7 +75,7 @@ def faults_of_model(model: Model, small: Model) -> list[Fault]:
 
     def attempt(settings: dict[str, Any]) -> None:
         loaded = load_model(_with(small, OF_A_MODEL, settings))
-        device = loaded.get_input_embeddings().weight.device
+        device = loaded.device
         ids_BL = torch.from_numpy(_examples().ids_L[None, :8].astype(np.int64)).to(device)
         check_head(loaded, split_head(loaded), ids_BL, torch.ones_like(ids_BL))
 
@@ -105,7 +105,7 @@ def faults_of_run(
                 gold_weight=run.gold_weight,
                 loss_rows=run.loss_rows,
                 training={**training, **ONE_STEP},
-                lora=_on_small(run.lora, start) if "lora" in settings else None,
+                lora=_on_small(run.lora, start) if run.lora and "lora" in settings else None,
                 seed=0,
                 pack_tokens=run.pack_tokens if "packing" in settings else None,
                 stop_at_rise=None,

@@ -67,6 +67,7 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
     """The model without its quantisation, as transformers takes it off on this machine; kind and
     config: its class and config, which a GGUF file has inside. Raises CheckpointError with what is
     lacking where it cannot."""
+    file = ""
     try:
         with quiet():
             if method == GGUF:

@@ -258,7 +258,7 @@ def _rows(
             out_RD = np.tile(mean_D, (len(own_R), 1))
             out_RD[own_R >= 0] = rows[own_R[own_R >= 0]]
             made_R = np.flatnonzero(number_R >= 0)
-            made_R = made_R[~lone_M[number_R[made_R]]]
+            made_R = made_R[~np.asarray(lone_M)[number_R[made_R]]]
             made_RD = np.empty((len(made_R), rows.width), np.float32)
             m = number_R[made_R]
             mix(used_UD, place_MK[m], sums.weight_MK[m], made_RD)

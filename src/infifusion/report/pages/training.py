@@ -60,7 +60,7 @@ def _shares(histories: dict[str, Any]) -> list[Line]:
     for name, history in histories.items():
         keys = sorted({key for line in history["log"] for key in line if key.startswith(SHARE)})
         moving = [(key, _thinned(history["log"], key)) for key in keys]
-        if any(value < 1 for _, points in moving for _, value in points):
+        if any(value is not None and value < 1 for _, points in moving for _, value in points):
             found += [(" ".join([name, *key.split("/")[1:]]), points) for key, points in moving]
     return [Line(title, points, number) for number, (title, points) in enumerate(found)]
 
