@@ -43,7 +43,7 @@ def by_evaluate(learnt: Learnt, out: Path) -> Found:
         batch_size=len(PAIRS),
     )
     found = Found()
-    items = read_items(out / "model" / f"{TASK}.jsonl")
+    items = read_items(next(out.glob(f"*/{TASK}.jsonl")))
     for number, (item, (_, answer)) in enumerate(zip(items, PAIRS, strict=True)):
         asked = learnt.tokenizer(item["prompt"], add_special_tokens=False)["input_ids"]
         if asked != learnt.trained[number][0]:

@@ -53,7 +53,7 @@ def test_every_public_name_is_there_and_documented() -> None:
     from infifusion import api
 
     functions = [name for name in infifusion.__all__ if name != "__version__"]
-    assert len(functions) == 9
+    assert len(functions) == 10
     for name in functions:
         assert callable(getattr(infifusion, name)) and len(getattr(api, name).__doc__) > 80
 

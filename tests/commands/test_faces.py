@@ -53,7 +53,7 @@ def test_every_command_and_status_has_a_row_in_the_docs() -> None:
 
 def test_every_option_of_the_docs_exists() -> None:
     text = DOCS.read_text(encoding="utf-8")
-    assert len(COMMANDS) == 17
+    assert len(COMMANDS) == 20
     for row in re.findall(r"^\| `infifusion ([\w-]+[^|]*)\|([^|]*)\|", text, re.MULTILINE):
         name = row[0].split()[0].strip("`")
         told = infifusion(name, "--help").stdout

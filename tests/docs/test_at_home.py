@@ -43,7 +43,7 @@ def test_commands_are_the_commands_there_are() -> None:
         one.name or (one.callback and one.callback.__name__) for one in app.registered_commands
     }
     used = re.findall(r"^infifusion (\w+)", "".join(blocks("bash")), re.MULTILINE)
-    assert len(used) == 4 and set(used) <= known
+    assert len(used) == 6 and set(used) <= known
 
 
 def test_every_format_has_a_row() -> None:

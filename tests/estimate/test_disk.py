@@ -28,7 +28,7 @@ def test_a_row_of_the_cache_by_hand() -> None:
 def test_a_shard_has_exactly_the_bytes_that_are_planned(
     tmp_path: Path, rows: int, top_k: int, vocabulary: int
 ) -> None:
-    write_shard(tmp_path, 0, _empty(rows, top_k), vocabulary=vocabulary)
+    write_shard(tmp_path, 0, _empty(rows, top_k, np.float16), vocabulary=vocabulary)
     planned = disk.cache_bytes(
         rows, examples=3, shard_examples=512, top_k=top_k, vocabulary=vocabulary
     )

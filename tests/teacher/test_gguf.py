@@ -160,7 +160,7 @@ def test_a_file_without_its_ending_is_known_by_its_first_bytes(
         ({"model": "ollama/qwen2.5:0.5b"}, "how Ollama calls a model"),
         ({"model": "{folder}"}, "holds 3 GGUF files: a.gguf, b.gguf, x.*Say which: gguf_file"),
         ({"model": "{folder}", "gguf_file": "c.gguf"}, "There is no .*c.gguf. GGUF files in the"),
-        ({"model": "{folder}/text.txt"}, "text.txt is a file, and no GGUF file"),
+        ({"model": "{folder}/text.txt"}, "text.txt, which is a file, and no GGUF file"),
         ({"model": "{folder}/x-00001-of-00003.gguf"}, "one of several parts.*--merge"),
         ({"model": "{folder}/a.gguf"}, "a.gguf: this GGUF file cannot be read"),
     ],

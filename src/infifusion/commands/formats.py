@@ -13,7 +13,7 @@ def convert(
     file: Annotated[Path, Argument(metavar="FILE.gguf", help="A model in a GGUF file.")],
     out: Annotated[Path, Argument(metavar="OUT_DIR", help="New folder of the model.")],
 ) -> None:
-    """Make a plain model folder of a GGUF file, with its tokenizer and chat template."""
+    """Make a plain model folder of a GGUF file. With its tokenizer and chat template."""
     from infifusion.commands.export_model import convert_file
     from infifusion.process.runtime import quiet_libraries
 
@@ -32,7 +32,7 @@ def export(
         Path | None, Option(help="The file to write; MODEL-QUANT.gguf by default.")
     ] = None,
 ) -> None:
-    """Write a model for llama.cpp or Ollama, by llama.cpp's own converter."""
+    """Write a model for llama.cpp or Ollama. By llama.cpp's own converter."""
     from infifusion.commands.export_model import export_model
 
     typer.echo(export_model(model, to=to, quant=quant, out=out))

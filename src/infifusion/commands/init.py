@@ -41,7 +41,7 @@ def init(
     force: Annotated[bool, Option("--force", help="Replace a file that is there.")] = False,
     yes: Annotated[bool, Option("--yes", help="Ask nothing.")] = False,
 ) -> None:
-    """Write a commented recipe with sizes that fit this machine.
+    """Write a commented recipe that fits this machine.
 
     Asks on a terminal for what the options do not give; or --template takes a whole recipe.
     """

@@ -104,7 +104,7 @@ def extract_lora(
     seed: Annotated[int, Option(help="Decides the random vectors of the search.")] = 0,
     as_json: AsJson = False,
 ) -> None:
-    """Make a LoRA adapter of the difference between two models."""
+    """Make a LoRA adapter of what two models differ in."""
     work_offline_without_hub([base, tuned])
     from infifusion.commands.merge_models import extract_command
 
@@ -129,7 +129,7 @@ def transplant_tokenizer(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Give a model the tokenizer of another, without training."""
+    """Give a model another's tokenizer, without training."""
     from infifusion.commands.merge_models import bytes_from
     from infifusion.commands.transplant import transplant_command
 
@@ -168,7 +168,7 @@ def align(
     field: Annotated[str | None, Option(help="Field of a JSONL file that holds the text.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say how well two tokenizers fit, before any GPU is paid."""
+    """Say how well two tokenizers fit. Before any GPU is paid."""
     work_offline_without_hub([source, pivot])
     from infifusion.commands.align_tokenizers import align_table, align_tokenizers
 

@@ -31,8 +31,8 @@ def check(
     ] = False,
     assignments: Assignments = None,
 ) -> None:
-    """Say what a recipe would do and what is wrong with it. Models and training are tried on small
-    copies; no stage is run."""
+    """Say what a recipe would do and what is wrong. Models and training are tried on small copies;
+    no stage is run."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])
@@ -83,7 +83,7 @@ def plan(
     assignments: Assignments = None,
     as_json: AsJson = False,
 ) -> None:
-    """Estimate tokens, memory, disk and hours of every stage. No weights are loaded."""
+    """Estimate tokens, memory, disk, hours of every stage. No weights are loaded."""
     from infifusion.recipe import load_recipe
 
     loaded = load_recipe(recipe, assignments or [])

@@ -35,7 +35,7 @@ def report(
         Option(help="Page of a comparison; comparison.html in this folder by default."),
     ] = None,
 ) -> None:
-    """Write the report of a run again, or compare several runs."""
+    """Write a run's report again, or compare several runs."""
     if len(run_dirs) == 1:
         from infifusion.report.pages.page import write_report
 

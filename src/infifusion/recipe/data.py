@@ -124,6 +124,13 @@ class Data(Strict):
     prompts: list[PromptSource] = []
     """Prompts without answers, which the pivot answers in runs with on_policy."""
 
+    @model_validator(mode="after")
+    def _weights_are_of_training(self) -> Self:
+        for part, sources in (("held_out", self.held_out), ("decontaminate", self.decontaminate)):
+            if any(source.weight != 1 for source in sources):
+                raise ValueError(f"{part}: only examples that are trained on have a weight")
+        return self
+
     @field_validator("prompts")
     @classmethod
     def _prompts_alone(cls, value: list[PromptSource]) -> list[PromptSource]:

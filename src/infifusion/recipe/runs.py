@@ -87,6 +87,8 @@ def on_policy_problems(recipe: Fields) -> Iterable[str]:
             )
         if distill.packing:
             yield f"{where}: answers are not packed; remove packing"
+        if distill.gate == "pivot":
+            yield f"{where}: gate: pivot compares on labels, which such text has not; remove it"
         if distill.parallel != "ddp":
             yield (
                 f"{where}: every process writes answers by itself, so it needs the whole model: "

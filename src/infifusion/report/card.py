@@ -95,7 +95,7 @@ def hub_name(path: str) -> str | None:
     """The hub name that a model or data set is called by, without revision and adapter; None for a
     local folder or file, which the hub does not know."""
     name = path.partition("+")[0].partition("@")[0]
-    if _is_local(path):
+    if _is_local(name):
         return None
     try:
         validate_repo_id(name)

@@ -36,8 +36,15 @@ LONGEST_WAIT = 3600.0
 def in_folders(recipe: Recipe) -> Recipe:
     """The recipe with every model that is a GGUF file as a plain folder, converted where it is not
     yet."""
-    models = {name: as_folder(model) for name, model in recipe.sources.items()}
-    return recipe.model_copy(update={"pivot": as_folder(recipe.pivot), "sources": models})
+
+    def placed(where: str, model: Model) -> Model:
+        try:
+            return as_folder(model)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+
+    models = {name: placed(f"sources.{name}", one) for name, one in recipe.sources.items()}
+    return recipe.model_copy(update={"pivot": placed("pivot", recipe.pivot), "sources": models})
 
 
 def as_folder(model: Model) -> Model:
@@ -223,8 +230,8 @@ def _checked(file: Path) -> Path:
         )
     if not is_gguf(file):
         raise CheckpointError(
-            f"{file} is a file, and no GGUF file. Give the model's folder (config.json, "
-            "safetensors), a GGUF file or a hub name."
+            f"there is no model folder at {file}, which is a file, and no GGUF file. Give the "
+            "model's folder (config.json, safetensors), a GGUF file or a hub name."
         )
     return file
 

@@ -19,7 +19,7 @@ from infifusion.types import Rendered, in_response
 BITS = "bits_per_byte"
 METRIC = f"eval_{BITS}"
 """What a checkpoint is judged by; of one domain alone, eval_DOMAIN_bits_per_byte."""
-OF_ROWS = ("gold_R", "taught_R", "ids_RK", "prob_RK")
+OF_ROWS = ("gold_R", "taught_R", "domain_R", "ids_RK", "prob_RK")
 
 Score = Callable[[dict[str, torch.Tensor]], float]
 """The sum of the cross-entropy (nats) over a batch's positions, by the model as it is now."""

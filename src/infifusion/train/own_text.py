@@ -243,7 +243,8 @@ def given(batch: Batch, rows_of_each: Sequence[int], *, gradient: bool, sequence
     if sequence:
         parts = [torch.full((rows,), 1 / rows) for rows in rows_of_each]
         more["scale_R"] = torch.cat(parts)
-    return {**batch, **more}
+    kept = {name: value for name, value in batch.items() if name != "domain_R"}  # for gates alone
+    return {**kept, **more}
 
 
 def joined(first: Batch, second: Batch) -> Batch:
