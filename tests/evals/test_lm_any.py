@@ -56,6 +56,7 @@ def tasks(tmp_path: Path) -> Path:
     (folder / "tiny_written.yaml").write_text(WRITTEN.format(folder=folder, metric="exact_match"))
     text = WRITTEN.format(folder=folder, metric="word_perplexity")
     text = text.replace("generate_until", "loglikelihood_rolling").replace("written", "text")
+    text = text.replace("aggregation: mean", "aggregation: weighted_perplexity")
     (folder / "tiny_text.yaml").write_text(text.replace("Q: {{question}} A:", ""))
     return folder
 

@@ -86,7 +86,9 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
                     local_files_only=True,
                     trust_remote_code=False,
                 )
-            if getattr(model, "is_quantized", False):
+            if method == GGUF:  # read without it; what says otherwise keeps it from being saved
+                model.is_quantized, model.hf_quantizer = False, None
+            elif getattr(model, "is_quantized", False):
                 model = model.dequantize()
             model._weight_conversions = None  # those of the quantisation would be undone
             if hasattr(model.config, "quantization_config"):
