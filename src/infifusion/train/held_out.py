@@ -81,7 +81,7 @@ def curve(log_history: list[dict[str, float]]) -> list[dict[str, object]]:
             BITS: line[METRIC],
             "domains": {
                 key.removeprefix("eval_").removesuffix(f"_{BITS}"): value
-                for key, value in line.items()
+                for key, value in sorted(line.items())  # a checkpoint has them in this order
                 if key.startswith("eval_") and key.endswith(f"_{BITS}") and key != METRIC
             },
         }

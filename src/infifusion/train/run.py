@@ -38,7 +38,7 @@ from infifusion.train.packing import Packs, check_packing, pack
 from infifusion.train.parallel import elements, environment_restored, join
 from infifusion.train.rounds import Given, Rounds
 from infifusion.train.start import checkpoint_dtype, load_start, merged
-from infifusion.train.trainer import SHARE, FusionTrainer
+from infifusion.train.trainer import FusionTrainer, shares_of
 from infifusion.types import Rendered
 
 ADAPTER = "adapter"
@@ -135,7 +135,8 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             trainer.train(resume_from_checkpoint=newest)
             _save(trainer, job, dtype, out / "model")
     log = [
-        {key: line[key] for key in line if key in KEPT_IN_HISTORY or key.startswith(SHARE)}
+        # In one order, as a line that comes out of a checkpoint has its keys in another.
+        {key: line[key] for key in (*KEPT_IN_HISTORY, *shares_of(line)) if key in line}
         for line in trainer.state.log_history
         if "loss" in line
     ]

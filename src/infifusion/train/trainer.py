@@ -220,6 +220,11 @@ def _given(batch: dict[str, Any]) -> int:
     return len(batch["gold_R"]) - (0 if own_R is None else int(own_R.sum()))
 
 
+def shares_of(line: dict[str, Any]) -> list[str]:
+    """The keys of a line of the log that say how far the sources counted, by domain."""
+    return sorted(key for key in line if key.startswith(SHARE))
+
+
 class Advances(TrainerCallback):
     """Keeps a meter at the optimizer step and the loss; after a resume, with the curve so far."""
 
