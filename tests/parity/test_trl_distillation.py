@@ -60,7 +60,9 @@ def test_value_and_gradient_are_those_of_trl(loss, params, beta, temperature) ->
 
     log_RV = torch.log_softmax(hidden_RD @ ours_head.T, 1)
     reduce = HeadLoss(position_loss, gold_weight=0.5, loss_rows=1024)
-    sums = reduce._sums(log_RV, reduce._divergence(log_RV, target), target)
+    sums = reduce._sums(
+        log_RV, reduce._divergence(log_RV, target), reduce._gated(log_RV, target), target
+    )
     ours = sums[0] / rows / temperature**2  # TRL leaves Hinton's factor out
     ours.backward()
 

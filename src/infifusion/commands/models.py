@@ -9,7 +9,14 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from infifusion.commands.options import AsJson, show, work_offline_without_hub
+from infifusion.commands.options import (
+    AllowPickle,
+    AsJson,
+    ShardSize,
+    Threads,
+    show,
+    work_offline_without_hub,
+)
 from infifusion.commands.push import PushResult, upload
 
 
@@ -28,17 +35,12 @@ def merge(
         bool, Option("--dry-run", help="Check every tensor by the headers alone; stop.")
     ] = False,
     memory: Annotated[str | None, Option(help="Memory to stay under, such as 1GB.")] = None,
-    threads: Annotated[
-        int | None, Option(min=1, help="Threads; by default one per processor.")
-    ] = None,
-    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
+    threads: Threads = None,
+    shard_size: ShardSize = "5GB",
     allow_nan: Annotated[
         bool, Option("--allow-nan", help="Go on where a tensor holds NaN or Inf.")
     ] = False,
-    allow_pickle: Annotated[
-        bool,
-        Option("--allow-pickle", help="Read .bin and .pt files, tensors alone."),
-    ] = False,
+    allow_pickle: AllowPickle = False,
     intermediates: Annotated[
         Path | None,
         Option(help="Keep here the results that later merges of the file take."),
@@ -78,13 +80,9 @@ def merge(
 def moe(
     moe_file: Annotated[Path, Argument(metavar="MOE.yaml", help="Base, experts and prompts.")],
     out: Annotated[Path, Argument(metavar="OUT_DIR", help="New folder of the result.")],
-    threads: Annotated[
-        int | None, Option(min=1, help="Threads; by default one per processor.")
-    ] = None,
-    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
-    allow_pickle: Annotated[
-        bool, Option("--allow-pickle", help="Read .bin and .pt files, tensors alone.")
-    ] = False,
+    threads: Threads = None,
+    shard_size: ShardSize = "5GB",
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Make a mixture of experts of dense models. MOE.yaml is mergekit-moe's format."""
@@ -120,13 +118,9 @@ def transplant_tokenizer(
         str, Option(help="omp: of shared tokens as in the donor; pieces: of its own tokens.")
     ] = "omp",
     count: Annotated[int, Option(min=1, help="omp: shared tokens that a new one is made of.")] = 64,
-    threads: Annotated[
-        int | None, Option(min=1, help="Threads; by default one per processor.")
-    ] = None,
-    shard_size: Annotated[str, Option(help="Largest file of the result.")] = "5GB",
-    allow_pickle: Annotated[
-        bool, Option("--allow-pickle", help="Read .bin and .pt files, tensors alone.")
-    ] = False,
+    threads: Threads = None,
+    shard_size: ShardSize = "5GB",
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Give a model another's tokenizer, without training."""

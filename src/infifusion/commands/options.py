@@ -26,6 +26,11 @@ HUB = "https://huggingface.co"
 HUB_SECONDS = 5.0
 """Seconds that the hub may take to answer."""
 AsJson = Annotated[bool, Option("--json", help="Print one JSON object and nothing else.")]
+Threads = Annotated[int | None, Option(min=1, help="Threads; by default one per processor.")]
+ShardSize = Annotated[str, Option(help="Largest file of the result.")]
+AllowPickle = Annotated[
+    bool, Option("--allow-pickle", help="Read .bin and .pt files, tensors alone.")
+]
 
 
 def run_command(recipe: Path, assignments: list[str] | None, run_dir: Path | None = None) -> str:

@@ -173,24 +173,16 @@ def _ask(
 ) -> tuple[list[dict[str, Any]], list[str], list[str], list[list[Output]]]:
     """Run lm-eval on one task; docs, ids, exact prompts and samples, in the file's order."""
     from lm_eval.api.instance import Instance
-    from lm_eval.evaluator import evaluate
+
+    from infifusion.evals.lm_tasks import run_lm_eval
 
     samples = {name: where for name, where in zip(parts, places, strict=True) if where}
     if not samples:
         return [], [], [], []
-    results: Any = evaluate(
-        lm=model,
-        task_dict={"tasks": {name: parts[name] for name in samples}, "groups": {}},
-        samples=samples,
-        bootstrap_iters=0,
-        log_samples=True,
-        apply_chat_template=chat,
-        fewshot_as_multiturn=chat,
-        verbosity="ERROR",
-    )
+    logs = run_lm_eval(model, parts, samples, chat=chat)
     docs, ids, requests = [], [], []
     for name, where in samples.items():
-        logged = {sample["doc_id"]: sample for sample in results["samples"][name]}
+        logged = {sample["doc_id"]: sample for sample in logs[name]}
         for place in where:
             doc = dict(logged[place]["doc"])
             own = item_id(task, doc, place)

@@ -54,7 +54,7 @@ def lm_items(
     Raises DataError where the task's data cannot be had, and where its first metric is no right or
     wrong of single items (a perplexity, BLEU).
     """
-    from lm_eval.evaluator import evaluate
+    from infifusion.evals.lm_tasks import run_lm_eval
 
     name = str(task.lm_eval)
     try:
@@ -72,23 +72,14 @@ def lm_items(
     if not samples:
         return []
     try:
-        results: Any = evaluate(
-            lm=model,
-            task_dict={"tasks": {key: parts[key] for key in samples}, "groups": {}},
-            samples=samples,
-            bootstrap_iters=0,
-            log_samples=True,
-            apply_chat_template=chat,
-            fewshot_as_multiturn=chat,
-            verbosity="ERROR",
-        )
+        logs = run_lm_eval(model, parts, samples, chat=chat)
     except ValueError as error:
         reason = " ".join(str(error).split())[:300].rstrip(".")
         raise DataError(f"{task.name}: lm-eval cannot run this task here: {reason}.") from error
     items = []
     for key, where in samples.items():
         logged: dict[int, list[dict[str, Any]]] = {}
-        for sample in results["samples"][key]:
+        for sample in logs[key]:
             logged.setdefault(sample["doc_id"], []).append(sample)
         metrics = _metrics(parts[key])
         items += [_item(task, key, place, logged[place], metrics) for place in where]

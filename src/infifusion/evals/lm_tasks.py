@@ -99,6 +99,25 @@ def load_lm_tasks(
     return {task: {name: loaded[name] for name in group} for task, group in names.items()}
 
 
+def run_lm_eval(
+    model: Any, parts: dict[str, Any], samples: dict[str, list[int]], *, chat: bool
+) -> dict[str, list[dict[str, Any]]]:
+    """What lm-eval logs of every item that it asks, by part. samples: the places of those items."""
+    from lm_eval.evaluator import evaluate
+
+    results: Any = evaluate(
+        lm=model,
+        task_dict={"tasks": {name: parts[name] for name in samples}, "groups": {}},
+        samples=samples,
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=chat,
+        fewshot_as_multiturn=chat,
+        verbosity="ERROR",
+    )
+    return results["samples"]
+
+
 def _require_items(task: Task, path: Path, *fields: str) -> None:
     """DataError unless the file holds items, one JSON object a line, each with these fields."""
     if not path.is_file():

@@ -210,7 +210,7 @@ def _forget_quantisation(model: Any) -> None:
 
 def _contents(file: Path) -> tuple[torch.dtype, int]:
     """(dtype that holds all of its weights, parameters)."""
-    from gguf import GGUFReader  # pyright: ignore[reportAttributeAccessIssue]
+    from gguf import GGUFReader  # pyright: ignore
 
     tensors = GGUFReader(str(file)).tensors
     kinds = {one.tensor_type.name for one in tensors if len(one.shape) > 1}

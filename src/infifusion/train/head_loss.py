@@ -62,7 +62,8 @@ class HeadLoss:
 
         def sums_of(hidden_CD: torch.Tensor, part: SparseTarget) -> torch.Tensor:
             log_CV = torch.log_softmax(head.finish(project(hidden_CD)), dim=1)
-            return self._sums(log_CV, self._divergence(log_CV, part), part)
+            gated_2C = self._gated(log_CV, part)
+            return self._sums(log_CV, self._divergence(log_CV, part), gated_2C, part)
 
         def forward(hidden_RD: torch.Tensor) -> torch.Tensor:
             parameters = [p for p in head.head.parameters() if p.requires_grad]
@@ -94,7 +95,8 @@ class HeadLoss:
         self, log_CV: torch.Tensor, target: SparseTarget
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The chunk's sums, and the gradient [C, V] of the first with respect to log_CV."""
-        gold_C, weight_C = self._weights_C(self._gated(log_CV, target)[0], target)
+        gated_2C = self._gated(log_CV, target)
+        gold_C, weight_C = self._weights_C(gated_2C[0], target)
         if self.loss is None:
             divergence_C = self._divergence(log_CV, target)
             gradient_CV = torch.zeros_like(log_CV)
@@ -108,7 +110,7 @@ class HeadLoss:
             divergence_C = divergence_C.detach()
         # Cross-entropy by hand: autograd would make a second tensor of this size for it.
         gradient_CV.scatter_add_(1, target.gold_R[:, None], -gold_C[:, None])
-        return self._sums(log_CV, divergence_C, target), gradient_CV
+        return self._sums(log_CV, divergence_C, gated_2C, target), gradient_CV
 
     def _divergence(self, log_CV: torch.Tensor, target: SparseTarget) -> torch.Tensor:
         """The loss where taught, 0 elsewhere: [C]."""
@@ -125,8 +127,7 @@ class HeadLoss:
         if self.gate is None:
             return torch.stack([taught_C, torch.zeros_like(taught_C)])
         with torch.no_grad():
-            there_C = _taught(target) if target.own_R is None else _taught(target) & ~target.own_R
-            return torch.where(there_C, self.gate(log_CV, target), 0)
+            return torch.where(_taught(target), self.gate(log_CV, target), 0)
 
     def _weights_C(
         self, share_C: torch.Tensor, target: SparseTarget
@@ -140,9 +141,13 @@ class HeadLoss:
         return gold_C, torch.where(target.own_R, 1, weight_C) * scale
 
     def _sums(
-        self, log_CV: torch.Tensor, divergence_C: torch.Tensor, target: SparseTarget
+        self,
+        log_CV: torch.Tensor,
+        divergence_C: torch.Tensor,
+        gated_2C: torch.Tensor,
+        target: SparseTarget,
     ) -> torch.Tensor:
-        ce_C, gated_2C = _cross_entropy(log_CV, target), self._gated(log_CV, target)
+        ce_C = _cross_entropy(log_CV, target)
         gold_C, weight_C = self._weights_C(gated_2C[0], target)
         objective_C = gold_C * ce_C + weight_C * divergence_C
         given_C = ce_C if target.own_R is None else ce_C[~target.own_R]
