@@ -2,112 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from infifusion.evals.lm_figures import tasks_folder
 from infifusion.evals.scoring import Output, score_outputs, summarise
 from infifusion.evals.tasks import TASKS
 from infifusion.sandbox.programs import available
 
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from lm_eval_figures import what_lm_eval_prints
+
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
-THEIR_FILES = {
-    "gsm8k": ["gsm8k/gsm8k.yaml"],
-    "math500": ["minerva_math/minerva_math500.yaml"],
-    "humaneval": ["humaneval/humaneval.yaml", "humaneval/humaneval_instruct.yaml"],
-    "mbpp": ["mbpp/mbpp.yaml", "mbpp/mbpp_instruct.yaml"],
-    "mbpp_plus": ["mbpp/mbpp_plus.yaml", "mbpp/mbpp_plus_instruct.yaml"],
-}
-
-
-class CodeEval:
-    """Hugging Face's metric code_eval, which is loaded from the hub: every candidate runs with its
-    test behind it, in a process, for 3 seconds at most."""
-
-    def compute(
-        self, *, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int]
-    ) -> tuple[dict[str, float], None]:
-        assert list(k) == [1]
-        shares = []
-        for test, candidates in zip(references, predictions, strict=True):
-            passed = [self._passes(f"{candidate}\n{test}") for candidate in candidates]
-            shares.append(sum(passed) / len(passed))
-        return {"pass@1": sum(shares) / len(shares)}, None
-
-    def _passes(self, program: str) -> bool:
-        text = f"exec({program!r}, {{}})"
-        command = [sys.executable, "-c", text + "\nprint('ran to its end')"]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=3, input=b"")
-        except subprocess.TimeoutExpired:
-            return False
-        return done.returncode == 0 and done.stdout.endswith(b"ran to its end\n")
-
-
-def what_lm_eval_prints(
-    name: str, docs: list[dict], outputs: list[str], folder: Path, monkeypatch: Any
-) -> dict[str, float | str]:
-    """lm-eval's own tasks on a model that answers with the outputs."""
-    import evaluate as metrics
-    from lm_eval.api.model import LM
-    from lm_eval.evaluator import evaluate
-    from lm_eval.tasks import TaskManager
-
-    class Answers(LM):
-        def __init__(self) -> None:
-            super().__init__()
-            self.answers = iter(outputs)
-
-        def generate_until(self, requests: list[Any]) -> list[str]:
-            return [next(self.answers) for _ in requests]
-
-        def loglikelihood(self, requests: Any) -> Any: ...
-        def loglikelihood_rolling(self, requests: Any) -> Any: ...
-
-    monkeypatch.setattr(metrics, "load", lambda *_: CodeEval())
-    data = folder / "docs.jsonl"
-    data.write_text("".join(json.dumps(doc) + "\n" for doc in docs))
-    found: dict[str, float | str] = {}
-    for number, file in enumerate(THEIR_FILES[name]):
-        place = folder / f"{number}"
-        place.mkdir()
-        overlay = {
-            "include": str(tasks_folder() / file),
-            "task": f"their_{number}",
-            "dataset_path": "json",
-            "dataset_name": None,
-            "dataset_kwargs": {"data_files": {"test": str(data), "train": str(data)}},
-            "test_split": "test",
-            "num_fewshot": 0,
-            "fewshot_config": {"sampler": "first_n"},
-            "unsafe_code": False,
-        }
-        (place / "task.yaml").write_text(json.dumps(overlay))
-        manager = TaskManager(include_path=str(place), include_defaults=False)
-        tasks = dict(manager.load([f"their_{number}"])["tasks"])
-        results: Any = evaluate(
-            lm=Answers(),
-            task_dict={"tasks": tasks, "groups": {}},
-            bootstrap_iters=2,
-            verbosity="ERROR",
-        )
-        behind = " (instruct)" if number else ""
-        for key, value in results["results"][f"their_{number}"].items():
-            if "," in key:
-                found[key + behind] = value
-    return found
 
 
 def require_the_same(
-    name: str, docs: list[dict], outputs: list[str], tmp_path: Path, monkeypatch: Any
+    name: str, docs: list[dict], outputs: list[str], tmp_path: Path
 ) -> dict[str, Any]:
-    theirs = what_lm_eval_prints(name, docs, outputs, tmp_path, monkeypatch)
+    theirs = what_lm_eval_prints(name, docs, outputs, tmp_path)
     items = score_outputs(TASKS[name], docs, [Output(text) for text in outputs])
     ours = summarise(TASKS[name], items)["lm_eval"]
     assert ours.keys() <= theirs.keys()
@@ -128,14 +42,14 @@ GSM8K_OUTPUTS = [
 ]  # fmt: skip
 
 
-def test_gsm8k(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gsm8k(tmp_path: Path) -> None:
     golds = ["work\n#### 18", "#### 5", "#### 1,000", "it is -3\n#### -3", "#### 12.50"]
     docs = [
         {"question": f"q{at}", "answer": golds[at % len(golds)]}
         for at in range(len(GSM8K_OUTPUTS) * len(golds))
     ]
     outputs = [text for text in GSM8K_OUTPUTS for _ in golds]
-    figures = require_the_same("gsm8k", docs, outputs, tmp_path, monkeypatch)
+    figures = require_the_same("gsm8k", docs, outputs, tmp_path)
     assert 0 < figures["exact_match,strict-match"] < figures["exact_match,flexible-extract"] < 1
 
 
@@ -147,12 +61,12 @@ MATH_OUTPUTS = [
 ]  # fmt: skip
 
 
-def test_math(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_math(tmp_path: Path) -> None:
     docs = [
         {"problem": "p", "solution": "so $\\boxed{\\frac{1}{2}}$.", "answer": "\\frac{1}{2}"}
         for _ in MATH_OUTPUTS
     ]
-    figures = require_the_same("math500", docs, MATH_OUTPUTS, tmp_path, monkeypatch)
+    figures = require_the_same("math500", docs, MATH_OUTPUTS, tmp_path)
     assert 0 < figures["exact_match,none"] < 1 and 0 < figures["math_verify,none"] < 1
 
 
@@ -166,11 +80,11 @@ BODIES = [
 
 
 @needs_sandbox
-def test_humaneval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_humaneval(tmp_path: Path) -> None:
     test = "def check(candidate):\n    assert candidate(1) == 2\n"
     doc = {"prompt": 'def f(x):\n    """Add one."""\n', "entry_point": "f", "test": test}
     docs = [{**doc, "task_id": str(at)} for at in range(len(BODIES))]
-    figures = require_the_same("humaneval", docs, BODIES, tmp_path, monkeypatch)
+    figures = require_the_same("humaneval", docs, BODIES, tmp_path)
     plain, instruct = "pass@1,create_test", "pass@1,create_test (instruct)"
     assert (
         0 < figures[plain] < 1 and 0 < figures[instruct] < 1 and figures[plain] != figures[instruct]
@@ -179,7 +93,7 @@ def test_humaneval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @needs_sandbox
 @pytest.mark.parametrize("name", ["mbpp", "mbpp_plus"])
-def test_mbpp(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mbpp(name: str, tmp_path: Path) -> None:
     function = "def f(x):\n    return x + 1"
     outputs = [
         f"{function}\n", f"```python\n{function}\n```", f"python\n{function}\n```\nIt works.",
@@ -190,7 +104,7 @@ def test_mbpp(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     doc = {"text": "Add one.", "prompt": "Add one.", "code": function, "test_list": tests}
     doc |= {"test": "\n".join(tests), "test_imports": [], "test_setup_code": ""}
     docs = [{**doc, "task_id": at} for at in range(len(outputs))]
-    figures = require_the_same(name, docs, outputs, tmp_path, monkeypatch)
+    figures = require_the_same(name, docs, outputs, tmp_path)
     plain, instruct = "pass_at_1,none", "pass_at_1,extract_code (instruct)"
     assert 0 < figures[plain] < 1 and 0 < figures[instruct] < 1
 

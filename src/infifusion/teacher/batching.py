@@ -25,6 +25,7 @@ from infifusion.process.memory import ran_out
 from infifusion.process.runtime import log
 from infifusion.teacher.generate import generate
 from infifusion.teacher.lm_head import split_head
+from infifusion.teacher.packed import packed_layers
 from infifusion.teacher.rows import Draw, Row, not_finite
 from infifusion.teacher.window import window_of
 
@@ -53,17 +54,18 @@ def answers(
     Raises NumericsError naming the row where a logit is NaN or +Inf.
     """
     way = way_of(model)
-    if way is Way.JOINING:
-        yield from generate(model, split_head(model), rows, ends=ends, at_once=at_once)
-        return
-    size = at_once if way is Way.PADDED else 1
-    # Those of a batch may have equally many tokens, so that none has less room for its neighbours.
-    waiting = sorted(rows, key=lambda row: (-row.room, -len(row.prompt)))
-    while waiting:
-        batch = [row for row in waiting[:size] if row.room == waiting[0].room]
-        del waiting[: len(batch)]
-        _generate(model, batch, ends)
-        yield from batch
+    size = 1 if way is Way.ALONE else at_once
+    with packed_layers(model, size):
+        if way is Way.JOINING:
+            yield from generate(model, split_head(model), rows, ends=ends, at_once=size)
+            return
+        # Those of a batch may have equally many tokens, so that none has less room for others.
+        waiting = sorted(rows, key=lambda row: (-row.room, -len(row.prompt)))
+        while waiting:
+            batch = [row for row in waiting[:size] if row.room == waiting[0].room]
+            del waiting[: len(batch)]
+            _generate(model, batch, ends)
+            yield from batch
 
 
 def way_of(model: PreTrainedModel) -> Way:

@@ -120,11 +120,14 @@ def train_memory(
 def decode_memory(
     place: Place, shape: Shape, *, parameters: float, batch: int, prompt: float, new: float
 ) -> float:
-    """Weights, the key-value cache of a batch, its prompts on their way through a layer."""
+    """Weights, the key-value cache of a batch, its prompts on their way through a layer; on a CPU
+    in bfloat16 the layers a second time, in the processor's order (teacher/packed.py)."""
     alive = FORWARD_ALIVE_HIDDEN * shape.hidden + FORWARD_ALIVE_INNER * shape.inner
     cache = place.width * batch * (prompt + new) * shape.cache_per_token
     last = TEACH_COPIES[place.on_cpu] * 4 * batch * shape.vocabulary
     weights = place.width * parameters
+    if place.on_cpu and place.width == 2:
+        weights += 2 * (shape.layers * shape.plain + shape.embedding)
     return place.base + weights + cache + place.width * batch * prompt * alive + last
 
 

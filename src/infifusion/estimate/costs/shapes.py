@@ -52,6 +52,11 @@ class Shape:
         """Those that a token goes through: of the experts the ones chosen for it."""
         return self._matrices(self.chosen if self.experts else 1)
 
+    @property
+    def plain(self) -> int:
+        """Those that are layers of their own; a mixture's experts are one array."""
+        return self._matrices(0 if self.experts else 1)
+
     def _matrices(self, experts: int) -> int:
         attention = self.hidden * self.head_size * (2 * self.heads + 2 * self.kv_heads)
         sides = 3 if self.gated else 2
