@@ -78,7 +78,7 @@ def advice_in(case: Case) -> list[str]:
     """The same of what is planned."""
 
     def of_run(run: TrainingRun) -> list[str]:
-        examples = case.trained(PIVOT, run).examples
+        examples = case.trained(run.of, run).examples
         return advice(run.training, schedule(case, run), examples=examples)
 
     return _said(case.recipe, of_run)
@@ -87,7 +87,9 @@ def advice_in(case: Case) -> list[str]:
 def _said(recipe: Recipe, of_run: Callable[[TrainingRun], list[str]]) -> list[str]:
     """Each sentence once, with the names of the runs that it is about."""
     runs: dict[str, list[str]] = {}
-    for run in recipe.resolve().runs:
+    resolved = recipe.resolve()
+    for run in [*resolved.tuned, *resolved.runs]:
         for sentence in of_run(run):
-            runs.setdefault(sentence, []).append(run.name)
-    return [f"distill.{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
+            named = runs.setdefault(sentence, [])
+            named.append(run.where if run.of != PIVOT or not named else run.name)
+    return [f"{', '.join(names)}: {sentence}" for sentence, names in runs.items()]

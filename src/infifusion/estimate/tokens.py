@@ -104,8 +104,8 @@ def domain_shares(
     says in notes where it is not counted. Empty where no run trains on some domains alone and no
     data set has a weight: nothing asks for it."""
     weights = [source.weight for source in recipe.data.train]
-    weighted = any(weight != 1 for weight in weights)
-    if not weighted and all(run.domains is None for run in recipe.resolve().runs):
+    weighted, resolved = any(weight != 1 for weight in weights), recipe.resolve()
+    if not weighted and all(run.domains is None for run in [*resolved.tuned, *resolved.runs]):
         return {}
     asked = recipe.write_responses
     files = [*recipe.data.train, *(asked.prompts if asked is not None else [])]

@@ -5,8 +5,9 @@ from __future__ import annotations
 import datetime
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
+from infifusion.recipe.steps import Lora
 from infifusion.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -14,10 +15,28 @@ Quantization = Literal["4bit", "8bit"]
 SystemPlace = Literal["keep", "merge_into_user", "drop"]
 
 
+class Tune(Strict):
+    """Fine-tuning of a source on the training data, before it teaches: it learns how answers are
+    written here, so that its beliefs are of what they say."""
+
+    lora: Lora | None = None
+    """Train low-rank adapters, which are then merged into the copy, in place of all weights."""
+    num_train_epochs: float = Field(default=1.0, gt=0)
+    """Passes over the examples. Few: a source that knows them by heart teaches no more than they
+    do."""
+    learning_rate: float | None = Field(default=None, gt=0)
+    """By default 2e-4 with lora, 2e-5 without."""
+    domains: list[str] | None = None
+    """Fine-tune on the examples of these domains alone; on all by default."""
+    training: dict[str, Any] = {}
+    """Other transformers.TrainingArguments, over those of the recipe; of those the number of steps
+    and epochs and the learning rate do not hold here."""
+
+
 class Model(Strict):
     """A pivot or a source: what `from_pretrained` needs."""
 
-    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file")
+    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file", "tune")
 
     model: str
     """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name; or a GGUF
@@ -58,6 +77,10 @@ class Model(Strict):
     """Of a source: its logits are divided by it before it teaches (top-K, entropy, bits per byte).
     fit: the one with the lowest cross-entropy on data.validation_share, which must be above 0. The
     answers of write_responses and the scores of the source itself are not touched by it."""
+    tune: Tune | None = None
+    """Of a source: fine-tune a copy of it first, which then teaches in its place, and is scored as
+    source:NAME beside untuned:NAME. Answers of write_responses are its own from before, and are not
+    among what it is tuned on."""
 
     @field_validator("chat_template_kwargs")
     @classmethod

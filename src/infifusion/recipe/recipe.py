@@ -22,6 +22,7 @@ STAGES = (
     "respond",
     "choose",
     "prepare",
+    "tune",
     "teach",
     "fuse",
     "distill",

@@ -21,6 +21,7 @@ def problems_of(recipe: Fields) -> Iterable[str]:
     yield from _merge_problems(recipe)
     yield from _evaluate_problems(recipe)
     yield from _temperature_problems(recipe)
+    yield from _tune_problems(recipe)
     yield from _domain_problems(recipe)
     yield from held_out_problems(recipe)
     yield from on_policy_problems(recipe)
@@ -134,6 +135,7 @@ def _evaluate_problems(recipe: Fields) -> Iterable[str]:
     """Models to score or compare that there are not."""
     groups = {name for name, distill in recipe.distill.items() if distill.each}
     known = {"pivot", *(f"source:{s}" for s in recipe.sources), *recipe.distill, *recipe.merge}
+    known |= {f"untuned:{n}" for n, source in recipe.sources.items() if source.tune is not None}
     known -= groups
     scored = set(recipe.evaluate.models or known)
     known |= {part for name in groups for part in _members(recipe, name)}
@@ -190,6 +192,34 @@ def _temperature_problems(recipe: Fields) -> Iterable[str]:
     for name, source in recipe.sources.items():
         if source.temperature == "fit" and recipe.data.validation_share == 0:
             yield f"sources.{name}.temperature: fit needs data.validation_share above 0"
+
+
+def _tune_problems(recipe: Fields) -> Iterable[str]:
+    """Sources that cannot be tuned so, as sentences."""
+    if recipe.pivot.tune is not None:
+        yield "pivot.tune: only sources are tuned; the pivot's own training is a run in distill"
+    known = list(dict.fromkeys(file.domain for file in recipe.data.train))
+    for name, source in recipe.sources.items():
+        if source.tune is None:
+            continue
+        where = f"sources.{name}.tune"
+        if source.tune.lora is None and source.quantization is not None:
+            yield (
+                f"{where}: all weights cannot be trained while the source's quantization is "
+                f"{source.quantization}; add lora, or remove quantization"
+            )
+        if source.tune.domains is not None and not source.tune.domains:
+            yield f"{where}.domains: name a domain, or leave it out for all"
+        for domain in source.tune.domains or []:
+            if domain not in known:
+                hint = nearest(domain, known)
+                yield (
+                    f"{where}.domains: there is no domain '{domain}' in data.train.{hint} Known: "
+                    f"{', '.join(known)}."
+                )
+        for key in ("num_train_epochs", "learning_rate"):
+            if key in source.tune.training:
+                yield f"{where}.training.{key}: write it as {where}.{key}"
 
 
 def _domain_problems(recipe: Fields) -> Iterable[str]:

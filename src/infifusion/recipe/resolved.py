@@ -5,10 +5,20 @@ from __future__ import annotations
 from typing import Any, Literal, TypeVar
 
 from infifusion.recipe.fields import Fields
-from infifusion.recipe.steps import Lora, OnPolicy
+from infifusion.recipe.steps import Distill, Lora, OnPolicy
 from infifusion.strict import Strict
 
 Made = TypeVar("Made", bound=Strict)
+EVALUATED = (
+    "eval_strategy",
+    "eval_steps",
+    "eval_delay",
+    "eval_on_start",
+    "load_best_model_at_end",
+    "metric_for_best_model",
+    "greater_is_better",
+)
+"""How runs of the pivot are scored while they train; a source is scored before and after."""
 
 
 class FuseTarget(Strict):
@@ -32,9 +42,11 @@ class FuseTarget(Strict):
 class TrainingRun(Strict):
     """One training run: every field decided."""
 
-    LATER = ("gate", "doubt", "early_stopping", "on_policy")
+    LATER = ("gate", "doubt", "early_stopping", "on_policy", "of")
 
     name: str
+    of: str = "pivot"
+    """The model that is trained: pivot, or the source that is tuned."""
     group: str
     target: str | None
     loss: str
@@ -58,6 +70,16 @@ class TrainingRun(Strict):
     on_policy: OnPolicy | None = None
     """None also where its share is 0."""
 
+    @property
+    def where(self) -> str:
+        """The key of the recipe that asks for it."""
+        return f"distill.{self.name}" if self.of == "pivot" else f"sources.{self.of}.tune"
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether it is scored while it trains."""
+        return self.training.get("eval_strategy", "no") not in ("no", None, False)
+
 
 class MergeRun(Strict):
     """One merge: every field decided."""
@@ -74,6 +96,8 @@ class Resolved(Strict):
     """What each stage makes, in order: what resolved.json holds under `plan`."""
 
     targets: list[FuseTarget]
+    tuned: list[TrainingRun]
+    """Of sources, each by the name of its source."""
     runs: list[TrainingRun]
     merges: list[MergeRun]
     scored: list[str]
@@ -94,22 +118,26 @@ class Resolved(Strict):
             merges.append(_filled(MergeRun, merge, name=name, models=models))
         every = [run for group in runs.values() for run in group]
         single = [run.name for run in every if run.name == run.group]
-        tuned = [run.name for run in every if run.target is None]
-        fused = [name for name in single if name not in tuned] + list(recipe.merge)
+        plain = [run.name for run in every if run.target is None]
+        fused = [name for name in single if name not in plain] + list(recipe.merge)
+        tuned = [name for name, source in recipe.sources.items() if source.tune is not None]
         scored = recipe.evaluate.models or [
             "pivot",
             *(f"source:{source}" for source in recipe.sources),
+            *(f"untuned:{source}" for source in tuned),
             *single,
             *recipe.merge,
         ]
         compared = [(a, b) for a, b in recipe.evaluate.compare] or [
-            *(("pivot", name) for name in [*tuned, *fused]),
-            *((base, name) for base in tuned for name in fused),
+            *(("pivot", name) for name in [*plain, *fused]),
+            *((base, name) for base in plain for name in fused),
+            *((f"untuned:{source}", f"source:{source}") for source in tuned),
         ]
         made = [target for group in targets.values() for target in group]
         cached = [target for target in made if target.teacher == "cached"]
         return cls(
             targets=made,
+            tuned=[_tuning(recipe, name) for name in tuned],
             runs=every,
             merges=merges,
             scored=scored,
@@ -161,6 +189,28 @@ def _runs(recipe: Fields, name: str, targets: dict[str, list[FuseTarget]]) -> li
             )
         )
     return runs
+
+
+def _tuning(recipe: Fields, name: str) -> TrainingRun:
+    """The training run of a source: on the given responses, towards them alone."""
+    tune = recipe.sources[name].tune
+    if tune is None:
+        raise ValueError(f"sources.{name} has no tune")
+    rate = tune.learning_rate or (2e-5 if tune.lora is None else 2e-4)
+    given = {k: v for k, v in recipe.training.items() if k not in ("max_steps", *EVALUATED)}
+    length = {"num_train_epochs": tune.num_train_epochs, "learning_rate": rate}
+    return _filled(
+        TrainingRun,
+        Distill(lora=tune.lora, domains=tune.domains, written=recipe.write_responses is None),
+        name=name,
+        of=name,
+        group=name,
+        loss="cross_entropy",
+        gold_weight=1.0,
+        pack_tokens=None,
+        training={**given, **length, **tune.training},
+        callbacks=[],
+    )
 
 
 def _filled(made: type[Made], section: Strict, **decided: Any) -> Made:

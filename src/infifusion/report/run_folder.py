@@ -94,8 +94,9 @@ class Run:
 
     def kind_of(self, model: str) -> str:
         """pivot, source, tuned (on gold alone) or fused: one of KINDS."""
-        if model == PIVOT or model.startswith("source:"):
-            return model.partition(":")[0]
+        kind = model.partition(":")[0]
+        if model == PIVOT or kind in ("source", "untuned"):
+            return PIVOT if model == PIVOT else "source"
         tuned = {run["name"] for run in self.plan.get("runs", []) if run.get("target") is None}
         return "tuned" if model in tuned or model == "sft" else "fused"
 

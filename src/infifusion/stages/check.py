@@ -26,7 +26,7 @@ from infifusion.stages.decide import chooser_problems
 from infifusion.stages.evaluate import task_table
 from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
-from infifusion.store.folders import PIVOT
+from infifusion.store.folders import PIVOT, model_called
 from infifusion.teacher.arithmetic import auto_in_words
 from infifusion.teacher.small import small_copy
 from infifusion.train.adapters import adapter_parameters
@@ -98,7 +98,11 @@ def _look_at_models(
 
 def _models(recipe: Recipe) -> dict[str, Model]:
     """Pivot and sources by their keys."""
-    return {PIVOT: recipe.pivot, **{f"sources.{n}": m for n, m in recipe.sources.items()}}
+    return {PIVOT: recipe.pivot, **{_key_of(n): m for n, m in recipe.sources.items()}}
+
+
+def _key_of(name: str) -> str:
+    return name if name == PIVOT else f"sources.{name}"
 
 
 def _trials(
@@ -111,11 +115,12 @@ def _trials(
     with tempfile.TemporaryDirectory() as folder:
         for where, model in _models(recipe).items():
             key = f"{as_json(model)} {_state_of(model)}"
-            tried = {name: f"{key} {name}" for name in (different if where == PIVOT else ())}
+            mine = {name: run for name, run in different.items() if _key_of(run.of) == where}
+            tried = {name: f"{key} {name}" for name in mine}
             if where not in readable:
                 continue
             if {key, *tried.values()} <= FINE:
-                done += [where, *(f"a step of distill.{different[name].name}" for name in tried)]
+                done += [where, *(f"a step of {run.where}" for run in mine.values())]
                 continue
             try:
                 small = small_copy(model, Path(folder) / where)
@@ -132,18 +137,18 @@ def _trials(
             FINE.update([] if faults else [key])
             blamed = {fault.key: None for fault in faults if fault.key is not None}
             small = small.model_copy(update=blamed)
-            for name, run in different.items() if where == PIVOT else ():
+            for name, run in mine.items():
                 if run.parallel == "deepspeed":
-                    lines.append(f"  not tried distill.{run.name}: parallel: deepspeed")
+                    lines.append(f"  not tried {run.where}: parallel: deepspeed")
                     continue
                 loss = position_loss_of(run) if run.target else None
                 try:
                     found = faults_of_run(run, small, loss, readable[where].tokenizer)
                 except CopyFails as error:
-                    lines.append(f"  not tried distill.{run.name}: no small copy trains ({error})")
+                    lines.append(f"  not tried {run.where}: no small copy trains ({error})")
                     continue
-                problems += [fault.sentence(f"distill.{run.name}") for fault in found]
-                done.append(f"a step of distill.{run.name}")
+                problems += [fault.sentence(run.where) for fault in found]
+                done.append(f"a step of {run.where}")
                 FINE.update([] if found or faults else [tried[name]])
     told = [f"  tried     {', '.join(done)}, on small copies of the models"] if done else []
     return [*told, *lines], problems
@@ -158,7 +163,7 @@ def _state_of(model: Model) -> str:
 def _tried_as(run: TrainingRun) -> str:
     """The same for runs that take the same step."""
     values = as_json(run)
-    kept = ("training", "lora", "parallel", "pack_tokens", "loss", "params")
+    kept = ("of", "training", "lora", "parallel", "pack_tokens", "loss", "params")
     return json.dumps({key: values.get(key) for key in kept}) + str(run.target is None)
 
 
@@ -206,7 +211,7 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> tuple[list[str], list[
 
     for target in resolved.targets:
         attempt(check_target, target)
-    for run in resolved.runs:
+    for run in [*resolved.tuned, *resolved.runs]:
         before = len(problems)
         attempt(
             function_and_params,
@@ -215,13 +220,13 @@ def _name_problems(recipe: Recipe, resolved: Resolved) -> tuple[list[str], list[
             run.loss,
             run.params,
             kind="loss",
-            where=f"distill.{run.name}",
+            where=run.where,
         )
-        where = f"distill.{run.name}.training"
+        where = f"{run.where}.training"
         attempt(try_arguments, run.training, parallel=run.parallel, where=where)
         attempt(parallel_settings, run.parallel, run.training)
         attempt(require_rows, recipe, run)
-        attempt(_adapters, recipe.pivot, run)
+        attempt(_adapters, recipe, run)
         fitting += [run] if len(problems) == before else []
     for merge in resolved.merges:
         attempt(check_merge, recipe, merge)
@@ -241,12 +246,12 @@ def _require_tasks(recipe: Recipe) -> None:
     )
 
 
-def _adapters(pivot: Model, run: TrainingRun) -> str:
-    """What a run with `lora` trains of the pivot, as far as its config can be had."""
+def _adapters(recipe: Recipe, run: TrainingRun) -> str:
+    """What a run with `lora` trains of its model, as far as its config can be had."""
     if run.lora is None:
         return ""
     try:
-        trained, whole = adapter_parameters(pivot, run.lora)
+        trained, whole = adapter_parameters(model_called(recipe, run.of), run.lora)
     except InfiFusionError:
         raise
     except Exception:  # of transformers, about the config: said where the model is looked at
@@ -269,6 +274,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
             "each",
             f"  choose    {', '.join(named)}",
         ]
+    lines += [f"  tune      {r.name}{_adapters(recipe, r)}" for r in resolved.tuned]
     lines += [
         f"  teach     {', '.join(resolved.taught) or 'nobody: all targets are online'}",
     ]
@@ -282,7 +288,7 @@ def _in_words(recipe: Recipe, resolved: Resolved, looked_at: list[str]) -> str:
         + (f", target {r.target}" if r.target else "")
         + (", a gate that follows the pivot" if r.gate == "pivot" else "")
         + own_answers.in_words(recipe, r)
-        + _adapters(recipe.pivot, r)
+        + _adapters(recipe, r)
         for r in resolved.runs
     ]
     lines += [f"  merge     {m.name}: {m.method} of {', '.join(m.models)}" for m in resolved.merges]

@@ -1,4 +1,5 @@
-"""distill: one training run of the pivot, on a fused target or on the gold tokens alone."""
+"""distill: one training run of the pivot, on a fused target or on the gold tokens alone; tune: one
+of a source, on the gold tokens."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from infifusion.stages.combine import find_callbacks, position_loss_of, require_
 from infifusion.stages.online import OnlineTarget
 from infifusion.store.artifacts import read_manifest
 from infifusion.store.durable import files_in
-from infifusion.store.folders import PIVOT, RunFolder
+from infifusion.store.folders import PIVOT, RunFolder, model_called
 from infifusion.store.identity import (
     model_identity,
     prepared_hash,
@@ -41,12 +42,12 @@ from infifusion.train.held_out import HeldOut
 from infifusion.train.job import Job, TrainingParts, as_data_set, with_labels
 from infifusion.train.run import ADAPTER, train
 
-NAMES = ("name", "group", "target", "start", "stop_at_rise")
+NAMES = ("name", "of", "group", "target", "start", "stop_at_rise")
 """Fields of a run that decide nothing, or that say by name what the fingerprint identifies."""
 
 
 def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
-    """Write distill/<run>/model and history.json. All processes of torchrun take part."""
+    """Write model and history.json into the run's folder. All processes of torchrun take part."""
     _require_examples(folder, run)
     started_from = None if run.start == PIVOT else folder.distill(run.start)
     reads = [folder.prepare]
@@ -56,12 +57,12 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     if started_from is not None:
         reads.append(started_from)
     stage = Stage(
-        title=f"distill {run.name}",
-        folder=folder.distill(run.name),
+        title=_title(run),
+        folder=folder.trained(run),
         fingerprint={
             "run": _decides(run),
-            "pivot": model_identity(recipe.pivot),
-            "prepare": prepared_identity(folder, [PIVOT]),
+            "pivot": model_identity(model_called(recipe, run.of)),
+            "prepare": prepared_identity(folder, [run.of]),
             "target": _target_identity(recipe, folder, run),
             "start": stage_identity(started_from) if started_from else None,
             "seed": recipe.seed,
@@ -81,6 +82,10 @@ def distill(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> None:
     run_stage(stage, folder)
 
 
+def _title(run: TrainingRun) -> str:
+    return f"{'distill' if run.of == PIVOT else 'tune'} {run.name}"
+
+
 def _decides(run: TrainingRun) -> dict[str, Any]:
     """What the recipe says of a run, without what decides nothing."""
     said = {key: value for key, value in as_json(run).items() if key not in NAMES}
@@ -96,13 +101,13 @@ def _all_own(run: TrainingRun) -> bool:
 
 def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Path | None) -> Work:
     """Train; all processes take part."""
-    out = folder.distill(run.name)
-    pivot = recipe.pivot
-    tokenizer = tokenizer_of(pivot)
+    out = folder.trained(run)
+    trained = model_called(recipe, run.of)
+    tokenizer = tokenizer_of(trained)
     labels = load_labels(folder.examples("train"))
-    start = pivot
+    start = trained
     if started_from is not None:
-        start = pivot.model_copy(update={"model": str(started_from / "model"), "revision": None})
+        start = trained.model_copy(update={"model": str(started_from / "model"), "revision": None})
     target = None if _all_own(run) else _target(recipe, folder, run)
     gate, domains = None, None
     if run.gate == "pivot":
@@ -114,10 +119,10 @@ def _work(recipe: Recipe, folder: RunFolder, run: TrainingRun, started_from: Pat
     names = [label.id for label in labels] + ([] if own is None else own.names)
     history = train(
         Job(
-            title=f"distill {run.name}",
+            title=_title(run),
             model=start,
             tokenizer=tokenizer,
-            rendered=load_rendered(folder.rendered(PIVOT, "train")),
+            rendered=load_rendered(folder.rendered(run.of, "train")),
             target=target,
             loss=position_loss_of(run) if run.target else None,
             gold_weight=run.gold_weight,
@@ -201,7 +206,7 @@ def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
     for domain in run.domains or []:
         if not found.get(domain):
             raise DataError(
-                f"distill.{run.name}.domains: no training example of the domain '{domain}' is left "
+                f"{run.where}.domains: no training example of the domain '{domain}' is left "
                 f"after prepare; it has {', '.join(f'{d} ({n})' for d, n in found.items())}. The "
                 "manifest of prepare says what was left out; name other domains, or change data."
             )
@@ -211,7 +216,7 @@ def _require_examples(folder: RunFolder, run: TrainingRun) -> None:
     if chosen is not None and not len(chosen):
         kind = "answer that a source wrote" if run.written else "given response"
         raise DataError(
-            f"distill.{run.name}.written: prepare left no {kind} to train on. The manifests of "
+            f"{run.where}.written: prepare left no {kind} to train on. The manifests of "
             "choose and prepare say what was left out; change `written`, `domains` or the data."
         )
 
@@ -233,30 +238,26 @@ def _weighted(
     return weighted(number_N, set_N, weights, seed=recipe.seed)
 
 
-def _evaluates(run: TrainingRun) -> bool:
-    return run.training.get("eval_strategy", "no") not in ("no", None, False)
-
-
 def _evaluated_on(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> dict[str, str]:
     """What a run is scored on while it trains, where it is."""
-    if not _evaluates(run):
+    if not run.evaluates:
         return {}
-    path = folder.rendered(PIVOT, split_of_scores(recipe))
+    path = folder.rendered(run.of, split_of_scores(recipe))
     return {"evaluated_on": prepared_hash(folder, path)}
 
 
 def _held_out(recipe: Recipe, folder: RunFolder, run: TrainingRun) -> HeldOut | None:
     """The same, loaded. DataError where prepare left none of it."""
-    if not _evaluates(run):
+    if not run.evaluates:
         return None
     split = split_of_scores(recipe)
     domains = [label.domain for label in load_labels(folder.examples(split))]
     if not domains:
         raise DataError(
-            f"distill.{run.name}: training.eval_strategy scores the {split} examples, of which "
+            f"{run.where}: training.eval_strategy scores the {split} examples, of which "
             "prepare left none. Raise data.validation_share, or give data.held_out."
         )
-    return HeldOut(load_rendered(folder.rendered(PIVOT, split)), domains, split)
+    return HeldOut(load_rendered(folder.rendered(run.of, split)), domains, split)
 
 
 def _online(recipe: Recipe, run: TrainingRun) -> FuseTarget | None:

@@ -22,7 +22,7 @@ from infifusion.recipe import Model, Recipe, Resolved, as_json
 from infifusion.registry import look_up
 from infifusion.report.last_word import HELD_OUT
 from infifusion.store.artifacts import is_done, verify_stage
-from infifusion.store.folders import PIVOT, RunFolder, model_paths
+from infifusion.store.folders import PIVOT, RunFolder, model_paths, tuning_read
 from infifusion.store.hashes import sha256_of
 from infifusion.store.identity import prepared_hash, running_identity
 from infifusion.store.receipts import Pieces, hashes_of
@@ -44,7 +44,8 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, resolved: Resolved) -
         task: table[task] for task in (recipe.evaluate.tasks if name in resolved.scored else [])
     }
     out = folder.evaluate(name)
-    rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
+    source = source_called(name)
+    rendering = source or PIVOT
     rendered = folder.rendered(rendering, "held_out")
     fingerprint = {
         "model": running_identity(model),
@@ -55,7 +56,10 @@ def evaluate(recipe: Recipe, folder: RunFolder, name: str, resolved: Resolved) -
     if not is_done(out, fingerprint):
         # Before the stage is opened: to it, a damaged model would be another model.
         verify_stage(folder.prepare, made_by="prepare")
-        if not untrained(name):
+        if source is not None:
+            for place in tuning_read(folder, source, model):
+                verify_stage(place, made_by="tune")
+        elif name != PIVOT:
             verify_stage(Path(model.model).parent, made_by="distill or merge")
     stage = Stage(
         title=f"evaluate {name}",
@@ -155,7 +159,12 @@ def settings_of(recipe: Recipe) -> dict[str, Any]:
 
 def untrained(name: str) -> bool:
     """Whether a model is one that the run was given: its scores are the same in every run."""
-    return name == PIVOT or name.startswith("source:")
+    return name == PIVOT or source_called(name) is not None
+
+
+def source_called(name: str) -> str | None:
+    """The source of `source:NAME`, or of `untuned:NAME`, what it was before it was tuned."""
+    return name.partition(":")[2] or None
 
 
 def compare_models(folder: RunFolder, resolved: Resolved, tasks: list[str]) -> None:
@@ -206,8 +215,8 @@ def tasks_with(tasks_from: str | None, *, where: str) -> dict[str, Task]:
 def _model_called(recipe: Recipe, folder: RunFolder, name: str) -> Model:
     """The model of that name; a trained or merged one is the pivot with other weights, which are
     loaded as they were written."""
-    if name.startswith("source:"):
-        return recipe.sources[name.removeprefix("source:")]
+    if (source := source_called(name)) is not None:
+        return recipe.sources[source]
     if name == PIVOT:
         return recipe.pivot
     path = model_paths(recipe, folder)[name]

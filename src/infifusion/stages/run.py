@@ -43,7 +43,7 @@ from infifusion.stages.respond import respond
 from infifusion.stages.teach import teach
 from infifusion.store.artifacts import MANIFEST, STARTED
 from infifusion.store.durable import atomic_write
-from infifusion.store.folders import RunFolder
+from infifusion.store.folders import RunFolder, with_tuned, without_tune
 from infifusion.store.lock import LOCK, hold, release_claims
 from infifusion.store.records import write_record
 from infifusion.store.spread import wait_for
@@ -118,7 +118,9 @@ def _run_stages(
 def _trains(recipe: Recipe, run_dir: Path) -> bool:
     """Whether a training run is still to be made."""
     folder = RunFolder(run_dir.resolve())
-    return any(not (folder.distill(r.name) / MANIFEST).exists() for r in recipe.resolve().runs)
+    resolved = recipe.resolve()
+    runs = [*resolved.tuned, *resolved.runs]
+    return any(not (folder.trained(run) / MANIFEST).exists() for run in runs)
 
 
 def _finish(recipe: Recipe, folder: RunFolder, until: str) -> Path | None:
@@ -211,42 +213,56 @@ class Step:
 
 
 def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
-    """Everything a run does, in order."""
+    """Everything a run does, in order. Sources that are tuned are the given ones until they are."""
     resolved = recipe.resolve()
-    made: list[str] = []
+    given, made = without_tune(recipe), list[str]()
+
+    def tuned(work: Callable[..., None], *arguments: object) -> None:
+        work(with_tuned(recipe, folder), folder, *arguments)
+
     for name in responding_sources(recipe):
-        work = partial(respond, recipe, folder, name)
+        work = partial(respond, given, folder, name)
         yield Step("respond", name, folder.respond(name), work)
         made.append(f"respond/{name}")
     if recipe.write_responses is not None:
-        yield Step("choose", "", folder.choose, partial(choose, recipe, folder), tuple(made))
+        yield Step("choose", "", folder.choose, partial(choose, given, folder), tuple(made))
         made = ["choose"]
-    yield Step("prepare", "", folder.prepare, partial(prepare, recipe, folder), tuple(made))
+    yield Step("prepare", "", folder.prepare, partial(prepare, given, folder), tuple(made))
+    for one in resolved.tuned:
+        work = partial(distill, given, folder, one)
+        yield Step("tune", one.name, folder.tune(one.name), work, ("prepare",))
+    tunes = {one.name: f"tune/{one.name}" for one in resolved.tuned}
     for name in resolved.taught:
-        work = partial(teach, recipe, folder, name)
-        yield Step("teach", name, folder.teach(name), work, ("prepare",))
+        work = partial(tuned, teach, name)
+        yield Step("teach", name, folder.teach(name), work, (tunes.get(name, "prepare"),))
     cached = {one.name for one in resolved.targets if one.teacher == "cached"}
     for one in resolved.targets:
         if one.name in cached:
             needs = [f"teach/{name}" for name in taught_by(one)]
-            work = partial(fuse, recipe, folder, one)
+            work = partial(tuned, fuse, one)
             yield Step("fuse", one.name, folder.fuse(one.name), work, tuple(needs))
     runs = {run.name for run in resolved.runs}
     for one in resolved.runs:
         needs = [f"fuse/{one.target}"] if one.target in cached else ["prepare"]
         needs += [f"distill/{one.start}"] if one.start in runs else []
-        work = partial(distill, recipe, folder, one)
+        needs += [] if one.target is None else tunes.values()  # online targets run them
+        work = partial(tuned, distill, one)
         yield Step("distill", one.name, folder.distill(one.name), work, tuple(needs))
     for one in resolved.merges:
         made_by = {**dict.fromkeys(runs, "distill"), **dict.fromkeys(recipe.merge, "merge")}
         needs = [f"{made_by[name]}/{name}" for name in one.models if name in made_by]
-        work = partial(merge, recipe, folder, one)
+        needs += [tunes[n] for n in tunes if f"source:{n}" in one.models]
+        work = partial(tuned, merge, one)
         yield Step("merge", one.name, folder.merge(one.name), work, tuple(needs))
     members = [r.name for r in resolved.runs if r.name not in resolved.scored]
     for name in [*resolved.scored, *members]:
         made_by = f"distill/{name}" if name in runs else f"merge/{name}"
-        needs = (made_by if name in runs or name in recipe.merge else "prepare",)
-        work = partial(evaluate, recipe, folder, name, resolved)
+        made_by = tunes.get(name.removeprefix("source:"), made_by)
+        known = name in runs or name in recipe.merge or made_by in tunes.values()
+        needs = (made_by if known else "prepare",)
+        work = partial(tuned, evaluate, name, resolved)
+        if name.startswith("untuned:"):
+            work = partial(evaluate, given, folder, name, resolved)
         yield Step("evaluate", name, folder.evaluate(name), work, needs)
 
 

@@ -19,7 +19,7 @@ from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank
 from infifusion.process.wording import counted
 from infifusion.recipe import Model, Recipe
-from infifusion.store.folders import RunFolder, model_called
+from infifusion.store.folders import RunFolder, model_called, tuning_read
 from infifusion.store.identity import prepared_hash, running_identity
 from infifusion.store.receipts import FilePieces
 from infifusion.store.records import Json
@@ -41,7 +41,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
     """
     model = model_called(recipe, name)
     rendered = folder.rendered(name, "train")
-    read = [folder.examples("train"), rendered]
+    read = [folder.examples("train"), rendered, *tuning_read(folder, name, model)]
     if model.temperature == "fit":
         read += [folder.examples("validation"), folder.rendered(name, "validation")]
     stage = Stage(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from infifusion.recipe import Model, Recipe
+from infifusion.recipe import Model, Recipe, TrainingRun
 
 PIVOT = "pivot"
 SPLITS = ("train", "validation", "held_out")
@@ -55,6 +55,10 @@ class RunFolder:
         """The same examples as one model's tokens; model is `pivot` or a source."""
         return self.prepare / "rendered" / f"{model}-{split}.safetensors"
 
+    def tune(self, source: str) -> Path:
+        """The training run of a source that is tuned, and its model."""
+        return self.root / "tune" / source
+
     def teach(self, source: str) -> Path:
         """A source's or the pivot's cache of beliefs."""
         return self.root / "teach" / source
@@ -66,6 +70,10 @@ class RunFolder:
     def distill(self, run: str) -> Path:
         """A training run and its model."""
         return self.root / "distill" / run
+
+    def trained(self, run: TrainingRun) -> Path:
+        """A training run of the pivot or of a source."""
+        return self.distill(run.name) if run.of == PIVOT else self.tune(run.of)
 
     def merge(self, name: str) -> Path:
         """A merged model."""
@@ -81,12 +89,45 @@ def model_called(recipe: Recipe, name: str) -> Model:
     return recipe.pivot if name == PIVOT else recipe.sources[name]
 
 
+def with_tuned(recipe: Recipe, folder: RunFolder) -> Recipe:
+    """The recipe whose tuned sources are the copies that `tune` has made. A copy that several runs
+    share is named by the place where it lies."""
+    made = {
+        name: source.model_copy(
+            update={
+                "model": str((folder.tune(name) / "model").resolve()),
+                "tokenizer": None,
+                "revision": None,
+                "gguf_file": None,
+                "tune": None,
+            }
+        )
+        for name, source in recipe.sources.items()
+        if source.tune is not None
+    }
+    return recipe.model_copy(update={"sources": {**recipe.sources, **made}})
+
+
+def without_tune(recipe: Recipe) -> Recipe:
+    """The recipe whose sources are what they were given as."""
+    plain = {n: s.model_copy(update={"tune": None}) for n, s in recipe.sources.items()}
+    return recipe.model_copy(update={"sources": plain})
+
+
+def tuning_read(folder: RunFolder, name: str, model: Model) -> list[Path]:
+    """The stage that has made a source, where it is one that was tuned here; to be verified."""
+    place = folder.tune(name)
+    return [place] if model.model == str((place / "model").resolve()) else []
+
+
 def model_paths(recipe: Recipe, folder: RunFolder) -> dict[str, str]:
     """Every model of the run by name, and its folder or hub name."""
     resolved = recipe.resolve()
     return {
         PIVOT: recipe.pivot.model,
         **{f"source:{name}": model.model for name, model in recipe.sources.items()},
+        **{f"source:{one.name}": str(folder.trained(one) / "model") for one in resolved.tuned},
+        **{f"untuned:{one.name}": recipe.sources[one.name].model for one in resolved.tuned},
         **{run.name: str(folder.distill(run.name) / "model") for run in resolved.runs},
         **{merge.name: str(folder.merge(merge.name) / "model") for merge in resolved.merges},
     }

@@ -151,7 +151,8 @@ def _arms(sweep: Sweep, recipe: Recipe, variants: Variants, path: Path) -> list[
     """The models to compare, each variant by its own name."""
     written_out = recipe.resolve()
     made = [*(run.name for run in written_out.runs), *recipe.merge]
-    known = ["pivot", *(f"source:{name}" for name in recipe.sources), *made]
+    untuned = [f"untuned:{run.name}" for run in written_out.tuned]
+    known = ["pivot", *(f"source:{name}" for name in recipe.sources), *untuned, *made]
     if sweep.arms is None:
         single = [run.name for run in written_out.runs if run.name == run.group]
         return ["pivot", *single, *recipe.merge]

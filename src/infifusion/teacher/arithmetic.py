@@ -74,7 +74,10 @@ def in_bfloat16(recipe: Recipe, names: Iterable[str], *, train: bool) -> Recipe:
     """The recipe with these models in bfloat16, and if `train` its training runs, where they are
     silent about it."""
     names = set(names)
-    sources = {n: _in_bfloat16(m) if n in names else m for n, m in recipe.sources.items()}
+    sources = {
+        n: _in_bfloat16(_tuned_in_bfloat16(recipe, m)) if n in names else m
+        for n, m in recipe.sources.items()
+    }
     pivot = _in_bfloat16(recipe.pivot) if PIVOT in names else recipe.pivot
     runs = recipe.distill
     if train and PIVOT in names:
@@ -85,6 +88,15 @@ def in_bfloat16(recipe: Recipe, names: Iterable[str], *, train: bool) -> Recipe:
             for name, one in runs.items()
         }
     return recipe.model_copy(update={"sources": sources, "pivot": pivot, "distill": runs})
+
+
+def _tuned_in_bfloat16(recipe: Recipe, model: Model) -> Model:
+    """A source whose tuning multiplies in bfloat16, where it is silent about it."""
+    tune = model.tune
+    if tune is None or {*recipe.training, *tune.training} & CHOICES:
+        return model
+    tune = tune.model_copy(update={"training": {"bf16": True, **tune.training}})
+    return model.model_copy(update={"tune": tune})
 
 
 def seems_to_gain(model: Model, width: int) -> bool:

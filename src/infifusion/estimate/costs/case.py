@@ -164,7 +164,7 @@ def schedule(case: Case, run: TrainingRun) -> Schedule:
     """Steps of a run on the hardware."""
     return schedule_of(
         run.training,
-        examples=case.trained(PIVOT, run).examples,
+        examples=case.trained(run.of, run).examples,
         devices=case.place("distill").devices,
         sharded=run.parallel != "ddp",
     )

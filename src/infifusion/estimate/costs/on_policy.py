@@ -46,7 +46,7 @@ def own_answers(case: Case, run: TrainingRun, own: OnPolicy) -> OwnAnswers:
 
 def trained_with_own(case: Case, run: TrainingRun) -> Lengths:
     """What a run trains on: its examples, some of them in the pivot's own words."""
-    lengths, own = case.trained(PIVOT, run), run.on_policy
+    lengths, own = case.trained(run.of, run), run.on_policy
     if own is None:
         return lengths
     made = own_answers(case, run, own)

@@ -26,7 +26,7 @@ BITS_SHARD = 1_000_000_000  # bits per byte takes all examples as one shard
 
 def estimate(case: Case) -> list[Row]:
     """All rows, in the order of the run."""
-    parts = (_prepare, _teach, _fuse, _distill, _merge, _evaluate, _around)
+    parts = (_prepare, _tune, _teach, _fuse, _distill, _merge, _evaluate, _around)
     return [row for part in parts for row in part(case)]
 
 
@@ -47,6 +47,11 @@ def _prepare(case: Case) -> Iterator[Row]:
     place = memory.Place(case.hardware.base if case.hardware.on_cpu else 0, 4, True, 1)
     peak = memory.prepare_memory(place, here) if case.hardware.on_cpu else 0
     yield case.row("prepare", "", work, tokens=tokens, bytes=size, memory=peak)
+
+
+def _tune(case: Case) -> Iterator[Row]:
+    for run in case.resolved.tuned:
+        yield _training(case, run, None, first=not case.resolved.runs)
 
 
 def teach_job(case: Case, name: str) -> tuple[Work, float]:
@@ -132,7 +137,7 @@ def _distill(case: Case) -> Iterator[Row]:
 
 def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first: bool) -> Row:
     """One training run; online: its target, where the sources run beside the pivot."""
-    pivot, half = case.models[PIVOT], case.trains_in_half(run)
+    pivot, half = case.models[run.of], case.trains_in_half(run)
     place = case.place("distill", half=half)
     lengths = trained_with_own(case, run)
     steps = schedule(case, run)
@@ -179,7 +184,8 @@ def _training(case: Case, run: TrainingRun, online: FuseTarget | None, *, first:
     tokens = lengths.tokens * steps.passes
     scratch = state if steps.saves else 0.0
     flops = work.all_flops * place.devices
-    return Row("distill", run.name, tokens, flops, size, scratch, peak, seconds, work)
+    stage = "distill" if run.of == PIVOT else "tune"
+    return Row(stage, run.name, tokens, flops, size, scratch, peak, seconds, work)
 
 
 def _exchange_seconds(case: Case, steps: Schedule, trainable: float, parameters: float) -> float:
@@ -252,7 +258,7 @@ def _evaluate(case: Case) -> Iterator[Row]:
     resolved = case.resolved
     members = [run.name for run in resolved.runs if run.name not in resolved.scored]
     for number, name in enumerate([*resolved.scored, *members]):
-        rendering = name.removeprefix("source:") if name.startswith("source:") else PIVOT
+        rendering = name.partition(":")[2] or PIVOT  # source:NAME
         facts, place = case.models[rendering], case.place("evaluate", rendering)
         work, tokens, peak, size = Work(), 0.0, place.base, 0.0
         held_out = case.lengths.get((rendering, "held_out"))
