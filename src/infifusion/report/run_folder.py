@@ -185,7 +185,8 @@ def folder_name(model: str) -> str:
 
 def model_name(folder: str) -> str:
     """The model of a folder under evaluate/: only sources have a colon in their names."""
-    return folder.replace("__", ":", 1) if folder.startswith("source__") else folder
+    of_source = folder.startswith(("source__", "untuned__"))
+    return folder.replace("__", ":", 1) if of_source else folder
 
 
 def _manifests(run_dir: Path, resolved: Json) -> dict[str, Json]:
@@ -226,6 +227,7 @@ def _planned(resolved: Json, stage: str) -> Iterable[str]:
         "fuse": [target["name"] for target in plan.get("targets", [])],
         "distill": [run["name"] for run in plan.get("runs", [])],
         "merge": [merge["name"] for merge in plan.get("merges", [])],
+        "tune": list(sources),
         "teach": list(sources),
         "respond": list(sources),
     }

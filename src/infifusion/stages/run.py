@@ -235,6 +235,7 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
     for name in resolved.taught:
         work = partial(tuned, teach, name)
         yield Step("teach", name, folder.teach(name), work, (tunes.get(name, "prepare"),))
+    targets = {one.name: one for one in resolved.targets}
     cached = {one.name for one in resolved.targets if one.teacher == "cached"}
     for one in resolved.targets:
         if one.name in cached:
@@ -245,7 +246,8 @@ def steps_of(recipe: Recipe, folder: RunFolder) -> Iterator[Step]:
     for one in resolved.runs:
         needs = [f"fuse/{one.target}"] if one.target in cached else ["prepare"]
         needs += [f"distill/{one.start}"] if one.start in runs else []
-        needs += [] if one.target is None else tunes.values()  # online targets run them
+        if one.target in targets and (one.target not in cached or one.on_policy is not None):
+            needs += [tunes[name] for name in targets[one.target].sources if name in tunes]
         work = partial(tuned, distill, one)
         yield Step("distill", one.name, folder.distill(one.name), work, tuple(needs))
     for one in resolved.merges:

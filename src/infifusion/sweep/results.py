@@ -199,7 +199,7 @@ def _costs(run: SweepRun, folder: RunFolder) -> dict[str, Json]:
     costs = {}
     for arm in run.arms:
         made_of = _made_of(steps, f"evaluate/{arm}")
-        taught = [step for step in made_of if step.stage in ("teach", "distill")]
+        taught = [step for step in made_of if step.stage in ("tune", "teach", "distill")]
         trained = [step for step in made_of if step.stage == "distill"]
         costs[arm] = {
             "seconds": _sum([_seconds(step) for step in made_of]),
