@@ -63,7 +63,7 @@ def test_the_copy_teaches_and_is_scored_beside_what_it_was(run) -> None:
     assert history["steps"] > 0 and history["taught_positions"] == 0
     assert (out / "tune" / tuned / "adapter").is_dir()
     page = next((out / "report").glob("*.html")).read_text(encoding="utf-8")
-    assert f"untuned:{tuned}" in page
+    assert f"untuned:{tuned}" in page and f"tune {tuned}" in page
 
 
 def test_what_the_copy_does_not_touch_is_as_without_it(run, make, tmp_path: Path) -> None:

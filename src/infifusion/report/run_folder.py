@@ -53,6 +53,8 @@ class Run:
     comparisons: list[Json]
     own_texts: dict[str, Json] = field(default_factory=dict)
     """Training run -> distill/RUN/on_policy.json, where the pivot wrote text of its own."""
+    tuned: dict[str, Json] = field(default_factory=dict)
+    """Source that is tuned -> tune/SOURCE/history.json."""
 
     @property
     def plan(self) -> Json:
@@ -147,6 +149,7 @@ def read_run(run_dir: Path) -> Run:
         scores=_read_each(run_dir, resolved, "evaluate", "scores.json"),
         comparisons=read_json(comparisons)["comparisons"] if comparisons.exists() else [],
         own_texts=_read_each(run_dir, resolved, "distill", "on_policy.json"),
+        tuned=_read_each(run_dir, resolved, "tune", "history.json"),
     )
 
 

@@ -1,4 +1,4 @@
-"""Training curves of every run."""
+"""Training curves of every run, and of sources that were tuned."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ POINTS = 200
 
 def training_view(run: Run) -> dict[str, Any] | None:
     """Loss, cross-entropy and divergence over the steps; None where nothing was trained."""
-    histories = {name: h for name, h in run.histories.items() if h.get("log")}
+    tuned = {f"tune {name}": history for name, history in run.tuned.items()}
+    histories = {name: h for name, h in (tuned | run.histories).items() if h.get("log")}
     if not histories:
         return None
     charts = {}
