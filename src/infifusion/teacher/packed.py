@@ -1,9 +1,8 @@
 """Layers of a model in the order in which the processor multiplies them, while answers are written.
 
-torch brings a bfloat16 weight into oneDNN's own order at every product. For a batch of thousands of
-tokens that is nothing; a step of generation has one token per row, and bringing the weight into
-order takes longer than multiplying (docs/performance.md). Here it is done once. The sums are the
-same, to the bit.
+torch hands a bfloat16 weight to oneDNN as it lies, row by row. For thousands of tokens that is as
+fast as oneDNN's own order; of a step of generation, one token per row, the product is slower by it
+(docs/performance.md). Here the order is made once. The sums are the same, to the bit.
 """
 
 from __future__ import annotations
