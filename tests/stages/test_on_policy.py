@@ -18,9 +18,9 @@ from infifusion.commands import cli
 from infifusion.data.store import load_rendered, load_target
 from infifusion.data.tokenize import gold_ids
 from infifusion.errors import DataError, RecipeError
-from infifusion.recipe import Recipe
+from infifusion.recipe import FuseTarget, Recipe
 from infifusion.stages.on_policy import Corrector
-from infifusion.stages.own_answers import open_readers
+from infifusion.stages.own_answers import open_readers, require_speakers
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.records import read_json
 from infifusion.teacher.forward import believe, make_teacher
@@ -221,17 +221,21 @@ def corrected(finished: Path, drawn: list[Drawn], **changes: object) -> Correcte
     )
 
 
-@pytest.mark.parametrize("form", ["distribution", "policy_gradient"])
+@pytest.mark.parametrize(
+    ("form", "beyond"), [("distribution", 1), ("policy_gradient", 1), ("policy_gradient", 1.5)]
+)
 def test_another_token_that_stops_the_pivot_is_not_taken_for_its_usual_end(
-    finished: Path, form: str
+    finished: Path, form: str, beyond: float
 ) -> None:
-    """A source that is sure that the turn ends says so of the usual end alone."""
+    """A source that is sure that the turn ends says so of the usual end alone. beyond: extrapolate;
+    the pivot here is the one before training."""
     rendered = load_rendered(RunFolder(finished).rendered(PIVOT, "train"))
     gold = gold_ids(rendered)[: rendered.row_N1[1]].tolist()
     usual, other = gold[-1], 7
     rows = []
     for last in (usual, other):
-        made = corrected(finished, [Drawn(0, [*gold[:-1], last], finished=True)], form=form)
+        drawn = [Drawn(0, [*gold[:-1], last], finished=True)]
+        made = corrected(finished, drawn, form=form, extrapolate=beyond)
         rows.append(made.rows)
         assert made.rows.ids_L[-1] == last
     ended, stopped = rows
@@ -241,7 +245,7 @@ def test_another_token_that_stops_the_pivot_is_not_taken_for_its_usual_end(
     assert sure > 0.5 and other not in ended.ids_TK[-1][:1]
     if form == "policy_gradient":
         given = float(stopped.prob_TK[-1][stopped.ids_TK[-1] == other].sum())
-        expected = np.log(max(given, 1e-6)) - stopped.before_T[-1]
+        expected = beyond * (np.log(max(given, 1e-6)) - stopped.before_T[-1])
         assert stopped.advantage_T[-1] == pytest.approx(expected, abs=1e-4)
         assert stopped.advantage_T[-1] < ended.advantage_T[-1]
 
@@ -343,6 +347,39 @@ def test_a_source_speaks_in_its_domains_alone(taught: Path, finished: Path) -> N
     weight_S = sum(rows.weight_ST.sum(axis=1) for rows in rounds(finished))
     for name, weight in zip("ab", weight_S, strict=True):
         assert (weight > 0) == (f"{name} teaches sums" in log)
+
+
+def test_prompts_of_which_nobody_speaks_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    """By a gate that compares on the training examples."""
+    values = {"name": "u", "sources": ["a", "b"], "function": "mean", "params": {}, "keep": 2}
+    values |= {"gate": "domain", "pivot_as_source": True, "alignment": "bytes", "gold_path": True}
+    target = FuseTarget(**values, teacher="cached")
+    open_of = {"math": np.array([False, True, True]), "code": np.array([False, False, True])}
+    require_speakers(target, open_of, {"math": 3})
+    with pytest.raises(DataError, match="prepare left none of law"):
+        require_speakers(target, open_of, {"math": 3, "law": 1})
+    with pytest.raises(DataError, match="lets no source speak: .* of code better than the pivot"):
+        require_speakers(target, open_of, {"code": 2})
+    require_speakers(target, open_of, {"math": 3, "code": 2})
+    assert "lets no source speak of code: 2 prompts in vain" in caplog.text
+
+
+def test_prompts_that_are_left_out_are_counted_and_named(
+    taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = [{"prompt": "?"}, {"prompt": "?"}, {"prompt": " "}, {"prompt": "long " * 300}]
+    write_jsonl(tmp_path / "asked.jsonl", asked)
+    values = values_of(taught)
+    values["data"]["prompts"] = [{"path": str(tmp_path / "asked.jsonl"), "domain": "sums"}]
+    recipe, folder = Recipe.from_mapping(values, where="here"), RunFolder(tmp_path)
+    (run,) = recipe.resolve().runs
+    caplog.set_level("INFO")
+    assert len(open_readers(recipe, [], run).asked(recipe, folder, run, None).prompts) == 1
+    for said in ("1 left out: empty prompt", "1 left out: duplicate prompt", "128 tokens or more"):
+        assert said in caplog.text
+    other = run.model_copy(update={"domains": ["law"]})
+    with pytest.raises(DataError, match="own.domains: data.prompts holds none of law"):
+        open_readers(recipe, [], other).asked(recipe, folder, other, None)
 
 
 @pytest.mark.parametrize(

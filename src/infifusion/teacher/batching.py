@@ -208,9 +208,11 @@ def _generate(model: PreTrainedModel, rows: Sequence[Row], ends: Sequence[int]) 
     mask_RL = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in rows])
     # transformers fills what is not given here from the model's own settings.
     config = model.generation_config = GenerationConfig(
-        max_new_tokens=rows[0].room, do_sample=False, eos_token_id=list(ends) or None,
+        max_new_tokens=rows[0].room,
+        do_sample=False,
+        eos_token_id=list(ends) or None,
         pad_token_id=pad,
-    )  # fmt: skip
+    )
     with torch.inference_mode():
         made_RL = model.generate(  # pyright: ignore
             ids_RL.to(model.device),
