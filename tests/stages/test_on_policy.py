@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -349,8 +350,11 @@ def test_a_source_speaks_in_its_domains_alone(taught: Path, finished: Path) -> N
         assert (weight > 0) == (f"{name} teaches sums" in log)
 
 
-def test_prompts_of_which_nobody_speaks_are_named(caplog: pytest.LogCaptureFixture) -> None:
+def test_prompts_of_which_nobody_speaks_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a gate that compares on the training examples."""
+    monkeypatch.setattr(logging.getLogger("infifusion"), "propagate", True)
     values = {"name": "u", "sources": ["a", "b"], "function": "mean", "params": {}, "keep": 2}
     values |= {"gate": "domain", "pivot_as_source": True, "alignment": "bytes", "gold_path": True}
     target = FuseTarget(**values, teacher="cached")
@@ -365,8 +369,9 @@ def test_prompts_of_which_nobody_speaks_are_named(caplog: pytest.LogCaptureFixtu
 
 
 def test_prompts_that_are_left_out_are_counted_and_named(
-    taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(logging.getLogger("infifusion"), "propagate", True)
     asked = [{"prompt": "?"}, {"prompt": "?"}, {"prompt": " "}, {"prompt": "long " * 300}]
     write_jsonl(tmp_path / "asked.jsonl", asked)
     values = values_of(taught)
@@ -447,5 +452,13 @@ def test_check_and_plan_know_of_it(taught: Path, tmp_path: Path) -> None:
         costs.append(next(row for row in rows if row["stage"] == "distill"))
     own, plain = costs
     assert own["flops"] > plain["flops"] and own["bytes"] > plain["bytes"]
-    path.write_text(yaml.safe_dump(values_of(taught)))
-    assert "the pivot writes 100 %" in command("check", path).output
+    values = values_of(taught)
+    path.write_text(yaml.safe_dump(values))
+    said = command("check", path).output
+    assert "the pivot writes 100 %" in said and "only 2 optimizer steps" in said
+    # How many steps data.prompts make is not known before they are read.
+    write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "?"}])
+    values["data"]["prompts"] = [{"path": str(tmp_path / "asked.jsonl"), "domain": "sums"}]
+    values["training"] = {k: v for k, v in TRAINING.items() if k != "max_steps"}
+    path.write_text(yaml.safe_dump(values))
+    assert "optimizer steps on" not in command("check", path).output

@@ -88,6 +88,15 @@ def _said(recipe: Recipe, of_run: Callable[[TrainingRun], list[str]]) -> list[st
     """Each sentence once, with the names of the runs that it is about."""
     runs: dict[str, list[str]] = {}
     for run in recipe.resolve().runs:
+        if _by_prompts(recipe, run):
+            continue
         for sentence in of_run(run):
             runs.setdefault(sentence, []).append(run.name)
     return [f"distill.{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
+
+
+def _by_prompts(recipe: Recipe, run: TrainingRun) -> bool:
+    """Whether a run has as many steps as data.prompts ask for, which are not counted here."""
+    own = run.on_policy
+    all_own = own is not None and own.share == 1 and bool(recipe.data.prompts)
+    return all_own and int(run.training.get("max_steps", -1)) <= 0

@@ -37,8 +37,8 @@ SAME = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
 class Way(Enum):
     """How rows run together."""
 
-    JOINING = "rows leave and join"
-    PADDED = "batches that end together"
+    JOINING = "while rows leave and join"
+    PADDED = "in batches that end together"
     ALONE = "one by one"
 
 
@@ -76,7 +76,7 @@ def way_of(model: PreTrainedModel) -> Way:
                 Way.ALONE: "beside a longer prompt it answers otherwise than alone",
             }
             log.info(
-                "%s answers in %s: %s",
+                "%s answers %s: %s",
                 *(model.config.name_or_path, _found[model].value, why[_found[model]]),
             )
     return _found[model]
@@ -108,7 +108,10 @@ def _works(way: Callable[..., Seen], model: PreTrainedModel, prompts: list[list[
         if ran_out(error):
             raise
         return False
-    most = SAME.get(model.dtype, SAME[torch.float32])
+    device = model.device.type
+    autocast = torch.is_autocast_enabled(device)  # as where a model answers that trains
+    dtype = torch.get_autocast_dtype(device) if autocast else model.dtype
+    most = SAME.get(dtype, SAME[torch.float32])
     for ids, found in seen:
         row = torch.tensor([ids], device=model.device)
         out = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False)
