@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import write_jsonl
-from transformers import AutoModelForCausalLM, LlamaConfig
 
 import infifusion
 from infifusion.errors import RecipeError
-from infifusion.recipe import Model, Recipe
+from infifusion.recipe import Recipe
 from infifusion.stages.check import check_recipe
-from infifusion.teacher.small import small_copy
 from infifusion.train import trial
 
 ON_CPU = not torch.cuda.is_available()
@@ -164,23 +162,6 @@ def counted(function: Callable, tried: list[int], folder_of: Callable) -> Callab
         return function(first, *rest, **keywords)
 
     return called
-
-
-def test_a_copy_is_small_however_large_the_model(tmp_path: Path) -> None:
-    """The layers, tokens and feed-forward parts of 8 billion; there are no weights at all."""
-    config = LlamaConfig(
-        vocab_size=128_256,
-        hidden_size=256,
-        intermediate_size=14_336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    )
-    config.save_pretrained(tmp_path / "large")
-    copied = small_copy(Model(model=str(tmp_path / "large")), tmp_path / "small")
-    small = AutoModelForCausalLM.from_pretrained(copied.model)
-    assert small.config.num_hidden_layers == 1 and small.config.hidden_size == 256
-    assert small.num_parameters() < 1_000_000
 
 
 def test_every_fault_is_named_at_once(recipe_of: Callable[..., dict]) -> None:

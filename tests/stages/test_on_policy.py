@@ -393,6 +393,7 @@ def test_prompts_that_are_left_out_are_counted_and_named(
         ({"target": None, "loss": "kl"}, "nobody corrects the pivot"),
         ({"loss": "uld"}, "expected a loss of kl, reverse_kl, jsd; found uld"),
         ({"packing": True}, "remove packing"),
+        ({"gate": "pivot"}, "compares on labels, which such text has not; remove it"),
         ({"parallel": "fsdp"}, "needs the whole model: parallel: ddp; found fsdp"),
         ({"training": {"train_sampling_strategy": "group_by_length"}}, "an order of its own"),
         ({"on_policy": {"share": 2}}, "share"),
