@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
 from conftest import byte_level_tokenizer
+from tokenizers import processors
 from typer.testing import CliRunner
 
 from infifusion.commands import cli
@@ -44,8 +46,8 @@ Path(out).write_bytes(b"GGUF" + kind.encode())
 def go(template: str, turns: list[tuple[str, str]]) -> str:
     """What Ollama writes of the turns, by the part of Go's templates that is used."""
     system = " ".join(content for role, content in turns if role == "system")
-    opening, loop, prompt = re.split(r"{{ range \$i, \$m := \.Messages }}|(?<={{ end }}){{ end }}",
-                                     template)  # fmt: skip
+    parts = r"{{ range \$i, \$m := \.Messages }}|(?<={{ end }}){{ end }}"
+    opening, loop, prompt = re.split(parts, template)
     if opening.startswith("{{ if .System }}"):
         yes, no = (
             opening.removeprefix("{{ if .System }}").removesuffix("{{ end }}").split("{{ else }}")
@@ -63,10 +65,22 @@ def go(template: str, turns: list[tuple[str, str]]) -> str:
     return opening + "".join(written) + prompt
 
 
+def begins_texts(tokenizer) -> None:
+    """Let the tokenizer put its <bos> before every text, as llama.cpp then does."""
+    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", special_tokens=[("<bos>", tokenizer.bos_token_id)]
+    )
+
+
+@pytest.mark.parametrize("begins", [True, False])
 @pytest.mark.parametrize("template", [CHATML, DEFAULT_SYSTEM, LLAMA3, INST])
-def test_ollama_writes_conversations_as_the_template_does(template: str) -> None:
+def test_ollama_writes_conversations_as_the_template_does(template: str, begins: bool) -> None:
     tokenizer = byte_level_tokenizer(300)
-    tokenizer.add_special_tokens({"bos_token": "<bos>"})
+    # SmolLM2's begin of text is what its template writes before every turn.
+    bos = "<bos>" if begins or "bos_token" in template else "<|im_start|>"
+    tokenizer.add_special_tokens({"bos_token": bos})
+    if begins:
+        begins_texts(tokenizer)
     tokenizer.chat_template = template
     made = ollama_template(tokenizer)
     turns = [("user", "Hi, you."), ("assistant", "Yes?"), ("user", "No."), ("assistant", "Ah."),
@@ -79,7 +93,7 @@ def test_ollama_writes_conversations_as_the_template_does(template: str) -> None
         expected = tokenizer.apply_chat_template(
             messages, tokenize=False, add_generation_prompt=True
         )
-        assert go(made, some) == expected.removeprefix("<bos>"), some
+        assert go(made, some) == (expected.removeprefix("<bos>") if begins else expected), some
 
 
 def test_a_template_that_is_more_than_pieces_is_said_to_be(suite: Path, tmp_path: Path) -> None:
@@ -95,10 +109,9 @@ def test_a_template_that_is_more_than_pieces_is_said_to_be(suite: Path, tmp_path
 
 @pytest.fixture
 def llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a stand-in for llama.cpp's converter."""
-    pytest.importorskip("gguf", reason="the extra gguf is not installed")
+    """A folder with a stand-in for llama.cpp's converter, and the package that it brings."""
     folder = tmp_path / "llama.cpp"
-    folder.mkdir()
+    (folder / "gguf-py/gguf").mkdir(parents=True)
     (folder / "convert_hf_to_gguf.py").write_text(CONVERTER, encoding="utf-8")
     monkeypatch.setenv(PLACE, str(folder))
     monkeypatch.chdir(tmp_path)
@@ -113,8 +126,12 @@ def test_a_file_is_written_whole_beside_its_modelfile(
     assert (tmp_path / "o/m.Modelfile").read_text().startswith("FROM ./m.gguf\n")
     assert "ollama create m -f" in said and "It has no TEMPLATE" in said
     assert {path.name for path in (tmp_path / "o").iterdir()} == {"m.gguf", "m.Modelfile"}
-    with pytest.raises(ArtifactError, match="exists already"):
+    with pytest.raises(ArtifactError, match="m.gguf exists already"):
         export_model(suite / "pivot", to="gguf", quant="q8_0", out=tmp_path / "o/m.gguf")
+    (tmp_path / "o/m.gguf").unlink()  # a Modelfile that somebody has changed stays
+    with pytest.raises(ArtifactError, match="m.Modelfile exists already"):
+        export_model(suite / "pivot", to="ollama", quant="q8_0", out=tmp_path / "o/m.gguf")
+    assert not (tmp_path / "o/m.gguf").exists()
 
 
 def test_what_the_converter_says_is_handed_on(llama_cpp: Path, suite: Path, tmp_path: Path) -> None:
@@ -123,6 +140,17 @@ def test_what_the_converter_says_is_handed_on(llama_cpp: Path, suite: Path, tmp_
     assert not (tmp_path / "m.gguf").exists()
     with pytest.raises(RunError, match="q4_k_m is made by llama.cpp's program llama-quantize"):
         export_model(suite / "pivot", to="gguf", quant="q4_k_m", out=tmp_path / "m.gguf")
+
+
+def test_a_converter_by_itself_needs_the_package(
+    llama_cpp: Path, suite: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where it is copied out of llama.cpp's folder."""
+    (llama_cpp / "gguf-py/gguf").rmdir()
+    monkeypatch.setitem(sys.modules, "gguf", None)  # as where it is not installed
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(RunError, match="convert_hf_to_gguf.py needs the package gguf.*gguf-py"):
+        export_model(suite / "pivot", to="gguf", quant="q8_0", out=tmp_path / "m.gguf")
 
 
 def test_what_is_lacking_says_how_to_get_it(

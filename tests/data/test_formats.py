@@ -140,3 +140,16 @@ def test_named_columns_are_never_second_guessed(tmp_path: Path) -> None:
     assert example.response == "six"
     with pytest.raises(ValueError, match="give messages, or prompt and response, not both"):
         source(tmp_path / "x.jsonl", prompt="a", messages="b")
+
+
+@pytest.mark.parametrize(
+    "turns", [[], 3, "human: hi", {"from": "human"}, [{"from": "human"}], [{"value": "hi"}], [None]]
+)
+def test_conversations_that_are_no_turns_are_named(tmp_path: Path, turns: object) -> None:
+    """Of a later record, where the first one has said what the format is."""
+    whole = [{"from": "human", "value": "2+3?"}, {"from": "gpt", "value": "5"}]
+    records = [{"conversations": whole, "system": "Be brief."}]
+    records += [{"conversations": turns, "system": "Be brief."}]
+    write_jsonl(tmp_path / "x.jsonl", records)
+    with pytest.raises(DataError, match="example 2: expected conversations to be a list of one"):
+        read_examples(source(tmp_path / "x.jsonl"), seed=0)

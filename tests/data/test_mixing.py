@@ -12,7 +12,7 @@ from conftest import arithmetic, write_jsonl
 
 import infifusion
 from infifusion.data.mixing import weighted
-from infifusion.errors import ArtifactError
+from infifusion.errors import ArtifactError, DataError
 from infifusion.recipe import Recipe
 from infifusion.stages.check import check_recipe
 from infifusion.store.records import read_json
@@ -26,6 +26,13 @@ def test_a_weight_of_two_and_a_half_takes_every_second_example_a_third_time() ->
     assert times[6] == 1, "what a source wrote has weight 1"
     again = weighted(np.arange(7), sets, [2.5, 0.5], seed=0)
     assert Counter(again.tolist()) == times
+
+
+def test_weights_that_leave_nothing_are_named() -> None:
+    numbers, sets = np.arange(12), np.repeat([0, 1], 6)
+    with pytest.raises(DataError, match="weights of 0.05, 0.01 leave none of the 12 examples"):
+        weighted(numbers, sets, [0.05, 0.01], seed=0)
+    assert len(weighted(numbers, sets, [0.1, 0.01], seed=0)) == 1
 
 
 def test_weights_of_one_change_nothing() -> None:

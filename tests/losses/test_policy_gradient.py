@@ -71,6 +71,29 @@ def test_its_mean_gradient_over_draws_is_that_of_the_reverse_kl() -> None:
     torch.testing.assert_close(mean, expected, rtol=1e-6, atol=1e-7)
 
 
+def test_a_span_of_two_tokens_gives_half_the_gradient_of_its_kl() -> None:
+    """Its advantage in equal parts on both (align/spans.py), over all pairs of tokens of a
+    vocabulary of 3."""
+    torch.manual_seed(2)
+    first = torch.randn(1, 3, dtype=torch.float64, requires_grad=True)
+    second = torch.randn(3, 3, dtype=torch.float64, requires_grad=True)  # by the first token
+    log_p = torch.log_softmax(torch.randn(9, dtype=torch.float64), 0).reshape(3, 3)
+    log_q = torch.log_softmax(first, 1)[0][:, None] + torch.log_softmax(second, 1)
+    kl = (log_q.exp() * (log_q - log_p)).sum()
+    expected = torch.autograd.grad(kl, [first, second], retain_graph=True)
+    mean = [torch.zeros_like(first), torch.zeros_like(second)]
+    for a in range(3):
+        for b in range(3):
+            logits = torch.cat([first, second[a : a + 1]])
+            before = torch.log_softmax(logits, 1).detach()[[0, 1], [a, b]]
+            each = float(log_p[a, b] - log_q[a, b].detach()) / 2
+            loss = policy_gradient(logits, target([each, each], before, [a, b]), Params()).sum()
+            for total, part in zip(mean, torch.autograd.grad(loss, [first, second]), strict=True):
+                total += log_q[a, b].detach().exp() * part
+    for total, whole in zip(mean, expected, strict=True):
+        torch.testing.assert_close(total, whole / 2, rtol=1e-6, atol=1e-7)
+
+
 def test_a_target_without_advantages_is_refused() -> None:
     rows = SparseTarget(torch.zeros(1, 0).long(), torch.zeros(1, 0), None, torch.tensor([0]))
     with pytest.raises(ValueError, match="advantages"):

@@ -51,8 +51,14 @@ def test_no_checkpoint_is_kept_on_the_way_there() -> None:
 
 
 def test_nothing_to_learn_stops_the_run_even_without_bounds() -> None:
-    with pytest.raises(RunError, match="max_new_tokens"):
-        Runaway(None).add(sums(learnt=0))
+    for why, said in (
+        ({"fault/cut_off": 60, "fault/empty": 4}, "60 cut off, 4 empty. Raise .*max_new_tokens"),
+        ({"fault/cut_off": 4, "fault/too_long": 60}, "60 too long, 4 cut off. Raise data.max_leng"),
+        ({"fault/written_otherwise": 64}, "64 written otherwise. .*form: distribution"),
+        ({"fault/control": 64}, "64 control. Start from a run on given examples"),
+    ):
+        with pytest.raises(RunError, match=f"None of the pivot's last 64 answers.*: {said}"):
+            Runaway(None).add({**sums(learnt=0), **why})
     Runaway(None).add({**sums(learnt=0), "answers": 8, "cut_off": 8})  # too few to judge by
 
 

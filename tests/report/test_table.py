@@ -26,6 +26,12 @@ def test_a_footnote_is_as_wide_as_the_terminal_and_not_as_the_table() -> None:
     assert any("lm-evaluation-harness prints" in line for line in said(metrics_table(result), 100))
 
 
+def test_models_that_nothing_was_asked_of_are_no_table() -> None:
+    summary = {"models": {"p": {"scores": {}, "bits_per_byte": {}}}}
+    (line,) = said(console_table(summary), 100)
+    assert line == "No model was scored: the recipe has neither data.held_out nor evaluate.tasks."
+
+
 @pytest.mark.parametrize(
     ("correct", "n", "text"),
     [

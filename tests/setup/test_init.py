@@ -33,7 +33,7 @@ def command(*arguments: object) -> list[str]:
 
 def test_every_template_is_listed_and_every_file_is_one() -> None:
     assert {path.stem for path in FOLDER.glob("*.yaml")} == {START, *TEMPLATES}
-    assert len(TEMPLATES) == 6
+    assert len(TEMPLATES) == 7
 
 
 @pytest.mark.parametrize("name", [name for name in TEMPLATES if name != "merge-only"])

@@ -61,7 +61,7 @@ def test_the_history_says_by_domain_how_far_the_sources_counted(out: Path) -> No
     assert len(shares) == 8 and all(0 < share < 1 for share in shares)
     blind = read_json(out / "distill" / "blind" / "history.json")["log"]
     assert all(line["share/sums"] == pytest.approx(0.5) for line in blind)
-    assert "share" in read_json(out / "distill" / "plain" / "history.json")["log"][0]
+    assert "share" not in read_json(out / "distill" / "plain" / "history.json")["log"][0]
 
 
 def test_check_and_the_report_show_it(out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -18,9 +19,9 @@ from infifusion.commands import cli
 from infifusion.data.store import load_rendered, load_target
 from infifusion.data.tokenize import gold_ids
 from infifusion.errors import DataError, RecipeError
-from infifusion.recipe import Recipe
+from infifusion.recipe import FuseTarget, Recipe
 from infifusion.stages.on_policy import Corrector
-from infifusion.stages.own_answers import open_readers
+from infifusion.stages.own_answers import open_readers, require_speakers
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.records import read_json
 from infifusion.teacher.forward import believe, make_teacher
@@ -221,17 +222,21 @@ def corrected(finished: Path, drawn: list[Drawn], **changes: object) -> Correcte
     )
 
 
-@pytest.mark.parametrize("form", ["distribution", "policy_gradient"])
+@pytest.mark.parametrize(
+    ("form", "beyond"), [("distribution", 1), ("policy_gradient", 1), ("policy_gradient", 1.5)]
+)
 def test_another_token_that_stops_the_pivot_is_not_taken_for_its_usual_end(
-    finished: Path, form: str
+    finished: Path, form: str, beyond: float
 ) -> None:
-    """A source that is sure that the turn ends says so of the usual end alone."""
+    """A source that is sure that the turn ends says so of the usual end alone. beyond: extrapolate;
+    the pivot here is the one before training."""
     rendered = load_rendered(RunFolder(finished).rendered(PIVOT, "train"))
     gold = gold_ids(rendered)[: rendered.row_N1[1]].tolist()
     usual, other = gold[-1], 7
     rows = []
     for last in (usual, other):
-        made = corrected(finished, [Drawn(0, [*gold[:-1], last], finished=True)], form=form)
+        drawn = [Drawn(0, [*gold[:-1], last], finished=True)]
+        made = corrected(finished, drawn, form=form, extrapolate=beyond)
         rows.append(made.rows)
         assert made.rows.ids_L[-1] == last
     ended, stopped = rows
@@ -241,7 +246,7 @@ def test_another_token_that_stops_the_pivot_is_not_taken_for_its_usual_end(
     assert sure > 0.5 and other not in ended.ids_TK[-1][:1]
     if form == "policy_gradient":
         given = float(stopped.prob_TK[-1][stopped.ids_TK[-1] == other].sum())
-        expected = np.log(max(given, 1e-6)) - stopped.before_T[-1]
+        expected = beyond * (np.log(max(given, 1e-6)) - stopped.before_T[-1])
         assert stopped.advantage_T[-1] == pytest.approx(expected, abs=1e-4)
         assert stopped.advantage_T[-1] < ended.advantage_T[-1]
 
@@ -345,12 +350,50 @@ def test_a_source_speaks_in_its_domains_alone(taught: Path, finished: Path) -> N
         assert (weight > 0) == (f"{name} teaches sums" in log)
 
 
+def test_prompts_of_which_nobody_speaks_are_named(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a gate that compares on the training examples."""
+    monkeypatch.setattr(logging.getLogger("infifusion"), "propagate", True)
+    values = {"name": "u", "sources": ["a", "b"], "function": "mean", "params": {}, "keep": 2}
+    values |= {"gate": "domain", "pivot_as_source": True, "alignment": "bytes", "gold_path": True}
+    target = FuseTarget(**values, teacher="cached")
+    open_of = {"math": np.array([False, True, True]), "code": np.array([False, False, True])}
+    require_speakers(target, open_of, {"math": 3})
+    with pytest.raises(DataError, match="prepare left none of law"):
+        require_speakers(target, open_of, {"math": 3, "law": 1})
+    with pytest.raises(DataError, match="lets no source speak: .* of code better than the pivot"):
+        require_speakers(target, open_of, {"code": 2})
+    require_speakers(target, open_of, {"math": 3, "code": 2})
+    assert "lets no source speak of code: 2 prompts in vain" in caplog.text
+
+
+def test_prompts_that_are_left_out_are_counted_and_named(
+    taught: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("infifusion"), "propagate", True)
+    asked = [{"prompt": "?"}, {"prompt": "?"}, {"prompt": " "}, {"prompt": "long " * 300}]
+    write_jsonl(tmp_path / "asked.jsonl", asked)
+    values = values_of(taught)
+    values["data"]["prompts"] = [{"path": str(tmp_path / "asked.jsonl"), "domain": "sums"}]
+    recipe, folder = Recipe.from_mapping(values, where="here"), RunFolder(tmp_path)
+    (run,) = recipe.resolve().runs
+    caplog.set_level("INFO")
+    assert len(open_readers(recipe, [], run).asked(recipe, folder, run, None).prompts) == 1
+    for said in ("1 left out: empty prompt", "1 left out: duplicate prompt", "128 tokens or more"):
+        assert said in caplog.text
+    other = run.model_copy(update={"domains": ["law"]})
+    with pytest.raises(DataError, match="own.domains: data.prompts holds none of law"):
+        open_readers(recipe, [], other).asked(recipe, folder, other, None)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"target": None, "loss": "kl"}, "nobody corrects the pivot"),
         ({"loss": "uld"}, "expected a loss of kl, reverse_kl, jsd; found uld"),
         ({"packing": True}, "remove packing"),
+        ({"gate": "pivot"}, "compares on labels, which such text has not; remove it"),
         ({"parallel": "fsdp"}, "needs the whole model: parallel: ddp; found fsdp"),
         ({"training": {"train_sampling_strategy": "group_by_length"}}, "an order of its own"),
         ({"on_policy": {"share": 2}}, "share"),
@@ -410,5 +453,13 @@ def test_check_and_plan_know_of_it(taught: Path, tmp_path: Path) -> None:
         costs.append(next(row for row in rows if row["stage"] == "distill"))
     own, plain = costs
     assert own["flops"] > plain["flops"] and own["bytes"] > plain["bytes"]
-    path.write_text(yaml.safe_dump(values_of(taught)))
-    assert "the pivot writes 100 %" in command("check", path).output
+    values = values_of(taught)
+    path.write_text(yaml.safe_dump(values))
+    said = command("check", path).output
+    assert "the pivot writes 100 %" in said and "only 2 optimizer steps" in said
+    # How many steps data.prompts make is not known before they are read.
+    write_jsonl(tmp_path / "asked.jsonl", [{"prompt": "?"}])
+    values["data"]["prompts"] = [{"path": str(tmp_path / "asked.jsonl"), "domain": "sums"}]
+    values["training"] = {k: v for k, v in TRAINING.items() if k != "max_steps"}
+    path.write_text(yaml.safe_dump(values))
+    assert "optimizer steps on" not in command("check", path).output

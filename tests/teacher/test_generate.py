@@ -106,6 +106,14 @@ def test_every_architecture_answers_as_one_by_one(kind: str, caplog, monkeypatch
     assert [found[n] for n in range(len(ROOMS))] == expected
 
 
+@pytest.mark.parametrize(("kind", "way"), [("llama", Way.JOINING), ("rwkv", Way.ALONE)])
+def test_a_model_that_trains_in_half_precision_is_asked_in_it(kind: str, way: Way) -> None:
+    """Its weights are float32, and its sums as coarse as bfloat16's: no reason to be run alone."""
+    model = made(kind, **ARCHITECTURES[kind][1])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert way_of(model) is way
+
+
 @pytest.mark.parametrize(("window", "way"), [(12, Way.JOINING), (6, Way.ALONE)])
 def test_a_small_window_is_no_error(window: int, way: Way) -> None:
     model = made("gpt2", n_embd=32, n_head=4, n_layer=2, max_position_embeddings=window)

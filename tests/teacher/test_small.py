@@ -24,16 +24,25 @@ KINDS = {
     "mistral": {"intermediate_size": 5000, "num_key_value_heads": 2},
     "phi3": {"intermediate_size": 5000, "num_key_value_heads": 2, "pad_token_id": 32000},
     "mixtral": {"intermediate_size": 500, "num_local_experts": 64, "num_key_value_heads": 2},
-    "qwen3_moe": {"moe_intermediate_size": 500, "num_experts": 64, "num_key_value_heads": 2},
-    "gpt_oss": {"intermediate_size": 500, "num_local_experts": 32, "num_key_value_heads": 2,
-                "head_dim": 16},
+    "qwen3_moe": {
+        "moe_intermediate_size": 500,
+        "num_experts": 64,
+        "num_experts_per_tok": 10,
+        "num_key_value_heads": 2,
+    },
+    "gpt_oss": {
+        "intermediate_size": 500,
+        "num_local_experts": 32,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+    },
     "gpt_neox": {"intermediate_size": 5000},
     "olmo2": {"intermediate_size": 5000, "num_key_value_heads": 2},
     "granite": {"intermediate_size": 5000, "num_key_value_heads": 2},
     "cohere": {"intermediate_size": 5000, "num_key_value_heads": 2},
     "falcon": {"ffn_hidden_size": 128, "alibi": False},
     "mamba": {},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -11,15 +11,24 @@ import pytest
 import torch
 from conftest import byte_level_tokenizer, tiny_model
 from scipy.stats import chisquare
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from infifusion.errors import ArtifactError, RunError
 from infifusion.losses import LOSSES
 from infifusion.losses.kl import Params
 from infifusion.recipe import Lora, Model, OnPolicy
 from infifusion.store.records import read_json
+from infifusion.train.health import Watch
 from infifusion.train.job import Job
 from infifusion.train.own_text import Corrected, Drawn, OwnRows, OwnText
+from infifusion.train.rounds import sheets_of
 from infifusion.train.run import train
 from infifusion.types import Rendered, Target
 
@@ -328,3 +337,42 @@ def test_a_run_of_answers_none_of_which_can_be_learnt_stops(start: Path, tmp_pat
     own, training = {"max_new_tokens": 1}, {"max_steps": 2, "per_device_train_batch_size": 64}
     with pytest.raises(RunError, match="None of the pivot's last 64 answers"):
         run(start, tmp_path / "out", Sources(keep_cut=False, ends=0), own=own, training=training)
+
+
+def test_rounds_of_another_number_of_processes_are_not_counted_twice(tmp_path: Path) -> None:
+    """Those of as many processes as now; where there are none of these, what there is."""
+    folder = tmp_path / "rounds"
+    folder.mkdir()
+    for name in ("000000", "000000-1of2", "000000-2of2", "000001-1of2", "000001-2of2", "000002"):
+        (folder / f"round-{name}.json").write_text("{}")
+    found = {n: [p.stem for p in paths] for n, paths in sheets_of(tmp_path).items()}
+    assert found == {
+        0: ["round-000000"],
+        1: ["round-000001-1of2", "round-000001-2of2"],
+        2: ["round-000002"],
+    }
+
+
+def saves(rises: list[float], unhealthy: set[int], *, every: int = 2) -> list[int]:
+    """The steps (from 1) whose checkpoints are saved, of steps with these losses."""
+    model, state, control = torch.nn.Linear(1, 1), TrainerState(), TrainerControl()
+    step = iter(range(1, len(rises) + 1))
+    now = [0]
+    watch = Watch(lambda: rises[now[0] - 1], 2.0, lambda: now[0] not in unhealthy)
+    kept = []
+    for now[0] in step:
+        state.global_step, control.should_save = now[0], now[0] % every == 0
+        watch.on_step_end(TrainingArguments("out"), state, control, model=model)
+        kept += [now[0]] if control.should_save else []
+    return kept
+
+
+def test_a_checkpoint_waits_for_the_loss_and_for_the_answers() -> None:
+    """Whichever of the two is as it may be again first."""
+    low = [1.0] * 30
+    assert saves(low, set())[-3:] == [26, 28, 30]
+    assert saves(low, {24, 25, 26}) == [*range(2, 24, 2), 27, 28, 30]
+    high = [1.0] * 23 + [9.0, 9.0, 1.0, 1.0, 1.0, 1.0, 1.0]  # in steps 24 and 25
+    assert saves(high, set()) == [*range(2, 24, 2), 26, 28, 30]
+    assert saves(high, {25, 26}) == [*range(2, 24, 2), 27, 28, 30]
+    assert saves(high, {23, 24}) == [*range(2, 24, 2), 26, 28, 30]

@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from infifusion.data.tokenizers import load_tokenizer
+from infifusion.data.tokenizers import leading_ids, load_tokenizer
 from infifusion.errors import ArtifactError, CheckpointError, RecipeError, RunError, TokenizerError
 from infifusion.store.durable import atomic_write
 from infifusion.store.identity import stops_of
@@ -54,15 +54,16 @@ def export_model(model: Path, *, to: str, quant: str, out: Path | None) -> str:
         )
     quant = quant.lower()
     file = out or Path(f"{model.resolve().parent.name}-{quant}.gguf")
-    if file.exists():
-        raise ArtifactError(f"{file} exists already. Give another --out, or delete it.")
+    place = file.with_name(f"{file.stem}.Modelfile")
+    for made in (file, *([place] if to == "ollama" else [])):
+        if made.exists():
+            raise ArtifactError(f"{made} exists already. Give another --out, or delete it.")
     _write_gguf(model, file, quant)
     size = file.stat().st_size / 1e9
     lines = [f"Wrote {file} ({size:.2f} GB, {quant})."]
     if to == "gguf":
         return "\n".join([*lines, f"Next: llama-cli -m {file}"])
     text, note = modelfile(model, file)
-    place = file.with_name(f"{file.stem}.Modelfile")
     with atomic_write(place) as temporary:
         temporary.write_text(text, encoding="utf-8")
     lines += [f"Wrote {place}.{note}", f"Next: ollama create {file.stem} -f {place}"]
@@ -77,9 +78,11 @@ def _write_gguf(model: Path, file: Path, quant: str) -> None:
             f"the folder that ${PLACE} names. Get it: git clone --depth 1 "
             f"https://github.com/ggml-org/llama.cpp; export {PLACE}=$PWD/llama.cpp."
         )
-    if importlib.util.find_spec("gguf") is None:
+    beside = (converter.parent / "gguf-py" / "gguf").is_dir()  # which the converter prefers
+    if not beside and importlib.util.find_spec("gguf") is None:
         raise RunError(
-            "llama.cpp's converter needs the package gguf: pip install 'infifusion[gguf]'."
+            f"{converter} needs the package gguf, and there is no folder gguf-py beside it: pip "
+            "install 'infifusion[gguf]'."
         )
     by_converter = quant in BY_CONVERTER
     quantize = None if by_converter else _find(QUANTIZE)
@@ -93,8 +96,8 @@ def _write_gguf(model: Path, file: Path, quant: str) -> None:
     with tempfile.TemporaryDirectory(dir=file.parent, prefix=".export-") as place:
         whole = Path(place) / "whole.gguf"
         kind = quant if by_converter else "bf16"
-        _call([sys.executable, str(converter), str(model), "--outfile", str(whole),
-               "--outtype", kind])  # fmt: skip
+        options = ["--outfile", str(whole), "--outtype", kind]
+        _call([sys.executable, str(converter), str(model), *options])
         if quantize is not None:
             made = Path(place) / "quantised.gguf"
             _call([str(quantize), str(whole), str(made), quant.upper()])
@@ -150,8 +153,11 @@ def _quoted(text: str) -> str:
 
 
 def _without_start(text: str, tokenizer: Any) -> str:
-    """Without the token that begins a text, which llama.cpp puts there itself."""
-    return text.removeprefix(tokenizer.bos_token) if tokenizer.bos_token else text
+    """Without the token that begins a text, where llama.cpp puts it there itself: where the
+    tokenizer does. SmolLM2's is <|im_start|>, which its template alone writes."""
+    if tokenizer.bos_token_id is None or tokenizer.bos_token_id not in leading_ids(tokenizer):
+        return text
+    return text.removeprefix(tokenizer.bos_token)
 
 
 def ollama_template(tokenizer: Any) -> str:

@@ -34,7 +34,8 @@ def init(
         str | None,
         Option(
             metavar="NAME",
-            help="math-code-general, pairwise-rsaf, merge-only, laptop, 8xgpu, paper; or list.",
+            help="math-code-general, pairwise-rsaf, merge-only, laptop, on-policy, 8xgpu, paper; "
+            "or list.",
         ),
     ] = None,
     out: Annotated[Path, Option(help="The file to write.")] = Path("recipe.yaml"),

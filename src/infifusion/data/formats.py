@@ -175,8 +175,14 @@ def _texts(*names: str) -> Callable[[Record], bool]:
 
 
 def _sharegpt(record: Record, where: str) -> Record:
+    if not _turns(record["conversations"], "from", "value"):
+        raise DataError(
+            f"{where}: expected conversations to be a list of one turn or more, {{from, value}} "
+            f"each; found {record['conversations']!r:.80}. Leave such examples out, or correct "
+            "them."
+        )
     for turn in record["conversations"]:
-        speaker = turn.get("from") if isinstance(turn, Mapping) else turn
+        speaker = turn["from"]
         if str(speaker).lower() not in ROLES:
             raise DataError(
                 f"{where}: conversations has a turn from {speaker!r}; known speakers: "

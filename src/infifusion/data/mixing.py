@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.data.store import Label
+from infifusion.errors import DataError
 
 
 def weighted(
@@ -19,7 +20,8 @@ def weighted(
     """The numbers of examples, each as often as an epoch goes over it, in order.
 
     set_N: the data set of each, -1 for answers that sources wrote, which have weight 1. A weight of
-    2.5 takes every example twice and half of them, drawn by the seed, a third time.
+    2.5 takes every example twice and half of them, drawn by the seed, a third time. DataError where
+    that leaves none.
     """
     times_N = np.ones(len(number_N), dtype=np.int64)
     for place, weight in enumerate(weights):
@@ -29,6 +31,11 @@ def weighted(
         more = round((weight - whole) * len(of_set))
         drawn = random.Random(f"{seed}:weight:{place}").sample(range(len(of_set)), more)
         times_N[of_set[drawn]] += 1
+    if not times_N.any():
+        raise DataError(
+            f"data.train: weights of {', '.join(f'{weight:g}' for weight in weights)} leave none "
+            f"of the {len(number_N)} examples that the run would train on. Raise them."
+        )
     return np.repeat(number_N, times_N)
 
 

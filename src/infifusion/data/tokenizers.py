@@ -116,13 +116,16 @@ def with_date(template: str, day: datetime.date) -> str:
     asked = re.findall(r"\bstrftime_now\s*\(\s*([^)]*?)\s*\)", template)
     forms = {ask[1:-1] for ask in asked if len(ask) > 1 and ask[0] == ask[-1] and ask[0] in "\"'"}
     if not asked or len(forms) != len(set(asked)):
+        said = "does not ask for the date. Remove chat_template_date"
+        if asked:
+            said = (
+                f"asks for the date by {asked}, which are not all written out. Give the model a "
+                "chat_template that does"
+            )
         raise TokenizerError(
-            "chat_template_date: the chat template "
-            + ("does not ask for the date. Remove chat_template_date" if not asked else
-               f"asks for the date by {asked}, which are not all written out. Give the model a "
-               "chat_template that does")
-            + ", or give the date by chat_template_kwargs where the template has a variable for it."
-        )  # fmt: skip
+            f"chat_template_date: the chat template {said}, or give the date by "
+            "chat_template_kwargs where the template has a variable for it."
+        )
     midnight = datetime.datetime.combine(day, datetime.time())
     cases = "".join(
         f"{{% if form == {json.dumps(form)} %}}{midnight.strftime(form)}{{% endif %}}"

@@ -89,7 +89,16 @@ def _said(recipe: Recipe, of_run: Callable[[TrainingRun], list[str]]) -> list[st
     runs: dict[str, list[str]] = {}
     resolved = recipe.resolve()
     for run in [*resolved.tuned, *resolved.runs]:
+        if _by_prompts(recipe, run):
+            continue
         for sentence in of_run(run):
             named = runs.setdefault(sentence, [])
             named.append(run.where if run.of != PIVOT or not named else run.name)
     return [f"{', '.join(names)}: {sentence}" for sentence, names in runs.items()]
+
+
+def _by_prompts(recipe: Recipe, run: TrainingRun) -> bool:
+    """Whether a run has as many steps as data.prompts ask for, which are not counted here."""
+    own = run.on_policy
+    all_own = own is not None and own.share == 1 and bool(recipe.data.prompts)
+    return all_own and int(run.training.get("max_steps", -1)) <= 0

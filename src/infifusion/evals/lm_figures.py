@@ -85,8 +85,10 @@ def _minerva(doc: Doc, outputs: Sequence[str], tools: Tools) -> Figures:
 def _humaneval(doc: Doc, outputs: Sequence[str], tools: Tools) -> Figures:
     test = f"{doc['test']}\ncheck({doc['entry_point']})"
     ways = functions_of("humaneval/utils.py", "build_predictions", "build_predictions_instruct")
-    keys = {"build_predictions": "pass@1,create_test",
-            "build_predictions_instruct": f"pass@1,create_test{INSTRUCT}"}  # fmt: skip
+    keys = {
+        "build_predictions": "pass@1,create_test",
+        "build_predictions_instruct": f"pass@1,create_test{INSTRUCT}",
+    }
     return {
         key: _code_eval(ways[name]([list(outputs)], [doc])[0], test, tools)
         for name, key in keys.items()

@@ -21,9 +21,11 @@ def policy_gradient(logits_RV: torch.Tensor, target: SparseTarget, params: Param
 
     A is target.advantage_R, how much likelier the sources find the token than the pivot did when it
     drew it (align/spans.py); r = Q(y) / Q_drawn(y), where target.before_R holds log Q_drawn. For
-    fresh text r is 1, and the gradient -A grad log Q(y) is in the mean that of KL(Q || P) of whole
-    texts (multi-teacher on-policy distillation as in MiMo-V2-Flash and tinker-cookbook, which need
-    one vocabulary). 0 where A is 0. Raises ValueError for a target without advantages.
+    fresh text r is 1, and where a span is one token the gradient -A grad log Q(y) is in the mean
+    that of KL(Q || P) at this position, behind the text as it was drawn: what a token does to later
+    ones does not count (multi-teacher on-policy distillation as in MiMo-V2-Flash and
+    tinker-cookbook, which need one vocabulary). A span of n tokens gives an n-th of the gradient of
+    its KL. 0 where A is 0. Raises ValueError for a target without advantages.
     """
     if target.advantage_R is None or target.before_R is None:
         raise ValueError("policy_gradient: the target holds no advantages (advantage_R).")

@@ -15,6 +15,15 @@ well become three times as long, or three times as unsure."""
 FIGURES = ("answers", "tokens", "positions", "entropy", "cut_off", "learnt")
 """Sums over the answers of a round: how many, tokens drawn, positions of those that can be learnt,
 entropy over these (nats), how many ran out of room, how many can be learnt."""
+FAULT = "fault/"
+"""Before the reason why some cannot: how many."""
+
+REMEDIES = {
+    "cut_off": "Raise on_policy.max_new_tokens, or set cut_off: keep",
+    "too_long": "Raise data.max_length, or lower on_policy.max_new_tokens",
+    "written_otherwise": "Some model's template leaves a part of them out; take form: distribution",
+}
+"""What to do where a reason is the most frequent one."""
 
 Sums = Mapping[str, float]
 
@@ -39,6 +48,7 @@ class Runaway:
         if not sums.get("answers"):
             return
         figures = {key: float(sums.get(key, 0)) for key in FIGURES}
+        figures |= {key: value for key, value in sums.items() if key.startswith(FAULT)}
         if self._first.get("answers", 0) < WINDOW:
             self._first = added([self._first, figures])
         self._recent.append(figures)
@@ -50,9 +60,8 @@ class Runaway:
             return
         if judge and now["learnt"] == 0:
             raise RunError(
-                f"None of the pivot's last {now['answers']:.0f} answers can be learnt; "
-                f"{now['cut_off']:.0f} of them ran out of on_policy.max_new_tokens. Raise it, or "
-                "set cut_off: keep; the report and rounds/ hold the answers."
+                f"None of the pivot's last {now['answers']:.0f} answers can be learnt: "
+                f"{_reasons(now)}. The run's folder rounds/ holds the answers."
             )
         self._judge(means(self._first), means(now), judge)
 
@@ -68,6 +77,16 @@ class Runaway:
                 "share, start from a run on given examples, or raise on_policy.stop_at_growth "
                 "(null: never)."
             )
+
+
+def _reasons(sums: Sums) -> str:
+    """Why answers cannot be learnt, the most frequent reason first, and what to do about it."""
+    found = {k.removeprefix(FAULT): v for k, v in sums.items() if k.startswith(FAULT)}
+    order = sorted(found, key=lambda why: -found[why])
+    counts = ", ".join(f"{found[why]:.0f} {why.replace('_', ' ')}" for why in order)
+    if not order:
+        return "no source teaches any of them"
+    return f"{counts}. {REMEDIES.get(order[0], 'Start from a run on given examples')}"
 
 
 def means(sums: Sums) -> dict[str, float]:

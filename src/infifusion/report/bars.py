@@ -82,10 +82,17 @@ def timeline(title: str, spans: Sequence[Span]) -> Chart | None:
         )
         parts.append(
             svg.labelled_row(
-                svg.colour(span.number), span.label, span.shown, bar, size=(width, row),
-                top=y - 1, base=y + 13, right=left - 8, longest=27,
+                svg.colour(span.number),
+                span.label,
+                span.shown,
+                bar,
+                size=(width, row),
+                top=y - 1,
+                base=y + 13,
+                right=left - 8,
+                longest=27,
             )
-        )  # fmt: skip
+        )
         rows.append([span.label, round(at, 3), round(span.seconds, 3)])
         at += span.seconds
     return Chart(

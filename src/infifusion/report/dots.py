@@ -65,10 +65,17 @@ def dot_chart(title: str, dots: Sequence[Dot], *, zero: bool = False, most: int 
             mark = f'<path class="bar" d="{bar}"/>{mark}'
         parts.append(
             svg.labelled_row(
-                dot.kind, dot.label, dot.shown, mark, size=(width, ROW), top=y - ROW / 2,
-                base=y + 4, right=left - 8, longest=int((left - 8) / LETTER),
+                dot.kind,
+                dot.label,
+                dot.shown,
+                mark,
+                size=(width, ROW),
+                top=y - ROW / 2,
+                base=y + 4,
+                right=left - 8,
+                longest=int((left - 8) / LETTER),
             )
-        )  # fmt: skip
+        )
         y += ROW
     grouped = any(dot.group for dot in dots)
     return Chart(

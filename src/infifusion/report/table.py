@@ -16,6 +16,7 @@ CAPTION = (
     "%: accuracy ± half of its 95 % Wilson interval (few items: its ends); bits: bits per "
     "byte of held-out responses, lower is better."
 )
+NOTHING = "No model was scored: the recipe has neither data.held_out nor evaluate.tasks."
 FIGURES = (
     "lm-eval: what lm-evaluation-harness prints for the same outputs "
     "(docs/scores.md says how it differs)."
@@ -23,8 +24,11 @@ FIGURES = (
 
 
 def console_table(summary: Json) -> Group:
-    """One row per model: accuracy of every task, bits per byte of every domain."""
+    """One row per model: accuracy of every task, bits per byte of every domain. A sentence where no
+    model was scored on anything."""
     header, rows = _cells(summary)
+    if len(header) == 1:
+        return Group(Text(NOTHING))
     table = Table(box=SIMPLE, padding=(0, 1, 0, 0))
     for number, name in enumerate(header):
         title = Text(name.replace(" (", "\n").replace(")", ""))

@@ -89,9 +89,11 @@ def _installation() -> Iterator[Finding]:
     yield Finding("python", "ok", platform.python_version())
     if not ranges:
         yield Finding(
-            "infifusion", "note", "run from its source folder: versions cannot be compared",
+            "infifusion",
+            "note",
+            "run from its source folder: versions cannot be compared",
             "pip install -e . (in the checkout)",
-        )  # fmt: skip
+        )
     for package, wanted in ranges.items():
         found = version_of(package)
         if found is None or not in_range(found, wanted):
@@ -112,12 +114,13 @@ def _extras() -> Iterator[Finding]:
 def _devices(machine: Machine) -> Iterator[Finding]:
     if not machine.gpus:
         yield Finding(
-            "devices", "note",
+            "devices",
+            "note",
             f"no GPU that torch can use (torch {version_of('torch')}): all runs on "
             f"{machine.cores} cores, which suits models of some million parameters",
             "with an NVIDIA GPU: nvidia-smi must list it; then pip install torch as pytorch.org "
             "says for its driver",
-        )  # fmt: skip
+        )
     for number, gpu in enumerate(machine.gpus):
         size = f"{gpu.name}, {gpu.memory / 1e9:,.0f} GB, {gpu.free / 1e9:,.0f} GB free"
         yield Finding(f"cuda:{number}", "ok", size)
@@ -151,11 +154,12 @@ def _processors(machine: Machine) -> Iterator[Finding]:
         yield Finding("processors", "ok", said)
     else:
         yield Finding(
-            "processors", "note",
+            "processors",
+            "note",
             f"{said}: on a CPU, runs calculate with {counted(free_cores(), 'thread')}, and take "
             "longer than planned",
             "wait until the other jobs are done, or set OMP_NUM_THREADS yourself",
-        )  # fmt: skip
+        )
 
 
 def _room(machine: Machine) -> Iterator[Finding]:
@@ -207,9 +211,11 @@ def _sandbox() -> Iterator[Finding]:
         yield Finding("sandbox", "ok", f"the kernel enforces Landlock and seccomp{outer}")
     else:
         yield Finding(
-            "sandbox", "note", f"generated code cannot be run safely here: {why}",
+            "sandbox",
+            "note",
+            f"generated code cannot be run safely here: {why}",
             "score code tasks (humaneval) on Linux 5.13 or later with Landlock, or leave them out",
-        )  # fmt: skip
+        )
 
 
 def _hub() -> Iterator[Finding]:
@@ -218,13 +224,17 @@ def _hub() -> Iterator[Finding]:
         yield Finding("hub", "ok", f"{answer.endpoint}: logged in as {answer.user}")
     elif answer.reached:
         yield Finding(
-            "hub", "note", f"{answer.endpoint} answers; {answer.why}: gated models (Llama) and "
+            "hub",
+            "note",
+            f"{answer.endpoint} answers; {answer.why}: gated models (Llama) and "
             "uploads need a login",
             "hf auth login",
-        )  # fmt: skip
+        )
     else:
         yield Finding(
-            "hub", "note", f"{answer.endpoint} cannot be reached ({answer.why}): local folders "
+            "hub",
+            "note",
+            f"{answer.endpoint} cannot be reached ({answer.why}): local folders "
             "and what lies in the cache work",
             "go online, or unset HF_HUB_OFFLINE; behind a proxy: export HTTPS_PROXY=...",
-        )  # fmt: skip
+        )

@@ -18,6 +18,7 @@ TEMPLATES = {
     "pairwise-rsaf": "a copy of the pivot per source, merged with RSAF; models of 1.5 B",
     MERGE_ONLY: "weights alone: a file for `infifusion merge`",
     "laptop": "0.5 B on a CPU with 16 GB",
+    "on-policy": "the pivot answers, sources correct it: five minutes on one core with 135 M",
     "8xgpu": "all weights of an 8 B pivot over eight GPUs, both ways of fusion",
     "paper": "the paper's case, with what is unknown marked",
 }

@@ -141,9 +141,9 @@ def _trials(
                 if run.parallel == "deepspeed":
                     lines.append(f"  not tried {run.where}: parallel: deepspeed")
                     continue
-                loss = position_loss_of(run) if run.target else None
+                tokenizer = readable[where].tokenizer
                 try:
-                    found = faults_of_run(run, small, loss, readable[where].tokenizer)
+                    found = faults_of_run(run, small, position_loss_of, tokenizer)
                 except CopyFails as error:
                     lines.append(f"  not tried {run.where}: no small copy trains ({error})")
                     continue
@@ -163,7 +163,7 @@ def _state_of(model: Model) -> str:
 def _tried_as(run: TrainingRun) -> str:
     """The same for runs that take the same step."""
     values = as_json(run)
-    kept = ("of", "training", "lora", "parallel", "pack_tokens", "loss", "params")
+    kept = ("of", "training", "lora", "parallel", "pack_tokens", "loss", "params", "on_policy")
     return json.dumps({key: values.get(key) for key in kept}) + str(run.target is None)
 
 

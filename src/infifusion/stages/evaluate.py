@@ -243,4 +243,4 @@ def decides_scores(task: Task, data: str | None) -> dict[str, str | int]:
 def _in_words(result: dict[str, Any]) -> str:
     parts = [f"{task} {100 * s['accuracy']:.1f} %" for task, s in result["scores"].items()]
     parts += [f"{domain} {value:.3f} bits per byte" for domain, value in result[BITS].items()]
-    return ", ".join(parts)
+    return ", ".join(parts) or "nothing to score: no data.held_out, no evaluate.tasks"

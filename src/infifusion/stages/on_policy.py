@@ -18,16 +18,15 @@ from numpy.typing import NDArray
 
 from infifusion.align.boundaries import Positions
 from infifusion.align.project import Believed
-from infifusion.align.spans import token_advantages
+from infifusion.align.spans import advantages, token_advantages
 from infifusion.data.files import files_of
 from infifusion.data.store import load_rendered
 from infifusion.data.tokenize import as_rendered, end_of_turn, gold_ids, without_end
-from infifusion.errors import DataError
 from infifusion.losses.sparse import TAIL_FLOOR
 from infifusion.recipe import FuseTarget, Recipe, TrainingRun, as_json
 from infifusion.stages.combine import fuse_chunk, fusion_function, open_domains, positions
 from infifusion.stages.online import Source, load_source
-from infifusion.stages.own_answers import Answer, open_readers, with_own
+from infifusion.stages.own_answers import Answer, open_readers, require_speakers, with_own
 from infifusion.stages.teaching import TeachingView
 from infifusion.store.folders import PIVOT, RunFolder
 from infifusion.store.hashes import sha256_of
@@ -52,7 +51,7 @@ def own_text(
     target = _target_of(recipe, run)
     corrector = Corrector(recipe, folder, target, run, loaded)
     asked = corrector.readers.asked(recipe, folder, run, chosen)
-    corrector.require_domains({prompt.domain for prompt in asked.prompts})
+    corrector.require_speakers(asked.prompts)
     return OwnText(
         settings=run.on_policy,
         prompts=asked.ids,
@@ -119,6 +118,7 @@ class Corrector:
         self._recipe, self._target, self._settings = recipe, target, run.on_policy
         self._combine = fusion_function(target)
         self._names = [*target.sources, *([PIVOT] if target.pivot_as_source else [])]
+        self._gradient = run.on_policy.form == "policy_gradient"
         self._extrapolates = run.on_policy.extrapolate != 1
         out = folder.distill(run.name)
         wanted: set[str] = {*self._names, *([PIVOT] if self._extrapolates else [])}
@@ -131,17 +131,10 @@ class Corrector:
         self._open = open_domains(recipe, folder, target) if target.gate == "domain" else None
         self.temperatures = {n: self._sources[n].teacher.temperature for n in target.sources}
 
-    def require_domains(self, domains: set[str]) -> None:
-        """DataError where the gate knows nothing of one of these."""
-        if self._open is not None and (unknown := sorted(domains - self._open.keys())):
-            raise DataError(
-                f"fuse.{self._target.name}.gate: domain compares on the training examples, and "
-                f"prepare left none of {', '.join(unknown)}. Add examples, or take gate: none."
-            )
-
-    @property
-    def _gradient(self) -> bool:
-        return self._settings.form == "policy_gradient"
+    def require_speakers(self, prompts: Sequence[Prompt]) -> None:
+        """DataError where the gate knows nothing of a prompt's domain, or lets nobody speak."""
+        if self._open is not None:
+            require_speakers(self._target, self._open, Counter(one.domain for one in prompts))
 
     def correct(
         self,
@@ -267,7 +260,13 @@ class Corrector:
         # Of another token that stopped the pivot the sources say what the target says.
         for last in np.flatnonzero(gold_T != here.gold_R).tolist():
             given = float(fused.prob_TK[last][fused.ids_TK[last] == gold_T[last]].sum())
-            advantage_T[last] = np.log(max(given, TAIL_FLOOR)) - own.gold_U[last]
+            before_1 = None if reference is None else reference.gold_U[[last]]
+            advantage_T[last] = advantages(
+                np.log([max(given, TAIL_FLOOR)]),
+                own.gold_U[[last]],
+                before_1,
+                extrapolate=self._settings.extrapolate,
+            )[0]
         return advantage_T, spoken_T
 
     def _figures(

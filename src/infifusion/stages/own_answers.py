@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -20,14 +19,14 @@ from infifusion.data.tokenize import Tokenized
 from infifusion.errors import DataError
 from infifusion.process.runaway import added, means
 from infifusion.process.runtime import log
-from infifusion.recipe import Recipe, TrainingRun
+from infifusion.recipe import FuseTarget, Recipe, TrainingRun
 from infifusion.stages.rendering import Renderer, open_renderer
 from infifusion.store.durable import files_in
 from infifusion.store.folders import PIVOT, RunFolder, model_called
 from infifusion.store.records import Json, read_json, write_json
 from infifusion.teacher.load import window_in_config
 from infifusion.train.own_text import Drawn
-from infifusion.train.rounds import ROUNDS
+from infifusion.train.rounds import ROUNDS, sheets_of
 from infifusion.types import Example, Prompt
 
 SHEET = "on_policy.json"
@@ -87,6 +86,8 @@ class Readers:
                 f"distill.{run.name}.on_policy: none of {len(prompts)} prompts is shorter than the "
                 f"{limit} tokens that data.max_length and the pivot's window allow."
             )
+        if long := len(prompts) - len(fitting):
+            log.info("distill %s: %d prompts of %d tokens or more left out", run.name, long, limit)
         kept = [prompts[n] for n in fitting]
         before, behind, ends = self._pivot.around(kept[0])
         self.around = before, behind
@@ -162,6 +163,29 @@ class Readers:
         return None
 
 
+def require_speakers(
+    target: FuseTarget, open_of: Mapping[str, NDArray[np.bool_]], asked: Mapping[str, int]
+) -> None:
+    """DataError where a gate by domain knows nothing of some prompts, or lets no source speak of
+    any of them; a line in the log where it lets none speak of some. open_of: what it says of each
+    domain, [S]; asked: prompts of each."""
+    where = f"fuse.{target.name}.gate: domain"
+    if unknown := sorted(asked.keys() - open_of.keys()):
+        raise DataError(
+            f"{where} compares on the training examples, and prepare left none of "
+            f"{', '.join(unknown)}. Add examples, or take gate: none."
+        )
+    silent = {d: n for d, n in asked.items() if not open_of[d][: len(target.sources)].any()}
+    if len(silent) == len(asked):
+        raise DataError(
+            f"{where} lets no source speak: none predicts more than half of the training responses "
+            f"of {', '.join(silent)} better than the pivot, so there is nothing to learn of its "
+            "answers. Take other sources, or gate: none."
+        )
+    for domain, count in silent.items():
+        log.warning("%s lets no source speak of %s: %d prompts in vain", where, domain, count)
+
+
 def open_readers(recipe: Recipe, names: Sequence[str], run: TrainingRun) -> Readers:
     """Those of the pivot and of these models."""
     assert run.on_policy is not None
@@ -184,8 +208,16 @@ def _prompts(
     """Those of data.prompts, or else of the run's training examples, each once; prompts with
     functions that may be called apart, as every model writes calls in its own way."""
     if recipe.data.prompts:
-        prompts, _ = read_prompts(recipe.data.prompts, seed=recipe.seed, where="data.prompts")
-        prompts = [p for p in prompts if run.domains is None or p.domain in run.domains]
+        found, left_out = read_prompts(recipe.data.prompts, seed=recipe.seed, where="data.prompts")
+        for why, count in left_out.items():
+            if count:
+                log.info("data.prompts: %d left out: %s", count, why.replace("_", " "))
+        prompts = [p for p in found if run.domains is None or p.domain in run.domains]
+        if run.domains is not None and not prompts:
+            raise DataError(
+                f"distill.{run.name}.domains: data.prompts holds none of {', '.join(run.domains)}. "
+                "Give prompts of these domains, or leave out `domains`."
+            )
         return _clean(recipe, run, prompts)
     examples = load_examples(folder.examples("train"))
     numbers = range(len(examples)) if chosen is None else chosen.tolist()
@@ -237,9 +269,7 @@ def with_own(
 def write_sheet(out: Path) -> list[Path]:
     """Put the rounds of a finished run together in out/on_policy.json: figures of each, and sample
     answers token by token. Returns the files to sign; none where the run had no rounds."""
-    rounds: dict[int, list[Json]] = defaultdict(list)
-    for path in sorted((out / ROUNDS).glob("round-*.json")):
-        rounds[int(path.stem.split("-")[1])].append(read_json(path))
+    rounds = {n: [read_json(path) for path in paths] for n, paths in sheets_of(out).items()}
     if not rounds:
         return []
     sums = {number: added(part["figures"] for part in parts) for number, parts in rounds.items()}

@@ -191,8 +191,13 @@ def _costs(run: SweepRun, folder: RunFolder) -> dict[str, Json]:
     try:
         planned = plan_recipe(
             run.recipe,
-            run_dir=folder.root, device="cpu", count=1, nodes=1, given=None, shapes=[],
-        )  # fmt: skip
+            run_dir=folder.root,
+            device="cpu",
+            count=1,
+            nodes=1,
+            given=None,
+            shapes=[],
+        )
     except InfiFusionError:
         planned = {"rows": []}
     flops = {f"{row['stage']}/{row['name']}": row["flops"] for row in planned["rows"]}

@@ -38,8 +38,8 @@ SAME = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}
 class Way(Enum):
     """How rows run together."""
 
-    JOINING = "rows leave and join"
-    PADDED = "batches that end together"
+    JOINING = "while rows leave and join"
+    PADDED = "in batches that end together"
     ALONE = "one by one"
 
 
@@ -78,7 +78,7 @@ def way_of(model: PreTrainedModel) -> Way:
                 Way.ALONE: "beside a longer prompt it answers otherwise than alone",
             }
             log.info(
-                "%s answers in %s: %s",
+                "%s answers %s: %s",
                 *(model.config.name_or_path, _found[model].value, why[_found[model]]),
             )
     return _found[model]
@@ -110,7 +110,10 @@ def _works(way: Callable[..., Seen], model: PreTrainedModel, prompts: list[list[
         if ran_out(error):
             raise
         return False
-    most = SAME.get(model.dtype, SAME[torch.float32])
+    device = model.device.type
+    autocast = torch.is_autocast_enabled(device)  # as where a model answers that trains
+    dtype = torch.get_autocast_dtype(device) if autocast else model.dtype
+    most = SAME.get(dtype, SAME[torch.float32])
     for ids, found in seen:
         row = torch.tensor([ids], device=model.device)
         out = model(input_ids=row, attention_mask=torch.ones_like(row), use_cache=False)
@@ -210,9 +213,11 @@ def _generate(model: PreTrainedModel, rows: Sequence[Row], ends: Sequence[int]) 
     mask_RL = torch.tensor([[0] * (width - len(r.prompt)) + [1] * len(r.prompt) for r in rows])
     # transformers fills what is not given here from the model's own settings.
     config = model.generation_config = GenerationConfig(
-        max_new_tokens=rows[0].room, do_sample=False, eos_token_id=list(ends) or None,
+        max_new_tokens=rows[0].room,
+        do_sample=False,
+        eos_token_id=list(ends) or None,
         pad_token_id=pad,
-    )  # fmt: skip
+    )
     with torch.inference_mode():
         made_RL = model.generate(  # pyright: ignore
             ids_RL.to(model.device),

@@ -33,6 +33,7 @@ NARROWED = {
         INNER,
     ),
     **dict.fromkeys(("num_experts", "num_local_experts", "n_routed_experts"), EXPERTS),
+    "num_experts_per_tok": EXPERTS,  # no more than there are
     **dict.fromkeys(("n_group", "topk_group", "first_k_dense_replace"), 1),
     "num_kv_shared_layers": 0,
 }

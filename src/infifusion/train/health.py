@@ -15,7 +15,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from infifusion.errors import NumericsError, RunError
 from infifusion.process.finite import first_not_finite, local
 from infifusion.process.memory import ran_out
-from infifusion.process.runaway import Runaway
 from infifusion.train.job import Job
 
 # Long enough that one odd batch does not stop a run, short enough that little is lost.
@@ -45,13 +44,20 @@ class Watch(TrainerCallback):
     """Stops a run whose loss diverges, and saves no checkpoint while it does.
 
     The mean loss of WINDOW steps may rise to `rise` times the lowest such mean so far, and by
-    LEAST_RISE at any rate. A checkpoint that falls due in a step with a higher loss waits until one
-    is lower again; none is saved with NaN or Inf in a weight.
+    LEAST_RISE at any rate. A checkpoint that falls due in a step with a higher loss, or while the
+    pivot's own answers are on their way to running away, waits until neither holds; none is saved
+    with NaN or Inf in a weight.
     """
 
-    def __init__(self, loss_of_step: Callable[[], float], rise: float | None) -> None:
-        """loss_of_step: mean loss of the step that ends, the same in every process."""
-        self._loss_of_step, self._rise = loss_of_step, rise
+    def __init__(
+        self,
+        loss_of_step: Callable[[], float],
+        rise: float | None,
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """loss_of_step: mean loss of the step that ends, the same in every process. healthy:
+        whether the answers are as they may be."""
+        self._loss_of_step, self._rise, self._healthy = loss_of_step, rise, healthy
         self._recent: deque[float] = deque(maxlen=WINDOW)
         self._lowest = float("inf")
         self._due = False
@@ -89,9 +95,9 @@ class Watch(TrainerCallback):
     def _hold_back(
         self, state: TrainerState, control: TrainerControl, model: nn.Module, loss: float
     ) -> None:
-        """Put a checkpoint that is due off while the loss of the step is too high to keep it."""
+        """Put a checkpoint that is due off while what it holds is not to be kept."""
         due = control.should_save or self._due
-        self._due = due and loss > self._bound()
+        self._due = due and (loss > self._bound() or not self._healthy())
         control.should_save = due and not self._due
         if control.should_save:
             require_finite(model.named_parameters(), f"after step {state.global_step}")
@@ -101,29 +107,6 @@ class Watch(TrainerCallback):
         if self._rise is None:
             return float("inf")
         return max(self._rise * self._lowest, self._lowest + LEAST_RISE)
-
-
-class KeepGood(TrainerCallback):
-    """Puts a checkpoint that is due off while the pivot's answers are on their way to running
-    away."""
-
-    def __init__(self, runaway: Runaway) -> None:
-        self._runaway, self._due = runaway, False
-
-    def _hold_back(self, control: TrainerControl) -> None:
-        due = control.should_save or self._due
-        self._due = due and not self._runaway.healthy
-        control.should_save = due and not self._due
-
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._hold_back(control)
-
-    def on_epoch_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
-    ) -> None:
-        self._hold_back(control)
 
 
 @contextmanager

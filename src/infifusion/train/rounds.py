@@ -91,7 +91,7 @@ class Rounds:
         per_step = self._per_process * world_size()
         self._places = Places(settings.share, per_step, settings.round_steps, settings.epochs)
         self._pieces = _RoundPieces(out)
-        self.runaway = Runaway(settings.stop_at_growth)
+        self._runaway = Runaway(settings.stop_at_growth)
         self._at_once = BatchSize(
             settings.batch_size, setting="on_policy.batch_size", less="smaller max_new_tokens"
         )
@@ -100,6 +100,10 @@ class Rounds:
         self._rows: OwnRows | None = None
         self._place_of: dict[int, int] = {}
         self.last: dict[str, float] = {}
+
+    def is_healthy(self) -> bool:
+        """Whether the answers are not on their way to running away."""
+        return self._runaway.healthy
 
     def batches(self, step: int, steps: int) -> list[Batch]:
         """The micro-batches of this process for a step (from 0) of a run of `steps`."""
@@ -161,8 +165,8 @@ class Rounds:
         self._rows, self._round = OwnRows.load(path), number
         self._place_of = {numbers[n]: place for place, n in enumerate(self._rows.of_N.tolist())}
         figures = _of_all(read_json(sheet_of(path))["figures"])
-        self.runaway.add(figures)
-        self.last = self.runaway.last
+        self._runaway.add(figures)
+        self.last = self._runaway.last
         self._meter.note = in_words(number, figures, per_second)
         if rank() == 0 and self._meter.note and time.monotonic() - self._said > SAY_EVERY:
             self._said = time.monotonic()
@@ -173,7 +177,7 @@ class Rounds:
         for before in range(number):
             path = self._path(before)
             here = read_json(sheet_of(path))["figures"] if self._pieces.is_whole(path) else {}
-            self.runaway.add(_of_all(here), judge=False)
+            self._runaway.add(_of_all(here), judge=False)
 
     def _numbers(self, number: int, steps: int) -> list[int]:
         """The numbers of this process's answers of a round."""
@@ -227,6 +231,17 @@ class Rounds:
 def sheet_of(path: Path) -> Path:
     """The round's figures and texts, beside its arrays."""
     return path.with_suffix(".json")
+
+
+def sheets_of(out: Path) -> dict[int, list[Path]]:
+    """The sheets of every round, one of each process: of as many processes as there are now, where
+    a run that was started with another number left some of that, too."""
+    made: dict[int, dict[int, list[Path]]] = {}
+    for path in sorted((out / ROUNDS).glob("round-*.json")):
+        _, number, *process = path.stem.split("-")
+        of = int(process[0].partition("of")[2]) if process else 1
+        made.setdefault(int(number), {}).setdefault(of, []).append(path)
+    return {n: found.get(world_size()) or found[max(found)] for n, found in made.items()}
 
 
 class _RoundPieces(Pieces):

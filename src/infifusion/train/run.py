@@ -30,7 +30,7 @@ from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import with_position_loss
 from infifusion.train.gate import GateLearns
-from infifusion.train.health import KeepGood, Watch, explained, require_finite
+from infifusion.train.health import Watch, explained, require_finite
 from infifusion.train.held_out import curve
 from infifusion.train.job import Job, check_ids, positions
 from infifusion.train.own_text import Steps
@@ -67,7 +67,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
     or a weight becomes one, RunError where the loss goes away or memory runs out. The last good
     checkpoint stays.
     """
-    started = time.monotonic()
+    started, gated = time.monotonic(), job.gate is not None
     seed_everything(job.seed)
     dtype = checkpoint_dtype(job.model)
     with environment_restored():
@@ -113,6 +113,7 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
                 domains=domains,
                 meter=meter,
                 rounds=rounds,
+                gated=gated,
                 model=trained,
                 args=arguments,
                 train_dataset=data,
@@ -128,15 +129,16 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             trainer.add_callback(checkpoints)  # signs what the others have put there
             if job.patience is not None:
                 trainer.add_callback(EarlyStoppingCallback(job.patience))
-            trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise))
-            if rounds is not None:
-                trainer.add_callback(KeepGood(rounds.runaway))
+            healthy = (lambda: True) if rounds is None else rounds.is_healthy
+            trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise, healthy))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
             trainer.train(resume_from_checkpoint=newest)
             _save(trainer, job, dtype, out / "model")
+    # Without a gate all count fully, which a checkpoint of an earlier version says, too.
+    named = shares_of if gated else lambda line: []
     log = [
         # In one order, as a line that comes out of a checkpoint has its keys in another.
-        {key: line[key] for key in (*KEPT_IN_HISTORY, *shares_of(line)) if key in line}
+        {key: line[key] for key in (*KEPT_IN_HISTORY, *named(line)) if key in line}
         for line in trainer.state.log_history
         if "loss" in line
     ]

@@ -42,15 +42,17 @@ class FusionTrainer(Trainer):
         domains: Sequence[str] = ("",),
         held_out: HeldOut | None = None,
         rounds: Rounds | None = None,
+        gated: bool = False,
         **keywords: Any,
     ) -> None:
         """name_of gives the id of an example by its number, for errors. meter: of the steps.
         domains: by their numbers, as batches hold them. held_out: what the model is scored on where
         eval_strategy asks for it. rounds: makes the batches of each step, where the pivot writes
-        part of what it learns."""
+        part of what it learns. gated: whether a gate says how far the sources count; else that is
+        not logged, as it is 1."""
         super().__init__(eval_dataset=cast(Any, held_out), **keywords)
         self._held_out = held_out
-        self._rounds = rounds
+        self._rounds, self._gated = rounds, gated
         self.add_callback(Advances(meter))
         self._name_of = name_of
         self._meter = meter
@@ -200,7 +202,7 @@ class FusionTrainer(Trainer):
         """Add the mean cross-entropy and divergence since the last line, of this process."""
         if "loss" in logs:
             for part in self._sums:
-                if self._counts[part]:
+                if self._counts[part] and (self._gated or part in PARTS):
                     logs[part] = round(self._sums[part] / self._counts[part], 6)
                 self._sums[part], self._counts[part] = 0.0, 0
             if self._rounds is not None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,13 @@ from transformers import PreTrainedTokenizerBase
 
 from infifusion.errors import InfiFusionError, RecipeError
 from infifusion.process.memory import free_memory
-from infifusion.recipe import Lora, Model, TrainingRun
+from infifusion.recipe import Lora, Model, OnPolicy, TrainingRun
 from infifusion.teacher.lm_head import check_head, split_head
 from infifusion.teacher.load import load_model
 from infifusion.train.adapters import ALL_LINEAR, empty_model, targets_of
 from infifusion.train.chunked import PositionLoss
 from infifusion.train.job import Job
+from infifusion.train.own_text import Corrected, Drawn, OwnRows, OwnText, Pivot
 from infifusion.train.run import train
 from infifusion.types import Rendered, Target
 
@@ -85,23 +86,28 @@ def faults_of_model(model: Model, small: Model) -> list[Fault]:
 
 
 def faults_of_run(
-    run: TrainingRun, small: Model, loss: PositionLoss | None, tokenizer: PreTrainedTokenizerBase
+    run: TrainingRun,
+    small: Model,
+    loss_of: Callable[[TrainingRun], PositionLoss],
+    tokenizer: PreTrainedTokenizerBase,
 ) -> list[Fault]:
-    """What keeps a run from taking an optimizer step on two examples. small: a copy of what it
-    starts from; loss: the run's, where it has a target. Raises CopyFails."""
+    """What keeps a run from taking an optimizer step on two examples, and on answers that it writes
+    itself, where it learns from those. small: a copy of what it starts from; loss_of: gives the
+    loss of a run that has a target. Raises CopyFails."""
 
     def attempt(settings: dict[str, Any]) -> None:
         training = {k.removeprefix("training."): v for k, v in settings.items() if "training." in k}
         start = _with(small, OF_THE_PIVOT, settings, prefix="pivot.")
-        rendered = _examples()
+        rendered, taught = _examples(), "loss" in settings
+        own = run.on_policy if taught and "on_policy" in settings else None
         with tempfile.TemporaryDirectory() as out:
             job = Job(
                 title=f"distill {run.name}",
                 model=start,
                 tokenizer=tokenizer,
                 rendered=rendered,
-                target=_target(len(rendered.start_R)) if "loss" in settings else None,
-                loss=loss if "loss" in settings else None,
+                target=_target(len(rendered.start_R), own is None) if taught else None,
+                loss=loss_of(run.model_copy(update={"on_policy": own})) if taught else None,
                 gold_weight=run.gold_weight,
                 loss_rows=run.loss_rows,
                 training={**training, **ONE_STEP},
@@ -109,13 +115,15 @@ def faults_of_run(
                 seed=0,
                 pack_tokens=run.pack_tokens if "packing" in settings else None,
                 stop_at_rise=None,
+                own=None if own is None else _own_text(own),
             )
             train(job, Path(out), name_of=lambda n: f"example {n + 1}")
 
     asked: dict[str, Any] = {f"training.{key}": value for key, value in run.training.items()}
     asked |= {f"pivot.{key}": value for key in OF_THE_PIVOT if (value := getattr(small, key))}
     asked |= {"packing": True} if run.pack_tokens is not None else {}
-    asked |= {"loss": run.loss} if loss is not None else {}
+    asked |= {"on_policy": run.on_policy} if run.on_policy is not None else {}
+    asked |= {"loss": run.loss} if run.target is not None else {}
     asked |= {"lora": run.lora} if run.lora is not None else {}
     fixed = {"lora"} if small.quantization is not None else set()
     return list(_faults(asked, attempt, fixed=fixed))
@@ -197,20 +205,65 @@ def _on_small(lora: Lora, start: Model) -> Lora:
 
 def _examples() -> Rendered:
     """Two short conversations of made-up tokens."""
-    lengths, first = np.asarray([12, 9]), np.asarray([4, 3], np.int32)
-    rows = lengths - first
+    made_up = (np.arange(21) * 5 % FEW + 1).tolist()
+    return _rendered([(made_up[:4], made_up[4:12]), (made_up[12:15], made_up[15:])])
+
+
+def _rendered(texts: Sequence[tuple[list[int], list[int]]]) -> Rendered:
+    """Tokens of prompts and of their answers, each taken to be one byte."""
+    lengths = [len(prompt) + len(answer) for prompt, answer in texts]
+    rows = [len(answer) for _, answer in texts]
     return Rendered(
-        ids_L=(np.arange(lengths.sum()) * 5 % FEW + 1).astype(np.int32),
+        ids_L=np.concatenate([[*prompt, *answer] for prompt, answer in texts]).astype(np.int32),
         offset_N1=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        first_N=first,
+        first_N=np.asarray([len(prompt) for prompt, _ in texts], np.int32),
         start_R=np.concatenate([np.arange(n) for n in rows]).astype(np.int32),
         row_N1=np.concatenate([[0], np.cumsum(rows)]).astype(np.int64),
     )
 
 
-def _target(rows: int) -> Target:
-    """What a source might say: two entries a row, taught everywhere."""
+def _own_text(own: OnPolicy) -> OwnText:
+    """Two prompts to answer, and a source that says of the answers what it says of all text."""
+    asked = _examples()
+    parts = zip(asked.offset_N1[:-1], asked.first_N, strict=True)
+    prompts = [asked.ids_L[begin : begin + first].tolist() for begin, first in parts]
+
+    def correct(drawn: Sequence[Drawn], pivot: Pivot, shown: bool) -> Corrected:
+        rendered = _rendered([(prompts[one.prompt], one.ids) for one in drawn])
+        believed = pivot(rendered, [prompt_names[one.prompt] for one in drawn])
+        target = _target(len(rendered.start_R), zscores=False)
+        rows = OwnRows(
+            of_N=np.arange(len(drawn)),
+            prompt_N=np.array([one.prompt for one in drawn], np.int64),
+            ids_L=rendered.ids_L,
+            offset_N1=rendered.offset_N1,
+            first_N=rendered.first_N,
+            row_N1=rendered.row_N1,
+            ids_TK=target.ids_TK,
+            prob_TK=target.prob_TK,
+            weight_ST=target.weight_ST,
+            learnt_T=target.taught_T,
+            before_T=believed.gold_U,
+            advantage_T=np.ones_like(believed.gold_U),
+        )
+        return Corrected(rows, {"figures": {}, "answers": [], "samples": []})
+
+    prompt_names = [f"prompt {n + 1}" for n in range(len(prompts))]
+    return OwnText(
+        settings=own.model_copy(update={"max_new_tokens": 2, "stop_at_growth": None}),
+        prompts=prompts,
+        names=prompt_names,
+        ends=[],
+        batch_tokens=FEW,
+        kept=2,
+        correct=correct,
+    )
+
+
+def _target(rows: int, zscores: bool) -> Target:
+    """What a source might say: two entries a row, taught everywhere. zscores: what losses on text
+    that the pivot wrote never read."""
     ids = np.arange(rows * 2).reshape(rows, 2) % FEW
     probabilities = np.tile(np.asarray([0.6, 0.3], np.float32), (rows, 1))
-    scores = np.tile(np.asarray([4.0, 3.0], np.float32), (rows, 1))
+    scores = np.tile(np.asarray([4.0, 3.0], np.float32), (rows, 1)) if zscores else None
     return Target(ids.astype(np.int32), probabilities, np.ones((1, rows), np.float32), scores)

@@ -159,8 +159,9 @@ def _announced(earlier: Piece, later: Piece, found: list[Passage]) -> bool:
 
 def _defined(pieces: list[Piece]) -> list[str]:
     """What all pieces define, where nothing is asked by name: functions, classes, plain values."""
-    functions = [n for p in pieces for o in p.statements if isinstance(o.node, DEFINITIONS)
-                 for n in o.binds]  # fmt: skip
+    functions = [
+        n for p in pieces for o in p.statements if isinstance(o.node, DEFINITIONS) for n in o.binds
+    ]
     used = {*functions, "input", "open", "print"}
     values = [
         name
