@@ -48,10 +48,10 @@ def config_of(plan: MergePlan) -> dict[str, Any]:
                     "tokenizer of the result does not have: it could not be shown a picture or "
                     "sound. Write tokenizer_source: union, or base."
                 )
+        _with_rows(config, plan.vocabulary.rows)
         inner = text_config(config)
-        inner["vocab_size"] = plan.vocabulary.rows
     elif plan.donor.rows != plan.donor.stored_rows:
-        inner["vocab_size"] = plan.donor.rows
+        _with_rows(config, plan.donor.rows)
     if TIED_HEAD in plan.tensors:
         # transformers 4 obeys this key, and would put the embedding in the place of the head.
         config["tie_word_embeddings"] = inner["tie_word_embeddings"] = False
@@ -95,13 +95,18 @@ def in_other_tokens(model: Model, old: Any, new: Any, rows: int) -> dict[str, An
             "the donor's tokenizer does not have. Add the token to it "
             "(tokenizer.add_special_tokens) and save it beside the donor's weights."
         )
-    parts = [config, text_config(config)]
-    for part in parts if "vocab_size" in config else parts[1:]:
-        part["vocab_size"] = rows
+    _with_rows(config, rows)
     if TIED_HEAD in model.checkpoint and model.has_own_head:
-        for part in parts:
+        for part in (config, text_config(config)):
             part["tie_word_embeddings"] = False
     return config
+
+
+def _with_rows(config: dict[str, Any], rows: int | None) -> None:
+    """Let the config say so many tokens, wherever it says how many."""
+    if "vocab_size" in config:
+        config["vocab_size"] = rows
+    text_config(config)["vocab_size"] = rows
 
 
 def _lost(

@@ -20,7 +20,8 @@ from infifusion.merge.engine.model import Model
 
 # Tensors with a row per token, by the names that architectures give them.
 BY_TOKEN = re.compile(
-    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|tok_embeddings)\.(weight|bias)$"
+    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|tok_embeddings|"
+    r"shared_head\.head)\.(weight|bias)$"
 )
 
 

@@ -70,8 +70,7 @@ def carry_out(
     behind; one with the same `identity` goes on at its last complete shard, one with another starts
     anew. A merge that its input stops removes it. Raises ArtifactError when `out` is not free.
     """
-    if out.is_symlink() or out.is_mount() or (out.exists() and not _is_empty_folder(out)):
-        raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
+    require_free(out)
     specs = {name: task.spec for name, task in tasks.items()}
     shards = divide_into_shards(specs, shard_bytes=shard_bytes)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -92,6 +91,12 @@ def carry_out(
             out.rmdir()
         place.replace(out)
         sync(out)
+
+
+def require_free(out: Path) -> None:
+    """ArtifactError where something stands at `out`, an empty folder apart."""
+    if out.is_symlink() or out.is_mount() or (out.exists() and not _is_empty_folder(out)):
+        raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
 
 
 def unfinished(out: Path) -> Path:
