@@ -42,13 +42,18 @@ def decode_deltas(raw_SP, base_P, bits_SP, row_SP):
 
 @compiled
 def encode_bfloat16(bits_P, raw_P):
-    """float32 bits to bfloat16 bits, to the nearest, ties to even; NaN stays NaN."""
+    """float32 bits to bfloat16 bits, to the nearest, ties to even; NaN stays NaN. Returns how many
+    become NaN or Inf."""
+    bad = np.uint32(0)
     for i in range(len(bits_P)):
         x = bits_P[i]
         even = (x >> np.uint32(16)) & np.uint32(1)
         rounded = (x + np.uint32(0x7FFF) + even) >> np.uint32(16)
         quiet = (x >> np.uint32(16)) | np.uint32(0x40)
-        raw_P[i] = np.uint16(quiet if (x & MAGNITUDE) > INFINITE else rounded)
+        raw = np.uint16(quiet if (x & MAGNITUDE) > INFINITE else rounded)
+        raw_P[i] = raw
+        bad += np.uint32((raw & np.uint16(0x7F80)) == np.uint16(0x7F80))
+    return bad
 
 
 @compiled
@@ -102,6 +107,15 @@ def encode(merged_P: np.ndarray, dtype: str) -> np.ndarray:
         return merged_P
     with np.errstate(over="ignore", invalid="ignore"):  # Inf is looked for, and named, afterwards
         return merged_P.astype(OTHERS[dtype])
+
+
+def encode_checked(merged_P: np.ndarray, dtype: str) -> tuple[np.ndarray, int]:
+    """`encode`, and how many are NaN or Inf then."""
+    if dtype != "BF16":
+        stored_P = encode(merged_P, dtype)
+        return stored_P, not_finite(stored_P, dtype)
+    raw_P = np.empty(len(merged_P), np.uint16)
+    return raw_P, int(encode_bfloat16(merged_P.view(np.uint32), raw_P))
 
 
 def not_finite(stored_P: np.ndarray, dtype: str) -> int:

@@ -24,8 +24,7 @@ from infifusion.merge.checkpoints.architecture import Architecture, quiet
 from infifusion.merge.checkpoints.dtypes import NAME_OF
 from infifusion.merge.checkpoints.reader import SINGLE, Checkpoint
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed
-from infifusion.merge.checkpoints.temporary import temporary_model
-from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, write_index
+from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, temporary_model, write_index
 from infifusion.merge.engine.model import (
     COMPUTED,
     LAYER,
