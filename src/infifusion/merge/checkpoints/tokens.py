@@ -85,6 +85,14 @@ def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:
     return notes
 
 
+def brings_tokens(adapter: Path, model: Path) -> bool:
+    """Whether an adapter's tokenizer is the model's with more tokens, for rows that were to spare,
+    say."""
+    ours, theirs = _tokens(model), _tokens(adapter)
+    more = theirs.keys() - ours.keys()
+    return bool(ours and more) and all(theirs.get(i) == token for i, token in ours.items())
+
+
 def _same_files(one: Path, other: Path) -> bool:
     """Whether both folders have the same vocabulary, byte for byte."""
     found = False

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from infifusion.errors import RecipeError
+from infifusion.merge.checkpoints.tokens import brings_tokens
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.result_config import with_special_ids, write_special_ids
@@ -50,8 +51,10 @@ def copy_side_files(plan: MergePlan, folder: Path) -> None:
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
         write_special_ids(folder, partial(with_special_ids, plan))
-    elif donor.rows != donor.stored_rows:
-        # An adapter that brought more rows brought the tokens that they stand for.
+    elif donor.rows != donor.stored_rows or any(
+        brings_tokens(where, donor.home) for where in donor.adapters
+    ):
+        # An adapter that brought more rows, or uses spare ones, has the tokens that they stand for.
         for path in (p for where in donor.adapters for p in side_files(where, root=where)):
             if OF_TOKENIZERS.search(path.name):
                 shutil.copyfile(path, folder / path.name)
