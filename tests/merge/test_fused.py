@@ -85,3 +85,16 @@ def test_what_overflows_is_counted_as_it_is_stored(dtype):
     stored, bad = encode_checked(values, dtype)
     assert np.array_equal(stored, encode(values, dtype), equal_nan=dtype != "BF16")
     assert bad == not_finite(stored, dtype) == {"BF16": 3, "F16": 4, "F32": 2}[dtype]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_an_array_that_begins_between_two_numbers_is_taken(method):
+    """As in a file whose header has an odd length."""
+    blocks = tensor(3, 7001)
+    content = np.zeros(2 * 7001 + 1, np.uint8)
+    content[1:] = blocks.models[1].array_P.view(np.uint8)
+    odd = np.frombuffer(content, np.uint16, 7001, 1)
+    assert not odd.flags.aligned
+    other = replace(blocks, models=[blocks.models[0], Raw(odd, "BF16"), blocks.models[2]])
+    assert not other.plain
+    assert result(other, method) == result(blocks, method)

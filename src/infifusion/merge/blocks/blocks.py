@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.merge.blocks.stored import decode
+from infifusion.merge.blocks.stored import alike, decode
 
 # Positions: 512 KiB of float32 per model. Smaller blocks fit the cache better, but then threads
 # wait for the interpreter more often than they calculate (32k: half as fast on two threads).
@@ -78,16 +78,16 @@ class Blocks:
         """Number of blocks."""
         return -(-self.size // self.step)
 
-    @property
+    @cached_property
     def plain(self) -> bool:
         """Whether base and models are a few plain bfloat16 arrays, of which NaN and Inf are an
         error: those that the loops of `fused` take as they are stored."""
         raws = [*([self.base] if self.base else []), *self.models]
-        few = len(self.models) <= UNROLLED
         return (
             not self.allow_not_finite
-            and few
+            and len(self.models) <= UNROLLED
             and all(raw.dtype == "BF16" and isinstance(raw.array_P, np.ndarray) for raw in raws)
+            and alike([raw.array_P for raw in raws])
         )
 
     def by_rows(self, length: int | None = None) -> Blocks:

@@ -23,7 +23,7 @@ from infifusion.merge.blocks.counts import (
     count_trailing,
 )
 from infifusion.merge.blocks.masks import clear, clear_below, clear_outside, keep_from, keep_some
-from infifusion.merge.blocks.window import borders_near
+from infifusion.merge.blocks.window import border_of_share, borders_near
 
 # Share of a tensor that is worth sorting to find the border; beyond it a second histogram is
 # cheaper.
@@ -120,6 +120,20 @@ def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[
     else:
         leading = histogram(blocks, score, len(counts))
     return borders(blocks, score, leading, counts, found)
+
+
+def largest_share(blocks: Blocks, score: Score, share: float) -> Border:
+    """The border of the floor(share #{score > 0}) largest scores of one row."""
+    found = None
+    if blocks.size > LEADING:
+        count, found = border_of_share(blocks, score, share)
+    else:
+        positive = blocks.collect(lambda block: np.count_nonzero(score(block) > 0))
+        count = int(share * int(sum(positive)))
+    if found is not None:
+        return _border(*found)
+    ((border,),) = largest(blocks, score, [[count]])
+    return border
 
 
 def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:

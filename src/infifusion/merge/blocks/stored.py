@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from infifusion.merge.blocks.compiled import MAGNITUDE, compiled
@@ -80,7 +82,7 @@ def decode(
     """Stored values of S models to float32 in out_SP, minus the base where it is given. Returns
     the number of the first model that holds NaN or Inf, or -1."""
     bits_SP = out_SP.view(np.uint32)
-    if all(dtype == "BF16" for dtype in dtypes):
+    if all(dtype == "BF16" for dtype in dtypes) and alike(parts):
         if base_P is None:
             return decode_rows(tuple(parts), bits_SP)
         return decode_deltas(tuple(parts), base_P, bits_SP, out_SP)
@@ -95,6 +97,12 @@ def decode(
     if base_P is not None:
         subtract(out_SP, base_P)
     return bad
+
+
+def alike(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether a compiled loop takes the arrays as one tuple: to numba an array that must not be
+    written, or that begins between two multiples of its element's size, is of another type."""
+    return len({(one.flags.writeable, one.flags.aligned) for one in arrays}) < 2
 
 
 def encode(merged_P: np.ndarray, dtype: str) -> np.ndarray:

@@ -78,6 +78,24 @@ def borders_near(
     return found
 
 
+def border_of_share(
+    blocks: Blocks, score: Score, share: float
+) -> tuple[int, tuple[int, int, np.ndarray] | None]:
+    """How many floor(share #{score > 0}) are, and the border of so many largest, where the sample
+    found it; of scores of one row, in one look."""
+    sample_N = _sample(blocks, score)[0]
+    window = _supposed(sample_N, 0, share * np.count_nonzero(sample_N) / len(sample_N))
+
+    def look(block: Block) -> tuple[int, Near]:
+        score_1P = score(block)
+        return int(np.count_nonzero(score_1P > 0)), window.look(score_1P)
+
+    parts = blocks.collect(look)
+    count = int(share * sum(positive for positive, _ in parts))
+    inside = 0 < count < blocks.size
+    return count, _border([near for _, near in parts], window, count) if inside else None
+
+
 def _sample(blocks: Blocks, score: Score) -> np.ndarray:
     """Magnitudes of evenly spread pieces of the tensor: [S, positions]."""
     pieces = min(SAMPLES, max(blocks.size // (SPARED * SAMPLE), 1))

@@ -17,7 +17,7 @@ from infifusion.merge.blocks.blocks import Block, Blocks
 from infifusion.merge.blocks.fused import add_agreeing_kept, add_kept_squares, variances_of
 from infifusion.merge.blocks.masks import clear
 from infifusion.merge.blocks.result import Merged
-from infifusion.merge.blocks.select import Border, largest
+from infifusion.merge.blocks.select import Border, largest, largest_share
 from infifusion.merge.blocks.sums import root_moments, sum_of_products, variance
 from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
@@ -55,10 +55,7 @@ def sce_fusechat(blocks: Blocks, params: Params) -> Merged:
 
 def _select(blocks: Blocks, share: float) -> Border:
     """Border of the largest variances: `share` of the positive ones; everything for share 1."""
-    if share >= 1:
-        return Border(0, None)
-    found = variances(blocks)
-    return found.border(blocks, int(share * found.positive))
+    return Border(0, None) if share >= 1 else largest_share(blocks, variance_1P, share)
 
 
 def variance_1P(block: Block) -> np.ndarray:
@@ -72,10 +69,13 @@ def variance_1P(block: Block) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Variances:
-    """What one pass over the variances v finds: #{v > 0}."""
+class Survey:
+    """What one pass over the variances v finds: #{v > 0}, and the sums of x, x^2 and x^3 over these
+    with x = sqrt(v) - centre."""
 
     positive: int
+    centre: float
+    powers: np.ndarray
 
     def border(self, blocks: Blocks, count: int) -> Border:
         """The border of the `count` largest variances."""
@@ -83,25 +83,8 @@ class Variances:
         return border
 
 
-@dataclass(frozen=True)
-class Survey(Variances):
-    """And the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
-
-    centre: float
-    powers: np.ndarray
-
-
-def variances(blocks: Blocks) -> Variances:
-    """One pass over the variances."""
-
-    def add(block: Block, sums: np.ndarray) -> None:
-        sums += np.count_nonzero(variance_1P(block) > 0)
-
-    return Variances(int(blocks.total(add, np.zeros(1))[0]))
-
-
 def survey(blocks: Blocks) -> Survey:
-    """The same with the moments of their roots."""
+    """One pass over the variances."""
     centre = 0.0
     if blocks.size:
         # Moments are taken about the mean of the first: about 0 they would lose their digits.
