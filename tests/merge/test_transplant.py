@@ -252,6 +252,8 @@ def test_a_donor_of_tokenizer_files_alone_is_enough_for_pieces(pair):
 def test_what_cannot_be_transplanted_is_refused(pair):
     with pytest.raises(RecipeError, match=r"--method 'mean'.*omp or pieces"):
         transplanted(pair, "--method", "mean")
+    with pytest.raises(RecipeError, match="--count is of --method omp"):
+        transplanted(pair, "--method", "pieces", "--count", 8)
     sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     more = {"vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8}

@@ -23,6 +23,7 @@ from infifusion.registry import nearest
 
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 CONFIG = "tokenizer_config.json"
+SHARED = 64  # tokens that a new one is a sum of, as in mergekit
 PLAIN = "PreTrainedTokenizerFast"  # the class that does what tokenizer.json says
 
 
@@ -32,7 +33,7 @@ def transplant_command(
     out: Path,
     *,
     method: str,
-    count: int,
+    count: int | None,
     threads: int | None,
     shard_bytes: int,
     allow_pickle: bool,
@@ -42,6 +43,9 @@ def transplant_command(
         raise RecipeError(
             f"--method {method!r:.40}:{nearest(method, METHODS)} It is {' or '.join(METHODS)}."
         )
+    if count is not None and method != "omp":
+        raise RecipeError(f"--count is of --method omp; --method {method} does without it.")
+    count = count or SHARED
     require_free(out)
     model = open_model(name, Path(), allow_pickle=allow_pickle)
     donor = open_model(donor_name, Path(), allow_pickle=allow_pickle) if method == "omp" else None

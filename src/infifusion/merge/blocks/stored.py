@@ -68,6 +68,15 @@ def count_not_finite(bits_P):
 
 
 @compiled
+def count_not_finite_bfloat16(raw_P):
+    """How many of the bfloat16 are NaN or Inf."""
+    found = np.uint32(0)
+    for i in range(len(raw_P)):
+        found += np.uint32((raw_P[i] & np.uint16(0x7F80)) == np.uint16(0x7F80))
+    return found
+
+
+@compiled
 def subtract(row_SP, base_P):
     """row -= base, in place."""
     for s in range(row_SP.shape[0]):
@@ -129,5 +138,5 @@ def encode_checked(merged_P: np.ndarray, dtype: str) -> tuple[np.ndarray, int]:
 def not_finite(stored_P: np.ndarray, dtype: str) -> int:
     """How many stored values are NaN or Inf."""
     if dtype == "BF16":
-        return int(np.count_nonzero((stored_P & 0x7F80) == 0x7F80))
+        return int(count_not_finite_bfloat16(stored_P))
     return int(stored_P.size - np.count_nonzero(np.isfinite(stored_P)))

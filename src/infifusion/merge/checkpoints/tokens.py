@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,6 +46,17 @@ def load_tokenizer(folder: Path) -> Any:
             "every model: save it beside the weights (tokenizer.save_pretrained), or "
             "remove the key."
         ) from error
+
+
+def known_tokenizer(folder: Path) -> Any:
+    """The same, read once as long as its files stay as they are: not to be changed."""
+    stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()]
+    return _known(folder, tuple(sorted(stamps)))
+
+
+@lru_cache(maxsize=16)
+def _known(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Any:
+    return load_tokenizer(folder)
 
 
 def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.dtypes import FLOATS, NAME_OF
 from infifusion.merge.checkpoints.reader import text_config
-from infifusion.merge.checkpoints.tokens import load_tokenizer
+from infifusion.merge.checkpoints.tokens import known_tokenizer
 from infifusion.merge.engine.model import LAYER_COUNTS, TIED_HEAD, Model
 from infifusion.merge.engine.planner import MergePlan
 
@@ -125,7 +125,7 @@ def with_special_ids(plan: MergePlan, values: Mapping[str, Any]) -> dict[str, An
     not in it gives way to the tokenizer's own of that role; where there is none the key is left out
     of a list, or null."""
     assert plan.vocabulary is not None
-    return moved_ids(values, load_tokenizer(plan.donor.home), plan.vocabulary.tokenizer)
+    return moved_ids(values, known_tokenizer(plan.donor.home), plan.vocabulary.tokenizer)
 
 
 def moved_ids(values: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:

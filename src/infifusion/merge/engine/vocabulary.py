@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.errors import RecipeError
-from infifusion.merge.checkpoints.tokens import load_tokenizer
+from infifusion.merge.checkpoints.tokens import known_tokenizer, load_tokenizer
 from infifusion.merge.checkpoints.views import MEAN, PADDING, ZERO, WithRows
 from infifusion.merge.engine.file import TokenEmbedding, Tokenizer
 from infifusion.merge.engine.model import Model
@@ -85,7 +85,7 @@ def build_vocabulary(
     mean of those that have it; zero where none has. Raises RecipeError for tokenizers that cannot
     be read or tokens that no model has.
     """
-    loaded = {model.name: load_tokenizer(model.home) for model in models}
+    loaded = {model.name: known_tokenizer(model.home) for model in models}
     result = _result(wanted, loaded, models, donor, where)
     own = {model.name: _usable(loaded[model.name], model) for model in models}
     for token in wanted.tokens:
