@@ -7,15 +7,15 @@ Axes: P positions of a block; R borders that are looked for.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.blocks import Block, Blocks, Raw
 from infifusion.merge.blocks.compiled import MAGNITUDE, TILE, compiled
 
-SAMPLES, SAMPLE = 16, 2048  # pieces of a tensor that are looked at, and their positions
-SPARED = 16  # of so many pieces at least, one is looked at
+PIECES, PIECE = 128, 256  # of a tensor that are looked at, and their positions
+FEW = 3  # blocks that are looked at where the tensor is made as it is read, or goes by rows
 # Half the width of a window, in standard errors of the sample's quantile: positions of one row
 # are more alike than independent ones.
 ERRORS = 6.0
@@ -98,12 +98,29 @@ def border_of_share(
 
 def _sample(blocks: Blocks, score: Score) -> np.ndarray:
     """Magnitudes of evenly spread pieces of the tensor: [S, positions]."""
-    pieces = min(SAMPLES, max(blocks.size // (SPARED * SAMPLE), 1))
-    step = max(blocks.size // pieces // blocks.unit, 1) * blocks.unit
-    width = min(max(SAMPLE // blocks.unit, 1) * blocks.unit, step)
-    starts = [n * step for n in range(pieces)]
-    found = [score(Block(blocks, 0, one, min(one + width, blocks.size))) for one in starts]
+    step = blocks.size // PIECES
+    raws = [*([blocks.base] if blocks.base else []), *blocks.models]
+    if blocks.unit == 1 and all(isinstance(raw.array_P, np.ndarray) for raw in raws):
+        width = min(PIECE, step)
+        parts = [_pieces(raw, step, width) for raw in raws]
+        found = replace(
+            blocks,
+            base=parts.pop(0) if blocks.base else None,
+            models=parts,
+            shape=(PIECES * width,),
+            length=PIECES * width,
+        )
+        return score(found.block(0)).view(np.uint32) & MAGNITUDE
+    blocks_N = np.linspace(0, blocks.count - 1, min(FEW, blocks.count)).astype(int)
+    found = [score(blocks.block(n)) for n in blocks_N]
     return np.concatenate(found, axis=1).view(np.uint32) & MAGNITUDE
+
+
+def _pieces(raw: Raw, step: int, width: int) -> Raw:
+    """`width` positions out of every `step`."""
+    part = np.ascontiguousarray(raw.array_P[: step * PIECES].reshape(PIECES, step)[:, :width])
+    part.flags.writeable = raw.array_P.flags.writeable  # for which loops are compiled already
+    return Raw(part.reshape(-1), raw.dtype)
 
 
 def _supposed(sample_N: np.ndarray, row: int, share: float) -> Window:
