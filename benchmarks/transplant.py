@@ -104,7 +104,8 @@ def main() -> None:
         for method in options.methods:
             out = Path(place) / method
             ours = [sys.executable, "-m", "infifusion", "transplant-tokenizer"]
-            more = ["--method", method, "--count", str(options.count)]
+            more = ["--method", method]
+            more += ["--count", str(options.count)] if method == "omp" else []
             seconds = timed([*ours, str(options.model), str(options.donor), str(out), *more])
             score(method, out, seconds)
         if options.mergekit:

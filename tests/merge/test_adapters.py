@@ -327,3 +327,14 @@ def test_whole_numbers_take_no_adapter(pair):
 
     copied(pair / "base", "int8", tensors=whole)
     refused(pair, "q_proj.weight, which .*int8 stores as I8: quantised", "int8+adapter")
+
+
+def test_a_model_of_which_peft_would_make_up_a_tensor_is_refused(tmp_path):
+    """DoRA is merged by PEFT, which loads the model; a missing head would be random."""
+    made(tmp_path / "a", LlamaConfig(**SMALL))
+    adapted(tmp_path / "a", tmp_path / "ad", target_modules=["q_proj"], use_dora=True)
+    values = load_file(tmp_path / "a" / "model.safetensors")
+    del values["lm_head.weight"]
+    save_file(values, tmp_path / "a" / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="lacks lm_head.weight.* would be random"):
+        merged(tmp_path, merge_method="passthrough", models=[{"model": "a+ad"}])

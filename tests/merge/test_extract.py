@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen3Moe
 from typer.testing import CliRunner
 
 from infifusion.commands import cli
-from infifusion.errors import CheckpointError
+from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge.engine.extract import cut
 
 
@@ -116,3 +116,20 @@ def test_equal_models_and_models_of_other_shapes_are_refused(tmp_path):
         with pytest.raises(CheckpointError, match=match):
             extracted(tmp_path, 4, tuned=tuned)
         assert not (tmp_path / "adapter").exists()
+
+
+def test_what_no_adapter_can_carry_is_said_or_refused(tmp_path):
+    """More layers, another rope, whole numbers, a base that is not a plain model."""
+    made(tmp_path / "base", CONFIGS["llama"])
+    made(tmp_path / "deep", LlamaConfig(**SMALL | {"num_hidden_layers": 6}), seed=1)
+    with pytest.raises(CheckpointError, match=r"deep.* has the tensor .*layers\.4"):
+        extracted(tmp_path, 4, tuned="deep")
+    theta = {"rope_type": "default", "rope_theta": 5e5}
+    made(tmp_path / "tuned", LlamaConfig(**SMALL, rope_parameters=theta), seed=1)
+    assert any("rope_theta: 500000.0" in note for note in extracted(tmp_path, 4)["notes"])
+    made(tmp_path / "other", LlamaConfig(**SMALL, hidden_act="gelu"), seed=1)
+    with pytest.raises(CheckpointError, match="hidden_act"):
+        extracted(tmp_path, 4, tuned="other", out="no")
+    with pytest.raises(RecipeError, match="without an adapter"):
+        extracted(tmp_path, 4, base="base+adapter", out="no")
+    assert not (tmp_path / "no").exists()

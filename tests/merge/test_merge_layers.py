@@ -10,6 +10,7 @@ import pytest
 import torch
 import yaml
 from conftest import byte_level_tokenizer, tiny_model
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from typer.testing import CliRunner
@@ -202,6 +203,45 @@ def test_an_adapter_of_another_kind_is_refused(models):
     (models / "odd" / "adapter_config.json").write_text('{"peft_type": "LOHA"}')
     with pytest.raises(CheckpointError, match="only plain LoRA.*LOHA.*merge_and_unload"):
         merge(models, merge_method="passthrough", models=[{"model": "a+odd"}])
+
+
+def test_an_adapter_that_uses_spare_rows_brings_their_tokens(models):
+    """The rows stay as many; the tokenizer beside the adapter has one token more."""
+    tokenizer = AutoTokenizer.from_pretrained(models / "a")
+    spare = tiny_model("llama", len(tokenizer) + 8, seed=0)
+    spare.save_pretrained(models / "a")
+    get_peft_model(spare, LoraConfig(target_modules=["q_proj"])).save_pretrained(models / "ad")
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<tool>"]})
+    tokenizer.save_pretrained(models / "ad")
+    out = merge(models, merge_method="passthrough", models=[{"model": "a+ad"}])
+    assert AutoTokenizer.from_pretrained(out).get_vocab() == tokenizer.get_vocab()
+
+
+def test_a_row_per_token_in_one_model_only_is_refused_in_another_vocabulary(models):
+    """A head of further tokens would keep the rows of the old numbers."""
+    values = weights(models / "a")
+    more = {"mtp.embed_tokens.weight": values["model.embed_tokens.weight"].clone()}
+    save_file({**values, **more}, models / "a" / "model.safetensors", metadata={"format": "pt"})
+    listed = [{"model": "a"}, {"model": "b"}]
+    with pytest.raises(CheckpointError, match="mtp.embed_tokens.weight stands in .*a.* only"):
+        merge(models, merge_method="linear", models=listed, tokenizer_source="union")
+
+
+def test_a_token_s_row_that_is_forced_has_a_source(models):
+    tokens = {"source": "base", "tokens": {"abab": {"force": True}}}
+    with pytest.raises(RecipeError, match="force: true needs a source"):
+        merge(models, merge_method="passthrough", models=[{"model": "a"}], tokenizer=tokens)
+
+
+def test_a_template_of_an_older_processor_gives_way(models):
+    """Processors take chat_template.json, where there is one."""
+    old = json.dumps({"chat_template": "{{ 'old' }}"})
+    (models / "a" / "chat_template.json").write_text(old)
+    listed = [{"model": "a"}]
+    out = merge(models, merge_method="passthrough", models=listed, chat_template="{{ 'new' }}")
+    assert not (out / "chat_template.json").exists()
+    out = merge(models, "auto", merge_method="passthrough", models=listed, chat_template="auto")
+    assert (out / "chat_template.jinja").read_text() == "{{ 'old' }}"
 
 
 @pytest.mark.parametrize(

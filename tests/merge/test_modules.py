@@ -387,3 +387,12 @@ def test_a_vocabulary_without_the_token_of_pictures_is_refused(seeing):
         merged(seeing, merge_method="linear", tokenizer_source="text", modules=modules)
     out = merged(seeing, merge_method="linear", tokenizer_source="union", modules=modules)
     assert loaded(out, SEES).config.image_token_id == config.image_token_id
+
+
+def test_two_modules_cannot_both_stack_layers(tmp_path):
+    made(tmp_path / "a", LlamaConfig(**SMALL))
+    stacked = {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]}
+    with pytest.raises(RecipeError, match="modules.mlp stacks layers, as another module does"):
+        merged(tmp_path, merge_method="passthrough",
+               modules={"self_attn": stacked, "mlp": stacked})  # fmt: skip
+    assert not (tmp_path / "out").exists()

@@ -8,13 +8,13 @@ import pytest
 import torch
 import yaml
 from conftest import byte_level_tokenizer
-from made import SMALL, WEIGHTS, adapted, loaded, logits, made
-from safetensors.torch import load_file
+from made import SMALL, WEIGHTS, adapted, changed_json, loaded, logits, made
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 from typer.testing import CliRunner
 
 from infifusion.commands import cli
-from infifusion.errors import CheckpointError, RecipeError
+from infifusion.errors import ArtifactError, CheckpointError, RecipeError
 
 CONFIG = SMALL | {"vocab_size": 300}
 KINDS = {"llama": LlamaConfig, "mistral": MistralConfig, "qwen3": Qwen3Config}
@@ -98,6 +98,78 @@ def test_an_expert_may_be_a_model_with_an_adapter(tmp_path):
     expected = adapter.merge_and_unload().state_dict()["model.layers.1.mlp.up_proj.weight"]
     made_of = found["model.layers.1.block_sparse_moe.experts.0.w3.weight"]
     torch.testing.assert_close(made_of, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_base_leaves_to_its_model_type_is_written_out(tmp_path, kind):
+    """Rope's base is 10,000 for Llama and Mistral by default, 1,000,000 for Mixtral."""
+    experts(tmp_path, KINDS[kind], same=True)
+    for name in "abc":
+        path = tmp_path / name / "config.json"
+        values = json.loads(path.read_text())
+        for key in ("rope_parameters", "rope_theta", "rms_norm_eps", "max_position_embeddings"):
+            values.pop(key, None)
+        path.write_text(json.dumps(values))
+    ids = torch.arange(2, 60)[None]
+    expected = logits(loaded(tmp_path / "a"), ids)
+    torch.testing.assert_close(logits(loaded(mixed(tmp_path)), ids), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_base_of_which_some_layers_have_a_window_is_refused(tmp_path):
+    window = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 2}
+    experts(tmp_path, Qwen3Config, same=True, **window)
+    with pytest.raises(CheckpointError, match="some of its layers have a window"):
+        mixed(tmp_path)
+
+
+def test_a_head_of_a_tied_base_that_is_its_own_stays(tmp_path):
+    experts(tmp_path, same=True)
+    for name in "abc":
+        changed_json(tmp_path / name / "config.json", tie_word_embeddings=True)
+    out = mixed(tmp_path)
+    assert not json.loads((out / "config.json").read_text())["tie_word_embeddings"]
+    head = load_file(tmp_path / "a" / WEIGHTS)["lm_head.weight"]
+    assert torch.equal(loaded(out).lm_head.weight, head)
+
+
+def test_routers_see_what_the_base_s_adapter_makes_of_the_prompts(tmp_path):
+    experts(tmp_path)
+    adapter = adapted(tmp_path / "a", tmp_path / "ad", target_modules=["q_proj", "v_proj"])
+    adapter.merge_and_unload().save_pretrained(tmp_path / "merged")
+    byte_level_tokenizer(290).save_pretrained(tmp_path / "merged")
+    one, other, bare = (
+        load_file(mixed(tmp_path, out, base_model=base) / WEIGHTS)
+        for out, base in (("one", "a+ad"), ("other", "merged"), ("bare", "a"))
+    )
+    gate = "model.layers.3.block_sparse_moe.gate.weight"
+    torch.testing.assert_close(one[gate], other[gate], rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(one[gate], bare[gate], rtol=1e-3)
+
+
+def test_a_base_saved_inside_of_torch_compile_is_read_by_its_own_names(tmp_path):
+    """transformers would make up every weight of it, and routers of that."""
+    experts(tmp_path)
+    expected = load_file(mixed(tmp_path, "plain") / WEIGHTS)
+    values = load_file(tmp_path / "a" / WEIGHTS)
+    wrapped = {f"_orig_mod.{name}": tensor for name, tensor in values.items()}
+    save_file(wrapped, tmp_path / "a" / WEIGHTS, metadata={"format": "pt"})
+    found = load_file(mixed(tmp_path) / WEIGHTS)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_prompts_of_which_no_router_can_be_made_are_refused(tmp_path):
+    experts(tmp_path)
+    listed = [{"source_model": "b", "positive_prompts": ["x"]}]
+    empty = {"source_model": "c", "positive_prompts": [""]}
+    same = {"source_model": "c", "positive_prompts": ["y"], "negative_prompts": ["y"]}
+    for one, match in ((empty, "'' has no token"), (same, "prompts of c are the same")):
+        with pytest.raises(RecipeError, match=match):
+            mixed(tmp_path, experts=[*listed, one])
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    with pytest.raises(ArtifactError, match="exists already"):
+        mixed(tmp_path)
 
 
 @pytest.mark.parametrize(

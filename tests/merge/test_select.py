@@ -93,3 +93,36 @@ def test_a_tensor_of_many_blocks_keeps_the_count_exactly():
     found = chosen(values[None], [[12_345, 200_000]], step=65_536)
     assert found.sum(axis=-1).tolist() == [[12_345, 200_000]]
     np.testing.assert_array_equal(found[0, 0], expected(values, 12_345))
+
+
+SIZE = 200_000
+
+
+@pytest.mark.parametrize("kind", ["even", "few values", "mostly zeros", "the sample misleads"])
+@pytest.mark.parametrize("share", [0.00001, 0.1, 0.5, 0.99999])
+def test_large_tensors_by_a_sample_or_where_that_misleads_by_histograms(kind, share):
+    """The sample is the beginning of each of 128 equal parts of the tensor."""
+    rng = np.random.default_rng(2)
+    values = rng.standard_normal(SIZE)
+    if kind == "few values":
+        values = (values * 4).round() / 4
+    if kind == "mostly zeros":
+        values *= rng.random(SIZE) < 0.05
+    if kind == "the sample misleads":
+        values[np.arange(SIZE) % (SIZE // 128) < 256] *= 1e-6
+    values_P = values.astype(np.float32)
+    count = int(share * SIZE)
+    found = chosen(values_P[None], [[count]], step=30_000)[0, 0]
+    np.testing.assert_array_equal(found, expected(values_P, count))
+
+
+def test_the_sample_finds_most_borders_by_itself(monkeypatch):
+    def histogram(*_):
+        raise AssertionError("histograms")
+
+    monkeypatch.setattr(select, "histogram", histogram)
+    rng = np.random.default_rng(3)
+    values_P = rng.standard_normal(SIZE).astype(np.float32)
+    for share in (0.01, 0.1, 0.5, 0.9):
+        found = chosen(values_P[None], [[int(share * SIZE)]], step=65_536)[0, 0]
+        assert found.sum() == int(share * SIZE)

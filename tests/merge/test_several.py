@@ -11,7 +11,7 @@ from transformers import LlamaConfig
 from typer.testing import CliRunner
 
 from infifusion.commands import cli
-from infifusion.errors import RecipeError
+from infifusion.errors import ArtifactError, RecipeError
 
 
 def linear(*models, **more):
@@ -73,11 +73,29 @@ def test_intermediate_results_are_kept_where_asked_for_and_found_again(models):
         ((linear("a", "b", name="x"), linear("a", "c", name="y")), "x, y are each taken by no"),
         ((linear("a", "b"), linear("a", "c")), "The|the merge 2 is called None"),
         ((linear("a", "b", name="x/y"), linear("a", "x/y")), "is called 'x/y'"),
+        ((linear("a", "b", name=".."), linear("a", "..")), "is called '..'"),
+        ((linear("a", "b", name=""), linear("a", "c")), "is called ''"),
+        ((linear("a", "b", name=3), linear("a", "c")), "is called 3"),
     ],
 )
 def test_files_without_one_result_are_refused(models, merges, match):
     with pytest.raises(RecipeError, match=match):
         run(models, *merges)
+    assert not (models / "out").exists()
+
+
+def test_what_lies_where_an_intermediate_result_belongs_is_never_deleted(models):
+    """A folder of the user's own that has the name of a merge."""
+    merges = linear("a", "b", name="c"), linear("c", "a")
+    with pytest.raises(ArtifactError, match="no intermediate result of infifusion"):
+        run(models, *merges, options=["--intermediates", str(models)])
+    loaded(models / "c")
+
+
+def test_intermediate_results_inside_of_the_result_are_refused_at_once(models):
+    with pytest.raises(ArtifactError, match="lies in"):
+        keep = str(models / "out" / "kept")
+        run(models, linear("a", "b", name="x"), linear("x", "c"), options=["--intermediates", keep])
     assert not (models / "out").exists()
 
 

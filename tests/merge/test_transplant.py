@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import byte_level_tokenizer, sentencepiece_tokenizer
 from made import SMALL, WEIGHTS, adapted, changed_json, copied, loaded, logits, made
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_adapters import LLAVA
 from tokenizers import Tokenizer
 from transformers import (
@@ -24,7 +24,7 @@ from transformers import (
 from typer.testing import CliRunner
 
 from infifusion.commands import cli
-from infifusion.errors import CheckpointError, RecipeError
+from infifusion.errors import ArtifactError, CheckpointError, RecipeError
 
 OTHER = ["def mean(values):\n    return sum(values) / len(values)\n", "for value in values: pass\n"]
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -252,6 +252,8 @@ def test_a_donor_of_tokenizer_files_alone_is_enough_for_pieces(pair):
 def test_what_cannot_be_transplanted_is_refused(pair):
     with pytest.raises(RecipeError, match=r"--method 'mean'.*omp or pieces"):
         transplanted(pair, "--method", "mean")
+    with pytest.raises(RecipeError, match="--count is of --method omp"):
+        transplanted(pair, "--method", "pieces", "--count", 8)
     sizes = {"vocab_size": 320, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16}
     more = {"vocab_size_per_layer_input": 320, "hidden_size_per_layer_input": 8}
@@ -269,3 +271,17 @@ def test_what_cannot_be_transplanted_is_refused(pair):
     with pytest.raises(CheckpointError, match=r"is '<image>', which the donor's tokenizer"):
         transplanted(pair, model="sees")
     assert not (pair / "out").exists()
+
+
+def test_faults_of_the_donor_are_named_as_the_donor_s(pair):
+    values = load_file(pair / "donor" / WEIGHTS)
+    values[EMBEDDING][17, 3] = float("nan")
+    save_file(values, pair / "donor" / WEIGHTS, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"embed_tokens.* of .*donor holds NaN"):
+        transplanted(pair)
+    with pytest.raises(CheckpointError, match="A tokenizer's folder takes none"):
+        transplanted(pair, "--method", "pieces", donor="donor+adapter")
+    (pair / "out").mkdir()
+    (pair / "out" / "mine").write_text("")
+    with pytest.raises(ArtifactError, match="exists already"):
+        transplanted(pair)

@@ -72,6 +72,8 @@ def merge_command(
                 shard_bytes=shard_bytes,
             ),
         )
+    if intermediates is not None:
+        raise RecipeError(f"{path} holds one merge and has no --intermediates. Leave that out.")
     plan = checked_plan(file, path, pickle=allow_pickle)
     if plan_only or dry_run:
         values = describe(plan, threads=threads, memory=limit)
@@ -156,6 +158,7 @@ def extract_command(
     if left := details["left_out"]:
         more = f" and {len(left) - 1} more" if len(left) > 1 else ""
         lines.append(f"Note: {left[0]}{more} changed, too; an adapter of matrices lacks it.")
+    lines += [f"Note: {note}" for note in details["notes"]]
     lines.append(f"Next: write {base}+{out} into a merge file, or load it with peft.")
     return "\n".join(lines), details
 

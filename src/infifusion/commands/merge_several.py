@@ -33,11 +33,14 @@ def merge_several(
     """Carry them out in their order, the last one into `out`; what to print, and it as values.
 
     Intermediate results lie in `keep`, or beside `out` until it is whole. One that is there and was
-    made of the same merge and the same files is not made again.
+    made of the same merge and the same files is not made again. Raises ArtifactError where `out` is
+    not free, where `keep` lies in it, and for a folder of an intermediate's name that no such merge
+    made.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ArtifactError(f"{out} exists already. Give another folder, or delete this one.")
     place = keep or out.parent / f".{out.name}.intermediates"
+    _require_room_of_their_own(place, out, [name for name, _ in merges if name])
     places: dict[str, Path] = {}
     lines: list[str] = []
     details: dict[str, Any] = {}
@@ -54,7 +57,7 @@ def merge_several(
                 lines.append(f"Found {said}.{notes}")
                 continue
             shutil.rmtree(folder, ignore_errors=True)
-            record.unlink(missing_ok=True)
+            write_record(record, {"made_from": ""})  # whose folder it is, until it is whole
             details = merge(plan, file, folder)
             write_record(record, {"made_from": made_from})
         else:
@@ -63,6 +66,22 @@ def merge_several(
     if keep is None:
         shutil.rmtree(place, ignore_errors=True)
     return "\n".join(lines), {"out": str(out), **details}
+
+
+def _require_room_of_their_own(place: Path, out: Path, names: list[str]) -> None:
+    if place.resolve().is_relative_to(out.resolve()):
+        raise ArtifactError(
+            f"--intermediates {place} lies in {out}, which appears whole or not at all. Give a "
+            "folder beside it."
+        )
+    for name in names:
+        folder = place / name
+        if folder.exists() and not (place / f"{name}{SIGNED}").is_file():
+            raise ArtifactError(
+                f"{folder} is there and is no intermediate result of infifusion: the merge "
+                f"{name!r} would overwrite it. Give another folder for --intermediates, or that "
+                "merge another name."
+            )
 
 
 def models_in_words(file: MergeFile) -> str:

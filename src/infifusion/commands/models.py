@@ -117,7 +117,9 @@ def transplant_tokenizer(
     method: Annotated[
         str, Option(help="omp: of shared tokens as in the donor; pieces: of its own tokens.")
     ] = "omp",
-    count: Annotated[int, Option(min=1, help="omp: shared tokens that a new one is made of.")] = 64,
+    count: Annotated[
+        int | None, Option(min=1, help="omp: shared tokens that a new one is made of; 64.")
+    ] = None,
     threads: Threads = None,
     shard_size: ShardSize = "5GB",
     allow_pickle: AllowPickle = False,

@@ -18,10 +18,12 @@ from infifusion.data.tokenizers import PROBES, encode, load_tokenizer, tokenizer
 from infifusion.errors import RecipeError, TokenizerError
 from infifusion.merge.engine.models import find_model, open_model
 from infifusion.merge.engine.transplant import METHODS, Vocabularies, transplant
+from infifusion.merge.engine.walker import require_free
 from infifusion.registry import nearest
 
 ROLES = ("bos", "eos", "pad", "unk", "sep", "cls", "mask")
 CONFIG = "tokenizer_config.json"
+SHARED = 64  # tokens that a new one is a sum of, as in mergekit
 PLAIN = "PreTrainedTokenizerFast"  # the class that does what tokenizer.json says
 
 
@@ -31,7 +33,7 @@ def transplant_command(
     out: Path,
     *,
     method: str,
-    count: int,
+    count: int | None,
     threads: int | None,
     shard_bytes: int,
     allow_pickle: bool,
@@ -41,9 +43,13 @@ def transplant_command(
         raise RecipeError(
             f"--method {method!r:.40}:{nearest(method, METHODS)} It is {' or '.join(METHODS)}."
         )
+    if count is not None and method != "omp":
+        raise RecipeError(f"--count is of --method omp; --method {method} does without it.")
+    count = count or SHARED
+    require_free(out)
     model = open_model(name, Path(), allow_pickle=allow_pickle)
-    donor_folder = find_model(donor_name, Path(), pickles=allow_pickle)
     donor = open_model(donor_name, Path(), allow_pickle=allow_pickle) if method == "omp" else None
+    donor_folder = donor.home if donor else find_model(donor_name, Path(), pickles=allow_pickle)
     words = vocabularies(model.home, donor_folder, model.rows or 0, donor.rows if donor else None)
     said: list[str] = []
     details, notes = transplant(
@@ -164,7 +170,11 @@ def _reads_alike(folder: Path, donor: Any) -> list[str]:
     plain = partial(AutoTokenizer.from_pretrained, folder, trust_remote_code=False)
 
     def agrees() -> bool:
-        return [plain()(one, add_special_tokens=False)["input_ids"] for one in PROBES] == expected
+        try:
+            tokenizer = plain()
+        except Exception:  # many kinds, for a class that cannot read these files
+            return False
+        return [tokenizer(one, add_special_tokens=False)["input_ids"] for one in PROBES] == expected
 
     if agrees():
         return []

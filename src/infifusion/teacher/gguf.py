@@ -1,25 +1,16 @@
-"""Models in GGUF files, as llama.cpp, Ollama and LM Studio keep them: made plain folders, once.
-
-transformers takes the quantisation off while it loads. With 5.23 `save_pretrained` and Trainer
-refuse such a model until what says that it was quantised is gone, and with the package `kernels`
-the weights would stay packed: `dequantize` is asked for.
-"""
+"""Models in GGUF files, as llama.cpp, Ollama and LM Studio keep them: made plain folders, once."""
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import re
 import shutil
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
-from tokenizers import Tokenizer
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
-from infifusion.errors import CheckpointError, RecipeError, RunError
+from infifusion.errors import CheckpointError, RunError
+from infifusion.merge.checkpoints.gguf import contents, model_of, tokenizer_of
 from infifusion.process.runtime import log, rank
 from infifusion.recipe import Model, Recipe
 from infifusion.store.artifacts import LOOK_EVERY, cache_folder
@@ -112,16 +103,8 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
     RecipeError without the package gguf, CheckpointError with the reason where transformers cannot
     read the file, ArtifactError where the disk has no room.
     """
-    if importlib.util.find_spec("gguf") is None:
-        raise RecipeError(
-            f"{file} is a GGUF file; to read it, run `pip install 'infifusion[gguf]'` (the package "
-            "gguf), or give the model's folder of Hugging Face's."
-        )
     _checked(file)
-    try:
-        dtype, parameters = _contents(file)
-    except Exception as error:  # gguf raises many kinds, all about the file
-        raise _unreadable(file, error) from error
+    dtype, parameters = contents(file)
     needed = parameters * torch.empty(0, dtype=dtype).element_size()
     out.parent.mkdir(parents=True, exist_ok=True)
     if needed > (free := shutil.disk_usage(out.parent).free):
@@ -130,25 +113,8 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
             f"{free / 1e9:.1f} GB free. Make room, or set INFIFUSION_CACHE to another disk."
         )
     started = time.monotonic()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            file.parent,
-            gguf_file=file.name,
-            dtype=dtype,
-            output_loading_info=True,
-            **_dequantised(),
-        )
-        model, told = loaded
-    except Exception as error:  # transformers and gguf raise many kinds, all about the file
-        raise _unreadable(file, error) from error
-    if missing := sorted(told["missing_keys"]):
-        raise CheckpointError(
-            f"{file} lacks {len(missing)} weights of its model, such as {missing[0]}; they would "
-            "be random. Give the model's folder of Hugging Face's."
-        )
-    _forget_quantisation(model)
-    tokenizer = _within(tokenizer, int(model.config.get_text_config().vocab_size))
+    model = model_of(file, dtype)
+    tokenizer = tokenizer_of(file, int(model.config.get_text_config().vocab_size))
     with atomic_folder(out) as folder:
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
@@ -162,64 +128,6 @@ def convert_gguf(file: Path, out: Path) -> list[str]:
     ]
     log.info("%s; %s; %s.", *said)
     return said
-
-
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
-    reason = " ".join(str(error).split())[:300].rstrip(".")
-    return CheckpointError(
-        f"{file}: this GGUF file cannot be read: {type(error).__name__}: {reason}. Give the "
-        "model's folder of Hugging Face's, or another file of it."
-    )
-
-
-def _within(tokenizer: Any, rows: int) -> Any:
-    """The tokenizer without tokens that transformers' class adds beyond those of the file, such as
-    its own mark of unknown text: the model has no rows for them."""
-    values = json.loads(tokenizer.backend_tokenizer.to_str())
-    kept = [token for token in values["added_tokens"] if token["id"] < rows]
-    if len(kept) == len(values["added_tokens"]):
-        return tokenizer
-    values["added_tokens"] = kept
-    backend = Tokenizer.from_str(json.dumps(values))
-    roles = {
-        role: token
-        for role, token in tokenizer.special_tokens_map.items()
-        if isinstance(token, str) and backend.token_to_id(token) is not None
-    }
-    made = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
-    made.chat_template = tokenizer.chat_template
-    return made
-
-
-def _dequantised() -> dict[str, Any]:
-    """The keyword that keeps transformers from leaving weights packed, where it knows one."""
-    import transformers
-
-    config = getattr(transformers, "GgufConfig", None)
-    return {} if config is None else {"quantization_config": config(dequantize=True)}
-
-
-def _forget_quantisation(model: Any) -> None:
-    """What transformers 5.23 refuses to save or train while it is set."""
-    model.is_quantized, model.hf_quantizer = False, None
-    model._weight_conversions = None
-    for config in (model.config, model.config.get_text_config()):
-        if hasattr(config, "quantization_config"):
-            del config.quantization_config
-
-
-def _contents(file: Path) -> tuple[torch.dtype, int]:
-    """(dtype that holds all of its weights, parameters)."""
-    from gguf import GGUFReader  # pyright: ignore
-
-    tensors = GGUFReader(str(file)).tensors
-    kinds = {one.tensor_type.name for one in tensors if len(one.shape) > 1}
-    dtype = torch.bfloat16
-    if kinds == {"F32"}:
-        dtype = torch.float32
-    elif kinds <= {"F16", "F32"}:
-        dtype = torch.float16
-    return dtype, sum(int(one.n_elements) for one in tensors)
 
 
 def _checked(file: Path) -> Path:

@@ -15,12 +15,13 @@ from typing import Any
 
 import numpy as np
 
-from infifusion.merge.blocks.stored import decode
+from infifusion.merge.blocks.stored import alike, decode
 
 # Positions: 512 KiB of float32 per model. Smaller blocks fit the cache better, but then threads
 # wait for the interpreter more often than they calculate (32k: half as fast on two threads).
 BLOCK = 131_072
 SPAN = 8  # blocks per task
+UNROLLED = 8  # models, for which loops are compiled each; with more they would not be vectors
 Parallel = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
 
 
@@ -76,6 +77,18 @@ class Blocks:
     def count(self) -> int:
         """Number of blocks."""
         return -(-self.size // self.step)
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether base and models are a few plain bfloat16 arrays, of which NaN and Inf are an
+        error: those that the loops of `fused` take as they are stored."""
+        raws = [*([self.base] if self.base else []), *self.models]
+        return (
+            not self.allow_not_finite
+            and len(self.models) <= UNROLLED
+            and all(raw.dtype == "BF16" and isinstance(raw.array_P, np.ndarray) for raw in raws)
+            and alike([raw.array_P for raw in raws])
+        )
 
     def by_rows(self, length: int | None = None) -> Blocks:
         """The same tensor in blocks of whole rows of `length` positions (default: `row`)."""
@@ -151,6 +164,21 @@ class Block:
     def vector_SP(self) -> np.ndarray:
         """The deltas, or the models where there is no base."""
         return self.model_SP if self.blocks.base is None else self.delta_SP
+
+    @property
+    def stored(self) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+        """Base and models as they are stored."""
+        assert self.blocks.base is not None
+        return self.blocks.base.array_P[self.start : self.stop], self.stored_models
+
+    @property
+    def stored_models(self) -> tuple[np.ndarray, ...]:
+        """The models as they are stored."""
+        return tuple(raw.array_P[self.start : self.stop] for raw in self.blocks.models)
+
+    def require_finite(self) -> None:
+        """NotFinite with the source that holds NaN or Inf, where one does."""
+        _ = self.vector_SP
 
     def empty(self) -> np.ndarray:
         """Room for one value per position."""

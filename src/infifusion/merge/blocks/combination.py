@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.fused import combine
 from infifusion.merge.blocks.result import Merged
 from infifusion.merge.blocks.sums import add_scaled, gram, sum_of_products
 
@@ -20,8 +21,14 @@ def combination(
 ) -> Merged:
     """base * theta_base + sum_s c_s theta_s."""
     factor_S = coefficient_S.astype(np.float32)
+    plain = blocks.plain and not base
 
     def apply(block: Block) -> np.ndarray:
+        if plain:
+            out_P = block.empty()
+            if not combine(block.stored_models, tuple(factor_S), out_P):
+                block.require_finite()
+            return out_P
         out_P = block.base_P * float(base) if base else np.zeros(block.size, np.float32)
         for factor, row_P in zip(factor_S, block.model_SP, strict=True):
             add_scaled(out_P, row_P, factor)

@@ -14,6 +14,8 @@ import numpy as np
 
 from infifusion.merge.blocks.adding import add_agreeing, add_weighted
 from infifusion.merge.blocks.blocks import Block, Blocks
+from infifusion.merge.blocks.compiled import ZERO
+from infifusion.merge.blocks.fused import add_agreeing_trimmed, add_weighted_trimmed
 from infifusion.merge.blocks.result import Merged, per_model
 from infifusion.merge.blocks.sums import sum_of_magnitudes
 
@@ -27,6 +29,11 @@ SMALLEST_WEIGHT = 1e-8
 
 Mask = Callable[[Block, int, np.ndarray], None]
 """mask(block, s, delta_P) sets what it leaves out of model s's delta to 0, in place."""
+
+
+Smallest = Callable[[Block], list[np.float32] | None]
+"""What a mask keeps of each model's delta in a block, if that is the magnitudes from a smallest on:
+the same as the mask."""
 
 
 class SumParams(Protocol):
@@ -53,10 +60,12 @@ def sum_deltas(
     params: SumParams,
     mask: Mask | None = None,
     *,
+    smallest: Smallest | None = None,
     elect_sign: bool = False,
     keep_norm: bool = False,
 ) -> Merged:
     """base + lambda * sum_s w_s mask(delta_s), over the entries that agree in sign if `elect_sign`.
+    smallest: the same as the mask, where it is a bound in the block.
 
     The majority sign is that of the weighted sum. keep_norm scales each model's masked delta to the
     sum of magnitudes it had. Raises ValueError where weights that sum to zero would be divided by.
@@ -66,8 +75,16 @@ def sum_deltas(
     if normalize and not elect_sign and abs(float(weight_S.sum())) < SMALLEST_WEIGHT:
         raise ValueError("the weights sum to zero. Change them, or set normalize: false.")
     factor_S = _norm_factors(blocks, mask) if keep_norm and mask else None
+    plain = blocks.plain and factor_S is None and (mask is None or smallest is not None)
 
     def apply(block: Block) -> np.ndarray:
+        trimmed_S = (smallest(block) if smallest else [ZERO] * len(weight_S)) if plain else None
+        if trimmed_S is not None:
+            add = add_agreeing_trimmed if elect_sign else add_weighted_trimmed
+            out_P, kept = block.empty(), (tuple(trimmed_S), tuple(weight_S))
+            if not add(*block.stored, *kept, normalize, scale, out_P):
+                block.require_finite()
+            return out_P
         delta_SP, out_P = _masked(block, mask), block.empty()
         if factor_S is not None:
             delta_SP *= factor_S[:, None]

@@ -5,7 +5,7 @@ Axes: S rows of scores (one per model, or one for all), P positions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,12 +23,14 @@ from infifusion.merge.blocks.counts import (
     count_trailing,
 )
 from infifusion.merge.blocks.masks import clear, clear_below, clear_outside, keep_from, keep_some
+from infifusion.merge.blocks.window import border_of_share, borders_near
 
 # Share of a tensor that is worth sorting to find the border; beyond it a second histogram is
 # cheaper.
 GATHERED = 1 / 64
 KEEP_NONE = 1 << 32
 ALL = -1
+NONE_KNOWN: Mapping[tuple[int, int], Border] = {}
 Score = Callable[[Block], np.ndarray]  # [S, P of the block], float32; compared by magnitude
 
 
@@ -62,9 +64,17 @@ class Border:
             keep_some(bits_P, np.uint32(self.bits), ties, mask_P)
         return mask_P
 
+    def lowest(self, block: Block) -> np.uint32 | None:
+        """The lowest bits that are kept in the block, more than any magnitude's where none are;
+        None where only some of those that equal the border are."""
+        if self.bits >= KEEP_NONE:
+            return np.uint32(KEEP_NONE - 1)
+        ties = ALL if self.ties is None else int(self.ties[block.index])
+        return np.uint32(self.bits + (ties == 0)) if ties in (ALL, 0) else None
+
     def trim(self, block: Block, row_P: np.ndarray) -> None:
         """Set what is not kept to 0, in place."""
-        smallest = self._smallest(block)
+        smallest = self.smallest(block)
         if smallest is None:
             clear(row_P, self.mask(block, row_P))
         else:
@@ -72,13 +82,13 @@ class Border:
 
     def trim_but(self, inner: Border, block: Block, row_P: np.ndarray) -> None:
         """Set what is not kept, and what `inner` keeps, to 0, in place."""
-        smallest, above = self._smallest(block), inner._smallest(block)
+        smallest, above = self.smallest(block), inner.smallest(block)
         if smallest is None or above is None:
             clear(row_P, self.mask(block, row_P) & ~inner.mask(block, row_P))
         else:
             clear_outside(row_P, smallest, above)
 
-    def _smallest(self, block: Block) -> np.float32 | None:
+    def smallest(self, block: Block) -> np.float32 | None:
         """Smallest magnitude that is kept in the block, Inf where none is; None where only some of
         those that equal it are."""
         if self.bits >= KEEP_NONE:
@@ -94,13 +104,36 @@ def _as_float(bits: int) -> np.float32:
 def largest(blocks: Blocks, score: Score, counts: list[list[int]]) -> list[list[Border]]:
     """Borders of the counts[s][m] largest scores of row s, in the same order.
 
-    Of equal scores at the border the earlier positions are kept, so that exactly the count is. One
-    pass counts the leading 16 bits of the scores, a second one sorts what shares them with the
-    border, or counts what equals it. A count of 0 keeps nothing, one of P or more everything.
+    Of equal scores at the border the earlier positions are kept, so that exactly the count is. A
+    sample mostly finds it with one look at all scores (`window`). Else one pass counts the leading
+    16 bits of the scores, a second one sorts what shares them with the border, or counts what
+    equals it. A count of 0 keeps nothing, one of P or more everything.
     """
-    if blocks.size <= LEADING:
-        return borders(blocks, score, None, counts)
-    return borders(blocks, score, histogram(blocks, score, len(counts)), counts)
+    found: dict[tuple[int, int], Border] = {}
+    asked = {(r, m): count for r, row in enumerate(counts) for m, count in enumerate(row)}
+    open_ = {key: count for key, count in asked.items() if 0 < count < blocks.size}
+    if blocks.size > LEADING and open_:
+        near = borders_near(blocks, score, open_)
+        found = {key: _border(*border) for key, border in near.items()}
+    if open_.keys() <= found.keys() or blocks.size <= LEADING:
+        leading = None
+    else:
+        leading = histogram(blocks, score, len(counts))
+    return borders(blocks, score, leading, counts, found)
+
+
+def largest_share(blocks: Blocks, score: Score, share: float) -> Border:
+    """The border of the floor(share #{score > 0}) largest scores of one row."""
+    found = None
+    if blocks.size > LEADING:
+        count, found = border_of_share(blocks, score, share)
+    else:
+        positive = blocks.collect(lambda block: np.count_nonzero(score(block) > 0))
+        count = int(share * int(sum(positive)))
+    if found is not None:
+        return _border(*found)
+    ((border,),) = largest(blocks, score, [[count]])
+    return border
 
 
 def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
@@ -118,14 +151,20 @@ def histogram(blocks: Blocks, score: Score, rows: int) -> np.ndarray:
 
 
 def borders(
-    blocks: Blocks, score: Score, leading: np.ndarray | None, counts: list[list[int]]
+    blocks: Blocks,
+    score: Score,
+    leading: np.ndarray | None,
+    counts: list[list[int]],
+    known: Mapping[tuple[int, int], Border] = NONE_KNOWN,
 ) -> list[list[Border]]:
-    """`largest`, where the histogram is at hand, with or without its second half; None: a small
-    tensor that is sorted whole."""
-    found: dict[tuple[int, int], Border] = {}
+    """`largest`, where the histogram is at hand; None: a small tensor that is sorted whole. known:
+    borders that were found already."""
+    found = dict(known)
     open_: dict[tuple[int, int], Window] = {}
     for r, row in enumerate(counts):
         for m, count in enumerate(row):
+            if (r, m) in found:
+                continue
             if count <= 0:
                 found[r, m] = Border(KEEP_NONE, None)
             elif count >= blocks.size:
@@ -151,7 +190,7 @@ class Window:
 
 
 def _window(row: int, leading: np.ndarray, count: int) -> Window:
-    """Where the border lies, by the histogram: [1 or 2, LEADING].
+    """Where the border lies, by the histogram: [2, LEADING].
 
     Deltas of bfloat16 weights mostly have trailing bits of 0. Where it is known how many have not,
     the border is either that one value or among those few.
@@ -162,8 +201,6 @@ def _window(row: int, leading: np.ndarray, count: int) -> Window:
     population = int(leading[0][bin_])
     rank = count - int(from_top[place]) + population
     low, high = bin_ << 15, (bin_ << 15) + TRAILING - 1
-    if len(leading) == 1:
-        return Window(row, low, high, rank, population)
     uneven = int(leading[1][bin_])
     if rank > uneven:
         return Window(row, low, low, rank - uneven, population - uneven)

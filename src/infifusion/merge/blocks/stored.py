@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from infifusion.merge.blocks.compiled import MAGNITUDE, compiled
@@ -42,13 +44,18 @@ def decode_deltas(raw_SP, base_P, bits_SP, row_SP):
 
 @compiled
 def encode_bfloat16(bits_P, raw_P):
-    """float32 bits to bfloat16 bits, to the nearest, ties to even; NaN stays NaN."""
+    """float32 bits to bfloat16 bits, to the nearest, ties to even; NaN stays NaN. Returns how many
+    become NaN or Inf."""
+    bad = np.uint32(0)
     for i in range(len(bits_P)):
         x = bits_P[i]
         even = (x >> np.uint32(16)) & np.uint32(1)
         rounded = (x + np.uint32(0x7FFF) + even) >> np.uint32(16)
         quiet = (x >> np.uint32(16)) | np.uint32(0x40)
-        raw_P[i] = np.uint16(quiet if (x & MAGNITUDE) > INFINITE else rounded)
+        raw = np.uint16(quiet if (x & MAGNITUDE) > INFINITE else rounded)
+        raw_P[i] = raw
+        bad += np.uint32((raw & np.uint16(0x7F80)) == np.uint16(0x7F80))
+    return bad
 
 
 @compiled
@@ -57,6 +64,15 @@ def count_not_finite(bits_P):
     found = np.uint32(0)
     for i in range(len(bits_P)):
         found += np.uint32((bits_P[i] & MAGNITUDE) >= INFINITE)
+    return found
+
+
+@compiled
+def count_not_finite_bfloat16(raw_P):
+    """How many of the bfloat16 are NaN or Inf."""
+    found = np.uint32(0)
+    for i in range(len(raw_P)):
+        found += np.uint32((raw_P[i] & np.uint16(0x7F80)) == np.uint16(0x7F80))
     return found
 
 
@@ -75,7 +91,7 @@ def decode(
     """Stored values of S models to float32 in out_SP, minus the base where it is given. Returns
     the number of the first model that holds NaN or Inf, or -1."""
     bits_SP = out_SP.view(np.uint32)
-    if all(dtype == "BF16" for dtype in dtypes):
+    if all(dtype == "BF16" for dtype in dtypes) and alike(parts):
         if base_P is None:
             return decode_rows(tuple(parts), bits_SP)
         return decode_deltas(tuple(parts), base_P, bits_SP, out_SP)
@@ -92,6 +108,12 @@ def decode(
     return bad
 
 
+def alike(arrays: Sequence[np.ndarray]) -> bool:
+    """Whether a compiled loop takes the arrays as one tuple: to numba an array that must not be
+    written, or that begins between two multiples of its element's size, is of another type."""
+    return len({(one.flags.writeable, one.flags.aligned) for one in arrays}) < 2
+
+
 def encode(merged_P: np.ndarray, dtype: str) -> np.ndarray:
     """float32 in the storage dtype: rounded to the nearest, ties to even."""
     if dtype == "BF16":
@@ -104,8 +126,17 @@ def encode(merged_P: np.ndarray, dtype: str) -> np.ndarray:
         return merged_P.astype(OTHERS[dtype])
 
 
+def encode_checked(merged_P: np.ndarray, dtype: str) -> tuple[np.ndarray, int]:
+    """`encode`, and how many are NaN or Inf then."""
+    if dtype != "BF16":
+        stored_P = encode(merged_P, dtype)
+        return stored_P, not_finite(stored_P, dtype)
+    raw_P = np.empty(len(merged_P), np.uint16)
+    return raw_P, int(encode_bfloat16(merged_P.view(np.uint32), raw_P))
+
+
 def not_finite(stored_P: np.ndarray, dtype: str) -> int:
     """How many stored values are NaN or Inf."""
     if dtype == "BF16":
-        return int(np.count_nonzero((stored_P & 0x7F80) == 0x7F80))
+        return int(count_not_finite_bfloat16(stored_P))
     return int(stored_P.size - np.count_nonzero(np.isfinite(stored_P)))

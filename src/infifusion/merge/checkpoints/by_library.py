@@ -7,11 +7,12 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from infifusion.errors import CheckpointError
+from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge.checkpoints.architecture import Architecture, quiet
 from infifusion.merge.checkpoints.dtypes import NAME_OF
+from infifusion.merge.checkpoints.gguf import contents, model_of, tokenizer_of
 from infifusion.merge.checkpoints.lora_config import LoraSettings
-from infifusion.merge.checkpoints.temporary import temporary_model
+from infifusion.merge.checkpoints.writer import temporary_model
 
 GGUF = "GGUF"
 
@@ -36,7 +37,7 @@ def merged_by_peft(
 
     try:
         with quiet():
-            model = _loaded(architecture, model_folder)
+            model = _loaded(type(architecture.model), model_folder)
             if "trainable_token_indices" not in settings.by_peft:
                 _untie(model)
             config: Any = PeftConfig.from_pretrained(str(adapter))
@@ -67,37 +68,19 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
     """The model without its quantisation, as transformers takes it off on this machine; kind and
     config: its class and config, which a GGUF file has inside. Raises CheckpointError with what is
     lacking where it cannot."""
-    file = ""
     try:
         with quiet():
             if method == GGUF:
-                import transformers
-
-                file = next(folder.glob("*.gguf")).name
-                model: Any = transformers.AutoModelForCausalLM.from_pretrained(
-                    folder, gguf_file=file, local_files_only=True, trust_remote_code=False
-                )
-            else:
-                config.quantization_config = {**config.quantization_config, "dequantize": True}
-                model = kind.from_pretrained(
-                    folder,
-                    config=config,
-                    dtype="auto",
-                    local_files_only=True,
-                    trust_remote_code=False,
-                )
-            if method == GGUF:  # read without it; what says otherwise keeps it from being saved
-                model.is_quantized, model.hf_quantizer = False, None
-            elif getattr(model, "is_quantized", False):
+                return _of_gguf(next(folder.glob("*.gguf")))
+            config.quantization_config = {**config.quantization_config, "dequantize": True}
+            model = _loaded(kind, folder, config=config)
+            if getattr(model, "is_quantized", False):
                 model = model.dequantize()
             model._weight_conversions = None  # those of the quantisation would be undone
             if hasattr(model.config, "quantization_config"):
                 del model.config.quantization_config
-            place = _saved(model, "dequantised")
-            if method == GGUF:
-                _save_tokenizer(folder, file, place)
-            return place
-    except CheckpointError:
+            return _saved(model, "dequantised")
+    except (CheckpointError, RecipeError):
         raise
     except Exception as error:  # missing packages and devices, by many kinds of errors
         raise CheckpointError(
@@ -107,20 +90,37 @@ def dequantised(folder: Path, method: str, kind: Any = None, config: Any = None)
         ) from error
 
 
-def _save_tokenizer(folder: Path, file: str, place: Path) -> None:
-    """The tokenizer inside of a GGUF file; nothing where transformers does not know its kind."""
-    import transformers
+def _of_gguf(file: Path) -> Path:
+    """In float32: what the quantisation stands for is between the numbers of bfloat16. With the
+    tokenizer inside of the file, where transformers knows its kind."""
+    import torch
 
-    with contextlib.suppress(ValueError, KeyError, NotImplementedError, OSError):
-        transformers.AutoTokenizer.from_pretrained(
-            folder, gguf_file=file, local_files_only=True, trust_remote_code=False
-        ).save_pretrained(place)
+    contents(file)
+    model = model_of(file, torch.float32)
+    place = _saved(model, "dequantised")
+    with contextlib.suppress(CheckpointError):
+        rows = int(model.config.get_text_config().vocab_size)
+        tokenizer_of(file, rows).save_pretrained(place)
+    return place
 
 
-def _loaded(architecture: Architecture, folder: Path) -> Any:
-    return type(architecture.model).from_pretrained(
-        folder, dtype="auto", local_files_only=True, trust_remote_code=False
+def _loaded(kind: Any, folder: Path, **options: Any) -> Any:
+    """The model in its own dtype. CheckpointError where some of its weights would be made up."""
+    model, told = kind.from_pretrained(
+        folder,
+        dtype="auto",
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+        **options,
     )
+    if lacking := sorted(told["missing_keys"]):
+        more = f" and {len(lacking) - 1} more tensors" if len(lacking) > 1 else ""
+        raise CheckpointError(
+            f"{folder} lacks {lacking[0]}{more}: loaded by transformers, they would be random. "
+            "Download or save that model again."
+        )
+    return model
 
 
 def _untie(model: Any) -> None:

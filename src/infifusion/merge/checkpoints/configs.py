@@ -7,11 +7,11 @@ the calculation is an error where it differs; what shifts it is a note that name
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from infifusion.errors import CheckpointError
-from infifusion.merge.checkpoints.architecture import Architecture
+from infifusion.merge.checkpoints.architecture import Architecture, config_object
 from infifusion.merge.checkpoints.reader import text_config
 from infifusion.merge.checkpoints.subject import Subject
 
@@ -36,6 +36,8 @@ HARMLESS = re.compile(
     r"seq_length|bos_|eos_|pad_|summary_|unsloth|use_bfloat16|reorder_and_upcast"
 )
 MOST_NOTED = 6
+# Of a config, what a model of another type has of its own.
+OWN = {"architectures", "model_type", "dtype", "transformers_version", "_name_or_path"}
 
 
 def same_calculation(donor: Subject, models: list[Subject]) -> list[str]:
@@ -122,3 +124,31 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, int | float) and isinstance(other, int | float):
         return float(one) == float(other)
     return one == other
+
+
+def said_by_default(dense: Mapping[str, Any], mixture: dict[str, Any], *, where: str) -> dict:
+    """What a dense model's config leaves to its model type, where the type of the mixture that is
+    made of it has another default: rope's base, epsilon, heads of keys. mixture: its config.
+
+    Raises CheckpointError where only some of the layers have a window, which no Qwen3-MoE can have.
+    """
+    one, other = config_object(dense), config_object(mixture)
+    if isinstance(one, str) or isinstance(other, str):
+        return {}
+    ours, theirs = one.to_dict(), other.to_dict()
+    given = {key for key in mixture if key not in dense} | OWN
+    found = {
+        key: value
+        for key, value in ours.items()
+        if key in theirs and key not in given and value != theirs[key]
+    }
+    kinds = set(ours.get("layer_types") or ())
+    if "use_sliding_window" in ours and "layer_types" not in theirs:
+        if len(kinds) > 1:
+            raise CheckpointError(
+                f"{where}: some of its layers have a window and others have not "
+                "(use_sliding_window, max_window_layers), which no Qwen3-MoE can have. Write "
+                "use_sliding_window: false into its config.json, if texts are to be short."
+            )
+        found["use_sliding_window"] = kinds == {"sliding_attention"}
+    return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.reader import INDEX, PICKLES, SINGLE, require_inside
-from infifusion.merge.checkpoints.temporary import temporary_model
+from infifusion.merge.checkpoints.writer import temporary_model
 
 OF_TRAINING = ("training_args.bin", "optimizer.pt", "scheduler.pt", "rng_state.pth")
 BESIDE = (".json", ".model", ".txt", ".jinja", ".py", ".tiktoken", ".bpe")

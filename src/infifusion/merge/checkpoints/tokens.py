@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -47,6 +48,17 @@ def load_tokenizer(folder: Path) -> Any:
         ) from error
 
 
+def known_tokenizer(folder: Path) -> Any:
+    """The same, read once as long as its files stay as they are: not to be changed."""
+    stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()]
+    return _known(folder, tuple(sorted(stamps)))
+
+
+@lru_cache(maxsize=16)
+def _known(folder: Path, stamps: tuple[tuple[str, int, int], ...]) -> Any:
+    return load_tokenizer(folder)
+
+
 def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:
     """Notes on what could not be compared, or is in one model only. CheckpointError where an id
     is another token in one of the models."""
@@ -83,6 +95,14 @@ def same_tokens(donor: HasRows, models: Sequence[HasRows]) -> list[str]:
                 "tokenizer_source: union would keep them apart."
             )
     return notes
+
+
+def brings_tokens(adapter: Path, model: Path) -> bool:
+    """Whether an adapter's tokenizer is the model's with more tokens, for rows that were to spare,
+    say."""
+    ours, theirs = _tokens(model), _tokens(adapter)
+    more = theirs.keys() - ours.keys()
+    return bool(ours and more) and all(theirs.get(i) == token for i, token in ours.items())
 
 
 def _same_files(one: Path, other: Path) -> bool:

@@ -6,9 +6,12 @@ first; then any thread may write any part of any tensor, and memory holds only w
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
+import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -110,3 +113,11 @@ def _header(specs: Mapping[str, Spec]) -> tuple[bytes, dict[str, int]]:
     text += b" " * (-len(text) % 8)
     start = 8 + len(text)
     return len(text).to_bytes(8, "little") + text, {n: start + o for n, o in offsets.items()}
+
+
+def temporary_model(what: str) -> Path:
+    """A new, empty folder that is deleted when this process ends, for a model that a merge has to
+    make before it can read it."""
+    place = Path(tempfile.mkdtemp(prefix=f"infifusion-{what}-"))
+    atexit.register(shutil.rmtree, place, ignore_errors=True)
+    return place

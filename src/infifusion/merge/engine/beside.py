@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from infifusion.errors import RecipeError
+from infifusion.merge.checkpoints.tokens import brings_tokens
 from infifusion.merge.engine.model import Model
 from infifusion.merge.engine.planner import MergePlan
 from infifusion.merge.engine.result_config import with_special_ids, write_special_ids
@@ -19,7 +20,8 @@ SIDE_FILES = re.compile(r"\.(json|jinja|model|txt|py|tiktoken|bpe)$|^tokenizer\.
 # Of a training, an adapter, a quantisation or another program's format: not of the merged model.
 NOT_OF_THE_RESULT = re.compile(
     r"^(adapter_|trainer_state|training_args|optimizer|scheduler|rng_state|quantize_config|"
-    r"quant_config|quantization_config|hf_quant_config|zero_to_fp32|merge_details)|"
+    r"quant_config|quantization_config|hf_quant_config|zero_to_fp32|merge_details|"
+    r"extract_details|transplant_details|params\.json$)|"
     r"_results\.json$|\.index\.json$"
 )
 OF_TOKENIZERS = re.compile(
@@ -29,6 +31,7 @@ OF_TOKENIZERS = re.compile(
 FOLDERS_OF_TEMPLATES = ("additional_chat_templates",)
 DEEPEST = 4  # folders of code below the model's
 TEMPLATE = "chat_template.jinja"
+OLD_TEMPLATE = "chat_template.json"  # {chat_template: ...}, of processors that older versions saved
 CHATML = (
     "{% for message in messages %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
@@ -48,8 +51,10 @@ def copy_side_files(plan: MergePlan, folder: Path) -> None:
     if plan.vocabulary is not None:
         plan.vocabulary.tokenizer.save_pretrained(folder)
         write_special_ids(folder, partial(with_special_ids, plan))
-    elif donor.rows != donor.stored_rows:
-        # An adapter that brought more rows brought the tokens that they stand for.
+    elif donor.rows != donor.stored_rows or any(
+        brings_tokens(where, donor.home) for where in donor.adapters
+    ):
+        # An adapter that brought more rows, or uses spare ones, has the tokens that they stand for.
         for path in (p for where in donor.adapters for p in side_files(where, root=where)):
             if OF_TOKENIZERS.search(path.name):
                 shutil.copyfile(path, folder / path.name)
@@ -110,7 +115,10 @@ def write_chat_template(text: str, folder: Path) -> None:
     if config.exists():
         values = json.loads(config.read_text(encoding="utf-8"))
         if values.pop("chat_template", None) is not None:
-            config.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+            config.write_text(
+                json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+            )
+    (folder / OLD_TEMPLATE).unlink(missing_ok=True)  # a processor would take it instead
 
 
 def _most_common(plan: MergePlan) -> str:
@@ -127,10 +135,11 @@ def _most_common(plan: MergePlan) -> str:
 def _template(model: Model) -> str | None:
     if (model.home / TEMPLATE).exists():
         return (model.home / TEMPLATE).read_text(encoding="utf-8")
-    config = model.home / "tokenizer_config.json"
-    if config.exists():
-        found = json.loads(config.read_text(encoding="utf-8")).get("chat_template")
-        if isinstance(found, list):  # several by name
-            found = {one.get("name"): one.get("template") for one in found}.get("default")
-        return found if isinstance(found, str) else None
+    for path in (model.home / OLD_TEMPLATE, model.home / "tokenizer_config.json"):
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8")).get("chat_template")
+            if isinstance(found, list):  # several by name
+                found = {one.get("name"): one.get("template") for one in found}.get("default")
+            if isinstance(found, str):
+                return found
     return None

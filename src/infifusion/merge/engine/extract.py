@@ -25,9 +25,12 @@ from infifusion.merge.checkpoints.architecture import Architecture
 from infifusion.merge.checkpoints.dtypes import FLOATS
 from infifusion.merge.checkpoints.lora import PREFIX, WEIGHTS
 from infifusion.merge.checkpoints.lora_config import CONFIG
+from infifusion.merge.checkpoints.tokens import same_tokens
 from infifusion.merge.checkpoints.views import as_float32
+from infifusion.merge.engine.checks import answered, described
 from infifusion.merge.engine.layout import in_layout_of
 from infifusion.merge.engine.model import TIED_HEAD, Model
+from infifusion.merge.engine.tensors import is_optional
 from infifusion.merge.engine.walker import seed_of
 from infifusion.process.bar import progress_bar
 from infifusion.store.durable import atomic_folder
@@ -69,6 +72,11 @@ def extract_lora(base: Model, tuned: Model, out: Path, *, rank: int, seed: int =
     """
     if rank < 1:
         raise RecipeError(f"--rank {rank}: a rank is a whole number from 1 on.")
+    if base.adapters:
+        raise RecipeError(
+            f"{base.name}: the model that an adapter fits is one without an adapter, so that PEFT "
+            "can load it. Merge it first (merge_method: passthrough) and give that folder."
+        )
     known = base.architecture
     if isinstance(known, str):
         raise CheckpointError(
@@ -76,6 +84,7 @@ def extract_lora(base: Model, tuned: Model, out: Path, *, rank: int, seed: int =
             "change."
         )
     tuned = in_layout_of(base, tuned)
+    notes = _notes(base, tuned)
     with atomic_folder(out) as folder:
         found = Extracted()
         work = list(_pairs(base, tuned, known))
@@ -89,7 +98,7 @@ def extract_lora(base: Model, tuned: Model, out: Path, *, rank: int, seed: int =
                 f"can carry{': ' + found.left_out[0] if found.left_out else ''}."
             )
         _write(found, base, folder, rank)
-        details = _details(found, base, tuned, rank)
+        details = _details(found, base, tuned, rank) | {"notes": notes}
         write_json(folder / DETAILS, details)
     return details
 
@@ -98,9 +107,33 @@ Json = dict[str, Any]
 Pair = tuple[str, str, str]  # own name, and the stored names in base and tuned
 
 
+def _notes(base: Model, tuned: Model) -> list[str]:
+    """What the two models' configs and tokenizers say otherwise, which no adapter carries.
+    CheckpointError where the models calculate otherwise."""
+    found = answered(
+        {
+            "models": [described(base), described(tuned)],
+            "config": base.config,
+            "specs": {n: (base.checkpoint.dtype(n), base.shape(n)) for n in base.checkpoint.names},
+            "layers": [],
+        }
+    )
+    try:
+        return [*found["notes"], *same_tokens(base, [tuned])]
+    except CheckpointError as error:
+        said = str(error).partition(";")[0]
+        return [*found["notes"], f"{said}: use the adapter with the latter's tokenizer."]
+
+
 def _pairs(base: Model, tuned: Model, known: Architecture) -> Iterator[Pair]:
     """Every tensor of the two, the head of tied models too."""
     names = [*base.checkpoint.names, *([TIED_HEAD] if TIED_HEAD not in base.checkpoint else [])]
+    more = [n for n in tuned.checkpoint.names if n not in names and not is_optional(tuned, n)]
+    if more:
+        raise CheckpointError(
+            f"{tuned.folder} ({tuned.name}) has the tensor {more[0]}, which {base.folder} lacks. "
+            "An adapter is made of two models of one architecture and depth."
+        )
     for name in names:
         one, other = base.source_of(name), tuned.source_of(name)
         if one not in base.checkpoint and other not in tuned.checkpoint:
@@ -130,7 +163,11 @@ def _take(
     seed: int,
 ) -> None:
     own, one, other = pair
-    if base.checkpoint.dtype(one) not in FLOATS:
+    dtypes = base.checkpoint.dtype(one), tuned.checkpoint.dtype(other)
+    if not FLOATS.issuperset(dtypes):
+        same = np.array_equal(base.checkpoint.array(one), tuned.checkpoint.array(other))
+        if dtypes[0] != dtypes[1] or not same:
+            found.left_out.append(one)
         return
     delta = _delta(base, one, tuned, other)
     size = float(np.vdot(delta, delta))

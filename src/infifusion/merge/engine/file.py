@@ -13,6 +13,7 @@ from infifusion.errors import RecipeError
 from infifusion.strict import LARGEST_FILE, Strict, read_yaml, require_kind
 
 DOCUMENT = re.compile(r"^---[ \t]*(?:#.*)?$", re.MULTILINE)  # begins another YAML document
+NAME = re.compile(r"\w[\w.-]*")  # of one of several merges: it becomes a folder
 DEFAULT = "default"  # the module of all tensors that are in no other
 IGNORE = "ignore"  # tokenizer_source: tokens are not compared
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -103,6 +104,12 @@ class TokenEmbedding(Strict):
     """A model of the merge; {kind: zero}; or {kind: model_token, model, token or token_id}."""
     force: bool = False
     """Also for models that have the token."""
+
+    @model_validator(mode="after")
+    def _something_to_force(self) -> TokenEmbedding:
+        if self.force and self.source is None:
+            raise ValueError("force: true needs a source")
+        return self
 
 
 class Tokenizer(Strict):
@@ -212,11 +219,11 @@ def read_merges(path: Path, *, base_override: str | None) -> list[tuple[str | No
     for number, part in enumerate(parts):
         values = read_yaml(path, part=part)
         name = values.pop("name", None)
-        if name in merges or not isinstance(name, str | None) or "/" in (name or ""):
+        if name in merges or not (name is None or (isinstance(name, str) and NAME.fullmatch(name))):
             raise RecipeError(
                 f"{path}: the merge {number + 1} is called {name!r:.100}. Of several merges in one "
-                "file each has a name of its own, a word without '/'; the result alone may be "
-                "without."
+                "file each has a name of its own, of letters, digits, '-', '_' and '.'; the result "
+                "alone may be without."
             )
         where = f"{path}, {name or 'the merge without name'}"
         merges[name] = (

@@ -9,6 +9,7 @@ by one), a converted copy is made that lasts as long as this process.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -23,8 +24,7 @@ from infifusion.merge.checkpoints.architecture import Architecture, quiet
 from infifusion.merge.checkpoints.dtypes import NAME_OF
 from infifusion.merge.checkpoints.reader import SINGLE, Checkpoint
 from infifusion.merge.checkpoints.renamed import AnyCheckpoint, Renamed
-from infifusion.merge.checkpoints.temporary import temporary_model
-from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, write_index
+from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec, temporary_model, write_index
 from infifusion.merge.engine.model import (
     COMPUTED,
     LAYER,
@@ -207,7 +207,7 @@ def _tensors(
     from transformers.core_model_loading import revert_weight_conversion
 
     for to, stored in origin.items():
-        yield to, _torch(two.model.checkpoint, stored)
+        yield to, for_torch(two.model, stored)
     known = set(two.donor.checkpoint.names)
     writer = two.writer if two.is_part else two.reader
     for key in cut_otherwise:
@@ -224,14 +224,14 @@ def _tensors(
 
 def _joined(two: _Two, key: str) -> dict[str, Any]:
     """The model's own tensors that are made of the stored ones of one key."""
-    entries, checkpoint = two.own[key], two.model.checkpoint
+    entries, model = two.own[key], two.model
     pattern = entries[0][1]
     if pattern is None:
-        return {key: _torch(checkpoint, entries[0][0])}
+        return {key: for_torch(model, entries[0][0])}
     _, converters = two.reader.conversions
     converter = deepcopy(next(one for one in converters if pattern in one.source_patterns))
     for stored, source in entries:
-        converter.add_tensor(key, stored, source, _torch(checkpoint, stored))
+        converter.add_tensor(key, stored, source, for_torch(model, stored))
     made = converter.convert(key, model=two.reader.model, config=two.reader.model.config)
     return {name: one[0] if isinstance(one, list) else one for name, one in made.items()}
 
@@ -248,13 +248,17 @@ def _named_as(part: str, names: set[str], model: Model) -> str:
     return ends[0]
 
 
-def _torch(checkpoint: AnyCheckpoint, name: str) -> Any:
-    """A stored tensor for torch, which must not write into the file's memory."""
+def for_torch(model: Model, name: str) -> Any:
+    """A stored tensor for torch, which must not write into the file's memory; with what an adapter
+    changes, in the dtype in which it is stored."""
     import torch
 
-    dtype = checkpoint.dtype(name)
-    array = np.array(checkpoint.array(name))
+    stored, shape = model.checkpoint.dtype(name), model.shape(name)
+    values, dtype = model.read(name)
+    array = np.array(values[0 : math.prod(shape)])
     flat = torch.from_numpy(array.view(np.int16) if dtype == "BF16" else array)
     if dtype in NAME_OF:
         flat = flat.view(getattr(torch, NAME_OF[dtype]))
-    return flat.reshape(checkpoint.shape(name))
+    if dtype != stored:
+        flat = flat.to(getattr(torch, NAME_OF[stored]))
+    return flat.reshape(shape)

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from infifusion.errors import CheckpointError
+from infifusion.errors import CheckpointError, RecipeError
+from infifusion.merge.checkpoints.configs import said_by_default
 from infifusion.merge.checkpoints.dtypes import BY_NAME, FLOATS
 from infifusion.merge.checkpoints.hidden_states import HiddenStates
 from infifusion.merge.checkpoints.tokens import same_tokens
@@ -25,15 +26,24 @@ from infifusion.merge.checkpoints.writer import SHARD_BYTES, Spec
 from infifusion.merge.engine.beside import side_files
 from infifusion.merge.engine.checks import answered, described
 from infifusion.merge.engine.file import Dtype, ModelName
-from infifusion.merge.engine.model import Model
+from infifusion.merge.engine.layout import for_torch
+from infifusion.merge.engine.model import TIED_HEAD, Model
 from infifusion.merge.engine.models import open_model
-from infifusion.merge.engine.walker import Task, carry_out, copying, usable_threads, writing
+from infifusion.merge.engine.walker import (
+    Task,
+    carry_out,
+    copying,
+    require_free,
+    usable_threads,
+    writing,
+)
 from infifusion.merge.engine.weights import stamps
 from infifusion.store.records import write_json
 from infifusion.strict import Strict, as_json, read_yaml
 
 DETAILS = "merge_details.json"
 FEED_FORWARD = ("gate_proj", "up_proj", "down_proj")
+SHORTEST = 1e-6  # of a router's row before it gets length 1, beside the length of its prompts'
 
 
 class Expert(Strict):
@@ -141,6 +151,7 @@ def make_moe(
     Raises CheckpointError for dense models that no known architecture of experts can hold, for
     models that do not belong together, and where the result would not load.
     """
+    require_free(out)
     base = open_model(file.base_model, path.parent, allow_pickle=pickle)
     experts = [
         open_model(expert.source_model, path.parent, allow_pickle=pickle, like=base)
@@ -157,7 +168,7 @@ def make_moe(
         specs[name] = Spec(dtype if dtype and stored in FLOATS else stored, model.shape(inner))
     routers = {f"{base.stack}{n}.{family.router}": n for n in range(base.layers)}
     width = base.config["hidden_size"]
-    kind = dtype or base.checkpoint.dtype(next(iter(base.checkpoint)))
+    kind = dtype or base.checkpoint.dtype(base.embedding or next(iter(base.checkpoint)))
     specs |= {name: Spec(kind, (len(experts), width)) for name in routers}
     config = _config(base, family, file, specs)
     question = {
@@ -241,6 +252,9 @@ def _config(
     config["num_experts_per_tok"] = file.experts_per_token
     if family.width:
         config[family.width] = base.config["intermediate_size"]
+    if TIED_HEAD in base.checkpoint and base.has_own_head:
+        config["tie_word_embeddings"] = False
+    config |= said_by_default(base.config, config, where=str(base.folder))
     config.pop("torch_dtype", None)
     names = {stored: name for name, stored in BY_NAME.items()}
     kinds = [spec.dtype for spec in specs.values() if spec.dtype in FLOATS]
@@ -254,13 +268,34 @@ def _gates(file: MoeFile, base: Model) -> np.ndarray:
     if file.gate_mode == "random":
         rows = np.random.default_rng(file.seed).standard_normal(shape).astype(np.float32)
     else:
-        states = HiddenStates(base.folder, cheap=file.gate_mode == "cheap_embed")
-        rows = np.stack(
-            [
-                states.mean(e.positive_prompts)
-                - (states.mean(e.negative_prompts) if e.negative_prompts else 0)
-                for e in file.experts
-            ],
-            axis=1,
-        )
-    return rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-8)
+        rows = _of_prompts(file, base)
+    length = np.linalg.norm(rows, axis=-1, keepdims=True)
+    return (rows / np.maximum(length, 1e-8)).astype(np.float32)
+
+
+def _of_prompts(file: MoeFile, base: Model) -> np.ndarray:
+    """The rows before they have length 1. Raises for prompts that are the same, and for NaN."""
+    known = base.architecture
+    if isinstance(known, str):
+        raise CheckpointError(f"{base.folder}: {known}. Write gate_mode: random.")
+    tensors = {name: for_torch(base, name) for name in base.checkpoint.names}
+    cheap = file.gate_mode == "cheap_embed"
+    states = HiddenStates(base.home, known, tensors, cheap=cheap)
+    found = []
+    for expert in file.experts:
+        for_LH = states.mean(expert.positive_prompts)
+        row_LH = for_LH
+        if expert.negative_prompts:
+            row_LH = for_LH - states.mean(expert.negative_prompts)
+        if not np.isfinite(row_LH).all():
+            raise CheckpointError(
+                f"{base.folder} makes NaN or Inf of the prompts of {expert.source_model}. Take a "
+                "base in bfloat16 or float32, or write gate_mode: random."
+            )
+        if np.linalg.norm(row_LH) <= SHORTEST * np.linalg.norm(for_LH):
+            raise RecipeError(
+                f"The positive and negative prompts of {expert.source_model} are the same to the "
+                "base: no router can tell them apart. Change one of them."
+            )
+        found.append(row_LH)
+    return np.stack(found, axis=1)

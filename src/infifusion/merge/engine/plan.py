@@ -83,6 +83,11 @@ def plan_file(
     for name, module in modules.items():
         planner = of_file.planner(name, module, slices[name], vocabulary)
         stacked = bool(module.slices)
+        if stacked and layers:
+            raise RecipeError(
+                f"{where}: modules.{name} stacks layers, as another module does. A model has one "
+                "stack: give slices to one module, such as text_decoder."
+            )
         tensors |= planner.stacked(slices[name]) if stacked else planner.whole(slices[name][0])
         layers += planner.layers(slices[name]) if stacked else []
         notes += planner.notes

@@ -126,6 +126,13 @@ class Planner:
 
     def _kept(self, names: Names, params: Strict | None) -> Iterator[tuple[str, Planned]]:
         """What is copied from the one model that has it."""
+        for name, model in names.kept.items():
+            if self.vocabulary is not None and self.vocabulary.holds(model, name):
+                raise CheckpointError(
+                    f"{name} stands in {model.folder} ({model.name}) only and has a row for every "
+                    "token of that model: it would not fit the new vocabulary. Save the model "
+                    "without it."
+                )
         if params is not None and names.kept:
             self.notes.extend(names.notes())
             yield from plan_kept(names, dtype_of(self.settings.file), params).items()

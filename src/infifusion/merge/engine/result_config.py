@@ -14,7 +14,7 @@ from typing import Any
 from infifusion.errors import CheckpointError
 from infifusion.merge.checkpoints.dtypes import FLOATS, NAME_OF
 from infifusion.merge.checkpoints.reader import text_config
-from infifusion.merge.checkpoints.tokens import load_tokenizer
+from infifusion.merge.checkpoints.tokens import known_tokenizer
 from infifusion.merge.engine.model import LAYER_COUNTS, TIED_HEAD, Model
 from infifusion.merge.engine.planner import MergePlan
 
@@ -48,10 +48,10 @@ def config_of(plan: MergePlan) -> dict[str, Any]:
                     "tokenizer of the result does not have: it could not be shown a picture or "
                     "sound. Write tokenizer_source: union, or base."
                 )
+        _with_rows(config, plan.vocabulary.rows)
         inner = text_config(config)
-        inner["vocab_size"] = plan.vocabulary.rows
     elif plan.donor.rows != plan.donor.stored_rows:
-        inner["vocab_size"] = plan.donor.rows
+        _with_rows(config, plan.donor.rows)
     if TIED_HEAD in plan.tensors:
         # transformers 4 obeys this key, and would put the embedding in the place of the head.
         config["tie_word_embeddings"] = inner["tie_word_embeddings"] = False
@@ -95,13 +95,18 @@ def in_other_tokens(model: Model, old: Any, new: Any, rows: int) -> dict[str, An
             "the donor's tokenizer does not have. Add the token to it "
             "(tokenizer.add_special_tokens) and save it beside the donor's weights."
         )
-    parts = [config, text_config(config)]
-    for part in parts if "vocab_size" in config else parts[1:]:
-        part["vocab_size"] = rows
+    _with_rows(config, rows)
     if TIED_HEAD in model.checkpoint and model.has_own_head:
-        for part in parts:
+        for part in (config, text_config(config)):
             part["tie_word_embeddings"] = False
     return config
+
+
+def _with_rows(config: dict[str, Any], rows: int | None) -> None:
+    """Let the config say so many tokens, wherever it says how many."""
+    if "vocab_size" in config:
+        config["vocab_size"] = rows
+    text_config(config)["vocab_size"] = rows
 
 
 def _lost(
@@ -120,7 +125,7 @@ def with_special_ids(plan: MergePlan, values: Mapping[str, Any]) -> dict[str, An
     not in it gives way to the tokenizer's own of that role; where there is none the key is left out
     of a list, or null."""
     assert plan.vocabulary is not None
-    return moved_ids(values, load_tokenizer(plan.donor.home), plan.vocabulary.tokenizer)
+    return moved_ids(values, known_tokenizer(plan.donor.home), plan.vocabulary.tokenizer)
 
 
 def moved_ids(values: Mapping[str, Any], old: Any, new: Any) -> dict[str, Any]:

@@ -219,6 +219,15 @@ def _of_shared(donor: Model, name: str, words: Vocabularies, count: int, workers
     """The donor's rows of the new tokens as sums of its rows of the shared ones."""
     rows = _rows_of(donor, name)
     new_M = words.new_M
+
+    def finite(values: np.ndarray) -> np.ndarray:
+        if not np.isfinite(values).all():
+            raise CheckpointError(
+                f"The tensor {name} of {donor.name} holds NaN or Inf: no sums can be made of its "
+                "rows. Take another checkpoint of the donor, or --method pieces."
+            )
+        return values
+
     with (
         progress_bar("transplant", len(new_M), "tokens") as meter,
         ThreadPoolExecutor(workers) as pool,
@@ -227,9 +236,11 @@ def _of_shared(donor: Model, name: str, words: Vocabularies, count: int, workers
         def read(part: slice) -> np.ndarray:
             meter.advance(len(new_M[part]))
             here_B = new_M[part]
-            return rows[np.minimum(here_B, rows.count - 1)] * (here_B < rows.count)[:, None]
+            known_B = here_B < rows.count
+            return finite(rows[np.minimum(here_B, rows.count - 1)] * known_B[:, None])
 
-        found = sums_of_anchors(read, len(new_M), rows[words.donor_N], count, parallel=pool.map)
+        anchor_ND = finite(rows[words.donor_N])
+        found = sums_of_anchors(read, len(new_M), anchor_ND, count, parallel=pool.map)
     return replace(found, row_MK=words.model_N[found.row_MK])
 
 

@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from infifusion.errors import RecipeError
-from infifusion.merge.checkpoints.tokens import load_tokenizer
+from infifusion.merge.checkpoints.tokens import known_tokenizer, load_tokenizer
 from infifusion.merge.checkpoints.views import MEAN, PADDING, ZERO, WithRows
 from infifusion.merge.engine.file import TokenEmbedding, Tokenizer
 from infifusion.merge.engine.model import Model
 
 # Tensors with a row per token, by the names that architectures give them.
 BY_TOKEN = re.compile(
-    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|tok_embeddings)\.(weight|bias)$"
+    r"(embed_tokens|wte|lm_head|embed_in|embed_out|word_embeddings|tok_embeddings|"
+    r"shared_head\.head)\.(weight|bias)$"
 )
 
 
@@ -84,7 +85,7 @@ def build_vocabulary(
     mean of those that have it; zero where none has. Raises RecipeError for tokenizers that cannot
     be read or tokens that no model has.
     """
-    loaded = {model.name: load_tokenizer(model.home) for model in models}
+    loaded = {model.name: known_tokenizer(model.home) for model in models}
     result = _result(wanted, loaded, models, donor, where)
     own = {model.name: _usable(loaded[model.name], model) for model in models}
     for token in wanted.tokens:

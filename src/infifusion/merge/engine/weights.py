@@ -15,7 +15,7 @@ import numpy as np
 from infifusion.errors import CheckpointError, RecipeError
 from infifusion.merge.blocks.blocks import Blocks, NotFinite, Parallel, Raw
 from infifusion.merge.blocks.result import Merged
-from infifusion.merge.blocks.stored import encode, not_finite
+from infifusion.merge.blocks.stored import encode, encode_checked, not_finite
 from infifusion.merge.checkpoints.dtypes import FLOATS
 from infifusion.merge.checkpoints.views import as_float32
 from infifusion.merge.checkpoints.writer import SHARD_BYTES
@@ -162,8 +162,8 @@ class _Runner:
             bad = 0
             for index in span:
                 block = merged.blocks.block(index)
-                stored = encode(merged.apply(block), dtype)
-                bad += 0 if self.allow_nan else not_finite(stored, dtype)
+                stored, found = encode_checked(merged.apply(block), dtype)
+                bad += 0 if self.allow_nan else found
                 put(block.start, stored)
             return bad
 

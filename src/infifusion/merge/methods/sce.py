@@ -14,10 +14,10 @@ from pydantic import Field
 
 from infifusion.merge.blocks.adding import add_agreeing
 from infifusion.merge.blocks.blocks import Block, Blocks
-from infifusion.merge.blocks.counts import LEADING, TURNS, count_leading
+from infifusion.merge.blocks.fused import add_agreeing_kept, add_kept_squares, variances_of
 from infifusion.merge.blocks.masks import clear
 from infifusion.merge.blocks.result import Merged
-from infifusion.merge.blocks.select import Border, borders
+from infifusion.merge.blocks.select import Border, largest, largest_share
 from infifusion.merge.blocks.sums import root_moments, sum_of_products, variance
 from infifusion.merge.methods.method import Method
 from infifusion.strict import Strict
@@ -55,79 +55,48 @@ def sce_fusechat(blocks: Blocks, params: Params) -> Merged:
 
 def _select(blocks: Blocks, share: float) -> Border:
     """Border of the largest variances: `share` of the positive ones; everything for share 1."""
-    if share >= 1:
-        return Border(0, None)
-    found = variances(blocks)
-    return found.border(blocks, int(share * found.positive))
+    return Border(0, None) if share >= 1 else largest_share(blocks, variance_1P, share)
 
 
 def variance_1P(block: Block) -> np.ndarray:
     """Population variance over the models, exactly 0 where the deltas are equal: [1, P]."""
     out_1P = np.empty((1, block.size), np.float32)
-    variance(block.delta_SP, out_1P[0])
+    if not block.blocks.plain:
+        variance(block.delta_SP, out_1P[0])
+    elif not variances_of(*block.stored, out_1P[0]):
+        block.require_finite()
     return out_1P
 
 
 @dataclass(frozen=True)
-class Variances:
-    """What one pass over the variances v finds: the histogram of their leading bits, and
-    #{v > 0}."""
+class Survey:
+    """What one pass over the variances v finds: #{v > 0}, and the sums of x, x^2 and x^3 over these
+    with x = sqrt(v) - centre."""
 
-    leading: np.ndarray
     positive: int
-
-    def border(self, blocks: Blocks, count: int) -> Border:
-        """The border of the `count` largest variances."""
-        leading = self.leading[None, None] if blocks.size > LEADING else None
-        ((border,),) = borders(blocks, variance_1P, leading, [[count]])
-        return border
-
-
-@dataclass(frozen=True)
-class Survey(Variances):
-    """And the sums of x, x^2 and x^3 over v > 0, with x = sqrt(v) - centre."""
-
     centre: float
     powers: np.ndarray
 
-
-def variances(blocks: Blocks) -> Variances:
-    """One pass over the variances."""
-    many = blocks.size > LEADING
-
-    def add(block: Block, sums: np.ndarray) -> None:
-        (variance_P,) = variance_1P(block)
-        sums[0] += np.count_nonzero(variance_P > 0)
-        if many:
-            count_leading(variance_P.view(np.uint32), sums[1:].reshape(TURNS, LEADING))
-
-    sums = blocks.total(add, np.zeros(1 + (TURNS * LEADING if many else 0)))
-    return Variances(_histogram(sums[1:]), int(sums[0]))
+    def border(self, blocks: Blocks, count: int) -> Border:
+        """The border of the `count` largest variances."""
+        ((border,),) = largest(blocks, variance_1P, [[count]])
+        return border
 
 
 def survey(blocks: Blocks) -> Survey:
-    """The same with the moments of their roots."""
+    """One pass over the variances."""
     centre = 0.0
     if blocks.size:
         # Moments are taken about the mean of the first: about 0 they would lose their digits.
         (first_P,) = variance_1P(blocks.block(0))
         roots_P = np.sqrt(first_P[first_P > 0].astype(np.float64))
         centre = float(roots_P.mean()) if len(roots_P) else 0.0
-    many = blocks.size > LEADING
 
     def add(block: Block, sums: np.ndarray) -> None:
-        (variance_P,) = variance_1P(block)
-        root_moments(variance_P, centre, sums[:4])
-        if many:
-            count_leading(variance_P.view(np.uint32), sums[4:].reshape(TURNS, LEADING))
+        root_moments(variance_1P(block)[0], centre, sums)
 
-    sums = blocks.total(add, np.zeros(4 + (TURNS * LEADING if many else 0)))
-    return Survey(_histogram(sums[4:]), int(sums[0]), centre, sums[1:4])
-
-
-def _histogram(counts: np.ndarray) -> np.ndarray:
-    """The counters that took turns, added up; empty where there are none."""
-    return counts.reshape(TURNS, -1).sum(axis=0).astype(np.int64)
+    sums = blocks.total(add, np.zeros(4))
+    return Survey(int(sums[0]), centre, sums[1:4])
 
 
 def fuse_selected(
@@ -141,7 +110,7 @@ def fuse_selected(
     the coefficients that survive. mask_deltas: positions that are not kept stay at the base;
     otherwise the selection decides the coefficients alone.
     """
-    models = len(blocks.models)
+    models, plain = len(blocks.models), blocks.plain
 
     def trim(block: Block) -> int:
         """Set what is not selected to 0; how many positions are selected."""
@@ -153,6 +122,11 @@ def fuse_selected(
         return int(np.count_nonzero(mask_P))
 
     def add(block: Block, sums: np.ndarray) -> None:
+        lowest = border.lowest(block)
+        if plain and lowest is not None:
+            if not add_kept_squares(*block.stored, lowest, sums):
+                block.require_finite()
+            return
         sums[models] += trim(block)
         for s, row_P in enumerate(block.delta_SP):
             sums[s] += sum_of_products(row_P, row_P)
@@ -167,6 +141,11 @@ def fuse_selected(
 
     def apply(block: Block) -> np.ndarray:
         out_P = block.empty()
+        lowest = border.lowest(block) if mask_deltas else np.uint32(0)
+        if plain and lowest is not None:
+            shares = tuple(votes_S), tuple(coefficient_S)
+            add_agreeing_kept(*block.stored, lowest, *shares, out_P)
+            return out_P
         if mask_deltas:
             trim(block)
         add_agreeing(

@@ -41,7 +41,14 @@ def ties(blocks: Blocks, params: Params) -> Merged:
     def trim(block: Block, s: int, delta_P: np.ndarray) -> None:
         borders[s][0].trim(block, delta_P)
 
-    return sum_deltas(blocks, params, trim, elect_sign=True, keep_norm=params.rescale)
+    def smallest(block: Block) -> list[np.float32] | None:
+        found = [border.smallest(block) for (border,) in borders]
+        listed = [one for one in found if one is not None]
+        return listed if len(listed) == len(found) else None
+
+    return sum_deltas(
+        blocks, params, trim, smallest=smallest, elect_sign=True, keep_norm=params.rescale
+    )
 
 
 def kept_of(size: int, density: float) -> int:
