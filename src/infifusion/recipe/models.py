@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import field_validator
 
+from infifusion.recipe.engine import Engine
 from infifusion.strict import Strict
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -17,7 +18,7 @@ SystemPlace = Literal["keep", "merge_into_user", "drop"]
 class Model(Strict):
     """A pivot or a source: what `from_pretrained` needs."""
 
-    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file")
+    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file", "engine")
 
     model: str
     """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name; or a GGUF
@@ -58,6 +59,10 @@ class Model(Strict):
     """Of a source: its logits are divided by it before it teaches (top-K, entropy, bits per byte).
     fit: the one with the lowest cross-entropy on data.validation_share, which must be above 0. The
     answers of write_responses and the scores of the source itself are not touched by it."""
+    engine: Engine | None = None
+    """Runs the model in a vLLM server in place of this process, for its teacher pass, its answers
+    and its scores. `model` then names the folder (or hub name) with its config.json and tokenizer,
+    without weights if need be; the pivot is still trained here. See docs/scaling.md."""
 
     @field_validator("chat_template_kwargs")
     @classmethod
