@@ -34,8 +34,9 @@ class StandIn:
     """Faults, which can be changed while it runs:
 
     slow: seconds before each answer. die_after: scored texts after which connections are dropped
-    (`alive` set to True brings it back; so does back_after, in seconds). broken: names of what is wrong with answers: nan, fewer,
-    entries, status500, other_form, no_list, ungold, mass. seen: prompts of all scoring requests.
+    (`alive` set to True brings it back; so does back_after, in seconds). broken: what is wrong with
+    answers: nan, null, impossible, fewer, entries, status500, other_form, no_list, ungold, mass;
+    short. noise: of log-probabilities. seen: prompts of all scoring requests.
     """
 
     def __init__(self, brain: Brain, tokenizer: Tokenizer, **faults: Any) -> None:
@@ -113,6 +114,7 @@ class StandIn:
         log_TV = self.brain(ids)
         if self.noise:
             log_TV = log_TV + np.random.default_rng().normal(scale=self.noise, size=log_TV.shape)
+            log_TV -= np.log(np.exp(log_TV).sum(axis=1, keepdims=True))
         rows: list[Any] = [None]
         for t, token in enumerate(ids[1:]):
             order = np.argsort(-log_TV[t], kind="stable")[:entries].tolist()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import shlex
+import shutil
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from infifusion.data.tokenizers import encode, tokenizer_of
-from infifusion.engine.engine import Remote, open_engine
+from infifusion.engine.engine import Remote, open_engine, require_library
 from infifusion.engine.probe import Expected, served_from
 from infifusion.engine.tail import KIND
+from infifusion.errors import InfiFusionError, RecipeError, RunError
 from infifusion.recipe import Model
 from infifusion.store.records import read_record, write_record
 from infifusion.teacher.load import vocabulary_size
@@ -17,7 +20,9 @@ from infifusion.teacher.load import vocabulary_size
 ENGINE = "engine.json"
 """What served a stage: written before any shard, so that a stage that goes on finds it."""
 MOST_SPECIAL = 100
-"""Special tokens whose ids are compared, in texts of SPECIAL_TOGETHER."""
+"""Special tokens whose ids are compared."""
+SHORTLY = 3.0
+"""Seconds that `check` waits for a server."""
 
 
 @contextlib.contextmanager
@@ -45,6 +50,47 @@ def in_engine(
         if kept is not None and before is None:
             write_record(kept, remote.served.as_json())
         yield remote
+
+
+def look_at_engines(models: Mapping[str, Model], *, ask: bool) -> tuple[list[str], list[str]]:
+    """(what each model's engine is, what is wrong with it), by the models' keys. ask: servers that
+    run are asked; one that does not answer is said, and no problem: a run waits for it."""
+    lines, problems = [], []
+    for where, model in models.items():
+        if (engine := model.engine) is None:
+            continue
+        try:
+            require_library()
+            if engine.command is not None:
+                program = shlex.split(engine.command)[0]
+                if shutil.which(program) is None:
+                    raise RecipeError(
+                        f"engine.command: there is no program {program!r} on the PATH. Give its "
+                        "path, such as /path/to/venv/bin/vllm."
+                    )
+                lines.append(f"  engine    {where}: started by {program}")
+            elif not ask:
+                lines.append(f"  engine    {where}: {', '.join(engine.urls)}, not asked")
+            else:
+                lines.append(f"  engine    {where}: {_as_found(model, where)}")
+        except RunError as error:
+            lines.append(
+                f"  engine    {where}: {error} A run waits {engine.patience:.0f} s for it."
+            )
+        except InfiFusionError as error:
+            problems.append(f"{where}: {error}")
+    return lines, problems
+
+
+def _as_found(model: Model, where: str) -> str:
+    assert model.engine is not None
+    shortly = model.engine.model_copy(update={"patience": SHORTLY})
+    with in_engine(model.model_copy(update={"engine": shortly}), where=where) as remote:
+        found = remote.served
+        return (
+            f"vLLM {found.version} serves {found.serves}, texts of at most {found.max_model_len} "
+            f"tokens, {found.entries} entries a position; its tokenizer is the one here"
+        )
 
 
 def estimate_in_words() -> str:
