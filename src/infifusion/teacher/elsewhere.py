@@ -5,17 +5,24 @@ from __future__ import annotations
 import contextlib
 import shlex
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
 from infifusion.data.tokenizers import encode, tokenizer_of
-from infifusion.engine.engine import Remote, open_engine, require_library
+from infifusion.engine.beliefs import believed
+from infifusion.engine.engine import Prompt, Remote, open_engine, require_library
 from infifusion.engine.probe import Expected, served_from
 from infifusion.engine.tail import KIND
 from infifusion.errors import InfiFusionError, RecipeError, RunError
 from infifusion.recipe import Model
 from infifusion.store.records import read_record, write_record
-from infifusion.teacher.load import vocabulary_size
+from infifusion.teacher.load import vocabulary_size, window_in_config
+from infifusion.teacher.rows import Row
+from infifusion.types import Rendered
 
 ENGINE = "engine.json"
 """What served a stage: written before any shard, so that a stage that goes on finds it."""
@@ -50,6 +57,58 @@ def in_engine(
         if kept is not None and before is None:
             write_record(kept, remote.served.as_json())
         yield remote
+
+
+def answers_from(remote: Remote, rows: Sequence[Row], *, ends: Sequence[int]) -> Iterator[Row]:
+    """Yield every row when its engine has answered it, as batching.answers does of a model here.
+    Drawn answers have the server's own random numbers, by the row's seed."""
+    waiting = list(rows)
+    while waiting:
+        asked, waiting = {row.number: row for row in waiting}, []
+        prompts = (
+            Prompt(
+                number=row.number,
+                ids=[*row.prompt, *row.ids],
+                room=row.room - len(row.ids),
+                name=row.name,
+                temperature=row.draw.temperature,
+                top_p=row.draw.top_p,
+                seed=row.draw.seed + len(row.ids),
+                stops=row.stops,
+            )
+            for row in list(asked.values())
+        )
+        for prompt, ids, by_string in remote.answers(prompts, ends=ends):
+            row = asked[prompt.number]
+            row.ids += ids
+            # The server reads the text of a token otherwise than we do: the answer goes on.
+            if by_string and not row.is_done(set(ends)):
+                waiting.append(row)
+            else:
+                yield row
+
+
+class Behind:
+    """A source in its engine."""
+
+    def __init__(self, remote: Remote, model: Model) -> None:
+        self._remote = remote
+        limits = [window_in_config(model), remote.served.max_model_len]
+        self.window = min((limit for limit in limits if limit is not None), default=None)
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase, stops: Iterable[int]) -> list[int]:
+        """The tokens at which it stops."""
+        return sorted(stops)
+
+    def run(self, rows: Sequence[Row], at_once: int, ends: Sequence[int]) -> Iterator[Row]:
+        """Every row when it is done; the server decides how many at once."""
+        return answers_from(self._remote, rows, ends=ends)
+
+    def entropy(self, rendered: Rendered, names: list[str]) -> NDArray[np.float32]:
+        """Of every position, in nats, estimated (engine.tail)."""
+        whole = [(0, len(rendered))]
+        ((_, beliefs, _),) = believed(self._remote, rendered, whole, top_k=1, names=names)
+        return beliefs.entropy_U
 
 
 def look_at_engines(models: Mapping[str, Model], *, ask: bool) -> tuple[list[str], list[str]]:
