@@ -1,4 +1,4 @@
-"""What the client of an engine does in a second, and its memory, with a server that answers at once.
+"""What the client of an engine does in a second, and its memory; the server answers at once.
 
     .venv/bin/python benchmarks/engine_client.py [--positions 1000000] [--json FILE]
 

@@ -33,9 +33,7 @@ MODELS = Path(os.environ.get("INFIFUSION_REAL_MODELS", SHARED / "models"))
 EXAMPLES = 24
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not PYTHON, reason="INFIFUSION_VLLM names no Python with vLLM: make engines"
-    ),
+    pytest.mark.skipif(not PYTHON, reason="INFIFUSION_VLLM names no vLLM: make engines"),
     pytest.mark.skipif(
         not (MODELS / "smollm2" / "config.json").is_file(),
         reason=f"{MODELS} holds no smollm2: run ../shared/models/fetch.py",
