@@ -141,14 +141,16 @@ class Client:
             self._heard = time.monotonic()
             return content
 
-    async def first(self, work: Callable[[Server], Coroutine[Any, Any, Result]]) -> Result:
-        """Ask the first server something, and wait until it is there."""
-        server, tries = self.servers[0], 0
+    async def first(
+        self, work: Callable[[Server], Coroutine[Any, Any, Result]]
+    ) -> tuple[Server, Result]:
+        """Ask whichever server is there first, and wait until one is."""
+        tries = 0
         while True:
             self._alive()
-            if server.not_before <= time.monotonic():
+            if (server := self._free()) is not None:
                 try:
-                    return await work(server)
+                    return server, await work(server)
                 except NotThere as error:
                     self._is_away(server, error)
                 except Broke as error:
@@ -185,6 +187,10 @@ class Client:
                 server.known = True
 
     async def _close(self) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
         for server in self.servers:
             await server.close()
 

@@ -154,13 +154,12 @@ def open_engine(
         )
         stack.callback(client.close)
         name = engine.serves
-        served = client.run(client.first(lambda server: look(server, name, expected)))
+        first, served = client.run(client.first(lambda server: look(server, name, expected)))
         if kept is not None and (differs := differences(kept, served)):
             raise ArtifactError(
                 f"{where}: what is there so far was made with another engine: {differs}. Let the "
                 "engine serve what it did, or run again with --redo to make it all anew."
             )
-        first = client.servers[0]
         first.known = True
 
         async def check(server: Server) -> None:
@@ -179,7 +178,9 @@ def open_engine(
 
 
 async def _look_at_others(client: Client, check: Callable[[Server], Awaitable[None]]) -> None:
-    for server in client.servers[1:]:
+    for server in client.servers:
+        if server.known:
+            continue
         try:
             await check(server)
             server.known = True

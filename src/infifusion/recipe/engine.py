@@ -63,8 +63,6 @@ class Engine(Strict):
                 fits, parts = False, None
             if parts is None or not fits or parts.query or parts.fragment:
                 raise ValueError("expected an address such as http://HOST:8000/v1")
-            if parts.username is not None or parts.password is not None:
-                raise ValueError("leave the password out of the address: api_key_from names a key")
         if len({str(one).rstrip("/") for one in listed}) < len(listed):
             raise ValueError("an address stands there twice")
         return value
@@ -90,16 +88,6 @@ class Engine(Strict):
                 )
         return value
 
-    @field_validator("api_key_from")
-    @classmethod
-    def _names_a_secret(cls, value: str | None) -> str | None:
-        if value is not None and not NAMES_A_SECRET.fullmatch(value):
-            raise ValueError(
-                "expected the name of an environment variable that ends in KEY, TOKEN, SECRET or "
-                "PASSWORD (not the key itself)"
-            )
-        return value
-
     @field_validator(
         "logprobs", "in_flight", "patience", "tensor_parallel_size", "pipeline_parallel_size"
     )
@@ -112,7 +100,7 @@ class Engine(Strict):
     @model_validator(mode="before")
     @classmethod
     def _holds_no_key(cls, values: Any) -> Any:
-        return refuse_a_key(values)
+        return without_secrets(values)
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
@@ -136,11 +124,23 @@ class Engine(Strict):
 PARALLEL_FIELDS = ("tensor_parallel_size", "pipeline_parallel_size")
 
 
-def refuse_a_key(values: Any) -> Any:
-    """ValueError where the key itself is given, which must not stand in a file."""
-    if isinstance(values, dict) and "api_key" in values:
+def without_secrets(values: Any) -> Any:
+    """ValueError where a secret itself is given, which must not stand in a file. Here, as what a
+    single field refuses is shown in its message."""
+    if not isinstance(values, dict):
+        return values
+    if "api_key" in values:
         raise ValueError(
             "a key does not belong into a file: put it into an environment variable, and give that "
             "variable's name as api_key_from"
         )
+    name, url = values.get("api_key_from"), values.get("url")
+    if isinstance(name, str) and not NAMES_A_SECRET.fullmatch(name):
+        raise ValueError(
+            "api_key_from: expected the name of an environment variable that ends in KEY, TOKEN, "
+            "SECRET or PASSWORD, not the key itself"
+        )
+    listed = url if isinstance(url, list) else [url]
+    if any(isinstance(one, str) and "@" in one for one in listed):
+        raise ValueError("url: leave the password out of the address: api_key_from names a key")
     return values
