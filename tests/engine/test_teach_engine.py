@@ -20,6 +20,7 @@ from infifusion.stages.teach import teach
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import read_json
 from infifusion.teacher.cache import BeliefReader
+from infifusion.teacher.elsewhere import look_at_engines
 from infifusion.teacher.load import vocabulary_size
 from infifusion.types import Beliefs
 
@@ -280,3 +281,24 @@ def test_at_least_sixty_four_are_under_way_and_every_parameter_is_sent(
     sent |= {"frequency_penalty", "seed", "n", "stop", "stop_token_ids", "min_tokens"}
     assert all(sent <= body.keys() for body in server.bodies)
     assert json.dumps(server.bodies[0])  # plain values
+
+
+def test_check_says_what_the_server_is(recipe_of: Recipes, serve: Serve) -> None:
+    server, absent = serve("a"), serve("a", alive=False)
+    other = serve("b")
+    models = {
+        url: recipe_of({"url": url}).sources["a"] for url in (server.url, absent.url, other.url)
+    }
+    lines, problems = look_at_engines(models, ask=True)
+    assert "vLLM 0.32.0 serves the-model, texts of at most 4096 tokens, 20 entries" in lines[0]
+    assert "No server has answered" in lines[1] and "A run waits 20 s for it" in lines[1]
+    assert len(lines) == 2 and len(problems) == 1 and "another tokenizer" in problems[0]
+    command = recipe_of({"command": "no-such-program serve {model}"}).sources["a"]
+    assert "there is no program" in look_at_engines({"a": command}, ask=True)[1][0]
+    assert look_at_engines({"a": models[absent.url]}, ask=False)[0][0].endswith("not asked")
+
+
+def test_the_first_address_may_be_away(recipe_of: Recipes, folder: RunFolder, serve: Serve) -> None:
+    absent, there = serve("a", alive=False), serve("a")
+    teach(recipe_of({"url": [absent.url, there.url]}), folder, "a")
+    assert len(scored_texts(there, folder)) == len(load_rendered(folder.rendered("a", "train")))
