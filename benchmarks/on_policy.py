@@ -36,10 +36,10 @@ from few_labels import spread, write_data
 
 from infifusion.data.store import read_lines
 from infifusion.demo.domains import DOMAINS
-from infifusion.demo.suite import make_suite
 from infifusion.estimate.plan import plan_recipe
 from infifusion.evals.statistics import compare
 from infifusion.recipe import Recipe, load_recipe
+from infifusion.setup.suite import make_suite
 from infifusion.stages.run import run_recipe
 from infifusion.store.records import read_json, write_json
 

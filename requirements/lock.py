@@ -24,7 +24,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 BUILD = "setuptools>=77\n"
 PYTHON = "3.11"  # the oldest; markers cover the others
-EXTRAS = {"run": (), "work": ("test", "bench", "check", "docs", "gguf")}
+EXTRAS = {"run": (), "work": ("test", "bench", "check", "docs", "gguf", "vllm")}
 
 
 def main() -> None:

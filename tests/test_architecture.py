@@ -17,6 +17,7 @@ HANDS = {
     "process",
     "store",
     "data",
+    "engine",
     "teacher",
     "train",
     "evals",

@@ -3,10 +3,10 @@ from __future__ import annotations
 import pytest
 
 from infifusion.demo.domains import DOMAINS, problems
-from infifusion.demo.suite import as_record
 from infifusion.demo.tasks import TASKS
 from infifusion.evals.scoring import Output, score_outputs, summarise
 from infifusion.sandbox.programs import available
+from infifusion.setup.suite import as_record
 
 needs_sandbox = pytest.mark.skipif(not available()[0], reason=f"no sandbox: {available()[1]}")
 EACH = [pytest.param(d, marks=needs_sandbox if d == "code" else ()) for d in DOMAINS]

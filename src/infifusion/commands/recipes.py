@@ -198,8 +198,8 @@ def demo(
     seed: Annotated[int, Option(help="Decides every random choice.")] = 0,
 ) -> None:
     """Make four tiny models, fuse them, report; offline. Takes about five minutes on two cores."""
-    from infifusion.demo import make_suite
     from infifusion.recipe import load_recipe
+    from infifusion.setup.suite import make_suite
     from infifusion.stages.run import run_recipe
 
     recipe = make_suite(run_dir / "suite", seed=seed)

@@ -1,5 +1,2 @@
-"""The demo: synthetic domains with checkable answers, tiny specialists, one fused pivot."""
-
-from infifusion.demo.suite import make_suite
-
-__all__ = ["make_suite"]
+"""The demo's parts: synthetic domains with checkable answers, tiny specialists. `setup/suite.py`
+makes its folder of them."""

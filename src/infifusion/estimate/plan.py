@@ -49,7 +49,7 @@ def plan_recipe(
     rows = estimate(case)
     notes += _too_large(rows, hardware)
     advice = advice_in(case)
-    notes += _of_own_text(case)
+    notes += _of_own_text(case) + _of_engines(case)
     return {
         "recipe": recipe.name,
         "device": hardware.name,
@@ -106,6 +106,20 @@ def _settle(
         return recipe
     notes.append(f"arithmetic: {', '.join(gains)} in bfloat16, as the run will decide here")
     return in_bfloat16(recipe, gains, train=models[PIVOT].stored == 2)
+
+
+def _of_engines(case: Case) -> list[str]:
+    """What servers are asked for: it takes them as long as they take, which is not in the hours."""
+    found = []
+    for name in case.resolved.taught:
+        if case.in_engine(name):
+            lengths = case.train(name)
+            found.append(
+                f"{name} runs in its engine: {lengths.examples:,.0f} requests with "
+                f"{lengths.tokens:,.0f} tokens for its teacher pass; a server's rate is not known, "
+                "so the hours are without it"
+            )
+    return found
 
 
 def rates_are_known(device: str) -> bool:

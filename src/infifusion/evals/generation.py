@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from lm_eval.models.huggingface import HFLM
@@ -19,6 +19,8 @@ from infifusion.data.render import Chat
 from infifusion.data.template import NEXT_TURN
 from infifusion.data.tokenize import ends_of
 from infifusion.data.tokenizers import encode
+from infifusion.engine.engine import Remote
+from infifusion.errors import RecipeError
 from infifusion.evals.same_answer.reasoning import of_a_mark
 from infifusion.evals.scoring import Output
 from infifusion.process.bar import progress_bar
@@ -27,6 +29,7 @@ from infifusion.process.meter import Meter
 from infifusion.recipe import SystemPlace
 from infifusion.teacher.answer import end_ids
 from infifusion.teacher.batching import answers
+from infifusion.teacher.elsewhere import answers_from
 from infifusion.teacher.rows import Draw, Row
 from infifusion.types import Message
 
@@ -49,15 +52,17 @@ class GreedyLM(Base):
         batch_size: int | BatchSize = 1,
         chat: bool = False,
         system: SystemPlace = "keep",
+        remote: Remote | None = None,
         **options: Any,
     ) -> None:
         """`model` is loaded already: lm-eval then leaves processes and devices alone. chat: the
         prompts are written by its chat template, which also says where an answer ends; system:
-        where system messages go (recipe.Model.system)."""
+        where system messages go (recipe.Model.system). remote: the same model in its engine, which
+        answers; `model` then says its limits alone, and needs no weights."""
         less = "a smaller max_new_tokens"
         if isinstance(batch_size, int):
             batch_size = BatchSize(batch_size, setting="batch_size", less=less)
-        self.fitting = batch_size
+        self.fitting, self._remote = batch_size, remote
         super().__init__(pretrained=model, backend="causal", batch_size=batch_size.size, **options)
         self.outputs: dict[Key, Output] = {}
         self.end_ids = end_ids(self.model, self.tokenizer)
@@ -123,7 +128,7 @@ class GreedyLM(Base):
         rooms = {}
         for key in new:
             prompt, settings = self._encode(key[0]), json.loads(key[1])
-            room = min(settings["max_gen_toks"], self.max_length - len(prompt))
+            room = min(settings["max_gen_toks"], self._window() - len(prompt))
             if room < 1:
                 self.outputs[key] = Output("", too_long=True)
             else:
@@ -134,13 +139,32 @@ class GreedyLM(Base):
             def work(size: int) -> None:
                 left = [key for key in rooms if key not in self.outputs]
                 rows = [self._row(number, key, *rooms[key]) for number, key in enumerate(left)]
-                for row in answers(self.model, rows, ends=self.end_ids, at_once=size):
+                for row in self._answers(rows, size):
                     key = left[row.number]
                     self.outputs[key] = self._output(row, json.loads(key[1])["until"])
                     self._count(meter, row, self.outputs[key])
 
             self.fitting.fit(work)
         return [self.outputs[key].text for key in keys]
+
+    def _answers(self, rows: list[Row], at_once: int) -> Iterator[Row]:
+        if self._remote is not None:
+            return answers_from(self._remote, rows, ends=self.end_ids)
+        return answers(self.model, rows, ends=self.end_ids, at_once=at_once)
+
+    def _window(self) -> int:
+        """Most tokens of a text."""
+        limit = None if self._remote is None else self._remote.served.max_model_len
+        return self.max_length if limit is None else min(self.max_length, limit)
+
+    def _loglikelihood_tokens(self, *arguments: Any, **options: Any) -> Any:
+        """lm-eval's questions of the kind "how likely is this?": asked of a model here alone."""
+        if self._remote is not None:
+            raise RecipeError(
+                "evaluate.tasks: a task of lm-eval asks how likely given answers are, which is not "
+                "asked of an engine yet. Take tasks that generate, or remove the model's engine."
+            )
+        return super()._loglikelihood_tokens(*arguments, **options)
 
     def _asked(self, settings: dict[str, Any]) -> dict[str, Any]:
         """lm-eval's settings of a generation, with what its own tasks may leave out."""
@@ -185,7 +209,8 @@ class GreedyLM(Base):
             seed = f"{settings['seed']} {settings['sample']} {key[0]}"
             draw = Draw(settings["temperature"], settings["top_p"], zlib.crc32(seed.encode()))
         name = f"the prompt {key[0][:SHOWN]!r}"
-        return Row(number, prompt, room, name, draw, ended if stops else None)
+        end = ended if stops else None
+        return Row(number, prompt, room, name, draw, end, tuple(stops))
 
     def _text(self, prompt: list[int], ids: list[int]) -> str:
         """The answer as the scorers see it, up to the end of the turn."""

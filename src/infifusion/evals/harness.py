@@ -21,6 +21,7 @@ from infifusion.recipe import Model
 from infifusion.sandbox.programs import require_sandbox
 
 if TYPE_CHECKING:
+    from infifusion.engine.engine import Remote
     from infifusion.evals.lm_tasks import Sampling
 
 
@@ -40,6 +41,7 @@ def evaluate_model(
     samples: int = 1,
     temperature: float = 0.0,
     top_p: float = 1.0,
+    remote: Remote | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Generate, greedily by default, judge, write out/<task>.jsonl (one item a line), return the
     summaries.
@@ -54,6 +56,7 @@ def evaluate_model(
         together.
     apply_chat_template: auto applies it where the tokenizer has one.
     samples, temperature, top_p: answers per item, and how they are drawn; `seed` draws them too.
+    remote: the model in its engine, which answers in its place; its weights are not loaded.
 
     The summary of a task is scoring.summarise. Raises DataError for bad items, CheckpointError for
     a model that does not load, SandboxError, before anything is generated, where code cannot be run
@@ -63,7 +66,9 @@ def evaluate_model(
         require_sandbox()
     summaries = {}
     with _quietly(), tempfile.TemporaryDirectory(prefix="infifusion-tasks-") as folder:
-        loaded_model, chat = _load_model(model, apply_chat_template, batch_size=batch_size)
+        loaded_model, chat = _load_model(
+            model, apply_chat_template, batch_size=batch_size, remote=remote
+        )
         from infifusion.evals.lm_any import lm_items
         from infifusion.evals.lm_tasks import Sampling, load_lm_tasks
 
@@ -201,17 +206,27 @@ def _ask(
 
 
 def _load_model(
-    model: Model, apply_chat_template: bool | Literal["auto"], *, batch_size: int | BatchSize
+    model: Model,
+    apply_chat_template: bool | Literal["auto"],
+    *,
+    batch_size: int | BatchSize,
+    remote: Remote | None,
 ) -> tuple[Any, bool]:
     """The model ready to be asked, and whether its chat template is used."""
     from infifusion.data.tokenizers import tokenizer_of
     from infifusion.evals.generation import GreedyLM
-    from infifusion.teacher.load import load_model
+    from infifusion.teacher.load import load_model, without_weights
 
-    loaded, tokenizer = load_model(model), tokenizer_of(model)
+    loaded = load_model(model) if remote is None else without_weights(model)
+    tokenizer = tokenizer_of(model)
     chat = bool(tokenizer.chat_template) if apply_chat_template == "auto" else apply_chat_template
     lm = GreedyLM(
-        loaded, tokenizer=tokenizer, batch_size=batch_size, chat=chat, system=model.system
+        loaded,
+        tokenizer=tokenizer,
+        batch_size=batch_size,
+        chat=chat,
+        system=model.system,
+        remote=remote,
     )
     return lm, chat
 

@@ -5,6 +5,7 @@ abbreviates and returns a `Resolved`. models.py, data.py and steps.py hold the f
 """
 
 from infifusion.recipe.data import Data, DataFile, DataSource, PromptSource, WriteResponses
+from infifusion.recipe.engine import Engine
 from infifusion.recipe.fields import LONGEST_NAME
 from infifusion.recipe.models import Dtype, Model, SystemPlace
 from infifusion.recipe.recipe import (
@@ -36,6 +37,7 @@ __all__ = [
     "DataSource",
     "Distill",
     "Dtype",
+    "Engine",
     "Evaluate",
     "Fuse",
     "FuseTarget",

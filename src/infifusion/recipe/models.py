@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
+from infifusion.recipe.engine import Engine
 from infifusion.recipe.steps import Lora
 from infifusion.strict import Strict
 
@@ -36,7 +37,14 @@ class Tune(Strict):
 class Model(Strict):
     """A pivot or a source: what `from_pretrained` needs."""
 
-    LATER = ("chat_template_kwargs", "chat_template_date", "system", "gguf_file", "tune")
+    LATER = (
+        "chat_template_kwargs",
+        "chat_template_date",
+        "system",
+        "gguf_file",
+        "tune",
+        "engine",
+    )
 
     model: str
     """Folder of a Hugging Face checkpoint, relative to the recipe file, or a hub name; or a GGUF
@@ -81,6 +89,10 @@ class Model(Strict):
     """Of a source: fine-tune a copy of it first, which then teaches in its place, and is scored as
     source:NAME beside untuned:NAME. Answers of write_responses are its own from before, and are not
     among what it is tuned on."""
+    engine: Engine | None = None
+    """Runs the model in a vLLM server in place of this process, for its teacher pass, its answers
+    and its scores. `model` then names the folder (or hub name) with its config.json and tokenizer,
+    without weights if need be; the pivot is still trained here. See docs/scaling.md."""
 
     @field_validator("chat_template_kwargs")
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from infifusion.recipe.data import DataFile
+from infifusion.recipe.elsewhere import engine_problems
 from infifusion.recipe.fields import LONGEST_NAME, Fields
 from infifusion.recipe.runs import held_out_problems, on_policy_problems
 from infifusion.registry import nearest
@@ -25,6 +26,7 @@ def problems_of(recipe: Fields) -> Iterable[str]:
     yield from _domain_problems(recipe)
     yield from held_out_problems(recipe)
     yield from on_policy_problems(recipe)
+    yield from engine_problems(recipe)
 
 
 def _name_problems(recipe: Fields) -> Iterable[str]:

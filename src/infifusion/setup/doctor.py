@@ -36,6 +36,7 @@ MUCH_BUSY = 0.25
 """Share of the cores that other jobs may keep busy without a word."""
 EXTRAS = {
     "gguf": "a model in a GGUF file",
+    "aiohttp": "a model in a vLLM server (engine)",
     "bitsandbytes": "quantization: 4bit or 8bit of a model",
     "deepspeed": "parallel: deepspeed",
 }

@@ -28,6 +28,7 @@ from infifusion.stages.merge import check_merge
 from infifusion.stages.rendering import Renderer, look_at_chat, open_renderer
 from infifusion.store.folders import PIVOT, model_called
 from infifusion.teacher.arithmetic import auto_in_words
+from infifusion.teacher.elsewhere import look_at_engines
 from infifusion.teacher.small import small_copy
 from infifusion.train.adapters import adapter_parameters
 from infifusion.train.arguments import try_arguments
@@ -57,8 +58,9 @@ def check_recipe(
         list(chain(*parts)) for parts in zip(*looked, strict=True)
     )
     model_lines, model_problems, readable = _look_at_models(recipe, examples)
+    engine_lines, engine_problems = look_at_engines(_models(recipe), ask=ask_hub and not offline)
     name_problems, fitting = _name_problems(recipe, resolved)
-    problems = [*model_problems, *data_problems, *name_problems]
+    problems = [*model_problems, *engine_problems, *data_problems, *name_problems]
     if recipe.evaluate.data and not Path(recipe.evaluate.data).is_dir():
         problems.append(f"evaluate.data: there is no folder {recipe.evaluate.data}.")
     if recipe.write_responses is not None:
@@ -74,7 +76,7 @@ def check_recipe(
     mix = [f"  mix       {mix_in_words(parts)}"] if parts and len(recipe.data.train) > 1 else []
     advice = advice_on(recipe, parts) if parts else []
     warned = [f"  WARNING   {sentence}." for sentence in advice]
-    looked_at = [*model_lines, *data_lines, *mix, *tried]
+    looked_at = [*model_lines, *engine_lines, *data_lines, *mix, *tried]
     return "\n".join([_in_words(recipe, resolved, looked_at), *warned])
 
 
@@ -117,7 +119,8 @@ def _trials(
             key = f"{as_json(model)} {_state_of(model)}"
             mine = {name: run for name, run in different.items() if _key_of(run.of) == where}
             tried = {name: f"{key} {name}" for name in mine}
-            if where not in readable:
+            elsewhere = where != PIVOT and model.engine is not None and not mine
+            if where not in readable or elsewhere:
                 continue
             if {key, *tried.values()} <= FINE:
                 done += [where, *(f"a step of {run.where}" for run in mine.values())]
@@ -182,13 +185,14 @@ def _look_at(model: Model, plain_template: str) -> tuple[str, Renderer | None]:
                 f"the folder {folder} holds no config.json. Give the folder that save_pretrained "
                 "wrote (of a training run often its checkpoint-N)."
             )
-        if folder.is_dir() and not any(folder.glob("*.safetensors")):
+        behind = model.engine is not None and model.engine.command is None  # weights are there
+        if folder.is_dir() and not behind and not any(folder.glob("*.safetensors")):
             raise CheckpointError(
                 f"the folder {folder} holds no .safetensors weights. Pickled weights are not read; "
                 "save the model again with save_pretrained."
             )
         renderer = open_renderer(model, plain_template=plain_template)
-        if folder.is_dir():
+        if folder.is_dir() and not behind:
             require_causal_model(folder, renderer.tokenizer, own_code=model.trust_remote_code)
         if model.quantization is not None:
             quantization_config(model.quantization)

@@ -100,6 +100,16 @@ def check_target(target: FuseTarget) -> None:
 def require_rows(recipe: Recipe, run: TrainingRun) -> None:
     """RecipeError where the run's loss reads logits and its target has rows that come of none."""
     targets = recipe.resolve().targets
+    taught = {s for t in targets if t.name == run.target for s in t.sources}
+    pivot = any(t.name == run.target and t.pivot_as_source for t in targets)
+    models = {**recipe.sources, **({PIVOT: recipe.pivot} if pivot else {})}
+    behind = [n for n, one in models.items() if n in {*taught, PIVOT} and one.engine is not None]
+    if behind and run.loss not in WITHOUT_ZSCORES:
+        raise RecipeError(
+            f"distill.{run.name}: the loss {run.loss} reads the mean and the spread of all logits, "
+            f"which no server gives, and {behind[0]} has an engine. Take another loss (kl, "
+            "reverse_kl, jsd), or run that source without its engine."
+        )
     inside = any(t.name == run.target and t.inside is not None for t in targets)
     if inside and run.loss not in WITHOUT_ZSCORES:
         raise RecipeError(

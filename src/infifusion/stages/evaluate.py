@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from infifusion.data.store import load_examples, load_rendered
+from infifusion.engine.engine import Remote
 from infifusion.errors import RecipeError
 from infifusion.evals.harness import evaluate_model, merge_parts, read_items
 from infifusion.evals.statistics import compare
@@ -29,6 +31,7 @@ from infifusion.store.receipts import Pieces, hashes_of
 from infifusion.store.records import Json, read_record, write_json, write_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.bits import by_domain, response_bytes, response_nats
+from infifusion.teacher.elsewhere import in_engine
 
 PARTS, DONE = "parts", "part.json"
 
@@ -86,14 +89,28 @@ def _work(
     shares = [out / PARTS / f"{number}-of-{world_size()}" for number in range(world_size())]
 
     def make(missing: list[Path]) -> Iterator[tuple[Path, Json]]:
-        for receipt in missing:
-            if tasks:
-                _answer(recipe, model, tasks, receipt.parent)
-            begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
-            names = [example.id for example in held_out]
-            title = f"bits per byte of {name}"
-            nats_N = response_nats(model, rendered, begin, end, names=names, title=title)
-            yield receipt, {"nats": nats_N.tolist()}
+        if not missing:
+            return
+        longest = int(np.diff(rendered.offset_N1).max(initial=0))
+        with contextlib.ExitStack() as stack:
+            remote = None
+            if model.engine is not None:
+                asked = in_engine(model, where=f"evaluate {name}", longest=longest)
+                remote = stack.enter_context(asked)
+            for receipt in missing:
+                if tasks:
+                    _answer(recipe, model, tasks, receipt.parent, remote)
+                begin, end = (len(rendered) * (rank() + more) // world_size() for more in (0, 1))
+                nats_N = response_nats(
+                    model,
+                    rendered,
+                    begin,
+                    end,
+                    names=[example.id for example in held_out],
+                    title=f"bits per byte of {name}",
+                    remote=remote,
+                )
+                yield receipt, {"nats": nats_N.tolist()}
 
     def finish() -> Finished:
         scores = {key: merge_parts(shares, out, task) for key, task in tasks.items()}
@@ -122,7 +139,9 @@ def _work(
     return Work(finish, Parts([share / DONE for share in shares], pieces, make))
 
 
-def _answer(recipe: Recipe, model: Model, tasks: dict[str, Task], out: Path) -> None:
+def _answer(
+    recipe: Recipe, model: Model, tasks: dict[str, Task], out: Path, remote: Remote | None
+) -> None:
     """Write the model's answers to this process's share of the items."""
     asked = recipe.evaluate
     evaluate_model(
@@ -143,6 +162,7 @@ def _answer(recipe: Recipe, model: Model, tasks: dict[str, Task], out: Path) -> 
         samples=asked.samples,
         temperature=asked.temperature,
         top_p=asked.top_p,
+        remote=remote,
     )
 
 

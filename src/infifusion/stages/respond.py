@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +23,11 @@ from infifusion.store.folders import RunFolder
 from infifusion.store.hashes import sha256_of_text
 from infifusion.store.identity import running_identity, tokenizer_fields
 from infifusion.store.receipts import FilePieces
-from infifusion.store.records import Json
+from infifusion.store.records import Json, read_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
-from infifusion.teacher.answer import Answer, Sampling, answer, end_ids
-from infifusion.teacher.forward import believe, make_teacher
-from infifusion.teacher.load import load_model
-from infifusion.teacher.window import window_of
-from infifusion.types import Beliefs, Example, Prompt, Written
+from infifusion.teacher.answer import Answer, Here, Sampling, answer_by
+from infifusion.teacher.elsewhere import ENGINE, Behind, estimate_in_words, in_engine
+from infifusion.types import Example, Prompt, Written
 
 FAULTS = ("unfinished", "empty", "no_room", "unreadable")
 
@@ -61,9 +60,11 @@ def _work(recipe: Recipe, asked: WriteResponses, folder: RunFolder, name: str) -
     def make(missing: list[Path]) -> Iterator[tuple[Path, Json]]:
         if not missing:
             return
-        writer = Writer(recipe, asked, name)
         total = sum(len(some[path]) for path in missing)
-        with progress_bar(f"respond {name}", total, "prompts") as meter:
+        with (
+            _writer(recipe, asked, name, out) as writer,
+            progress_bar(f"respond {name}", total, "prompts") as meter,
+        ):
             for path in missing:
                 shard = shards.index(path)
                 seed = int(sha256_of_text(str(recipe.seed), name, str(shard))[:8], 16)
@@ -73,22 +74,33 @@ def _work(recipe: Recipe, asked: WriteResponses, folder: RunFolder, name: str) -
     def finish() -> Finished:
         counts = _counts([one for path in shards for one in load_answers(path)], prompts)
         extra = {"left_out": left_out, "shards": len(shards)}
-        return Finished(files=shards, counts={**counts, **extra}, said=_in_words(counts))
+        if recipe.sources[name].engine is not None:
+            extra["engine"] = {**read_record(out / ENGINE), "entropy": estimate_in_words()}
+        files = [*out.glob(ENGINE), *shards]
+        return Finished(files=files, counts={**counts, **extra}, said=_in_words(counts))
 
     return Work(finish, Parts(shards, FilePieces(out), make))
 
 
-class Writer:
-    """A source, loaded, that answers prompts and says how unsure it was."""
+@contextmanager
+def _writer(recipe: Recipe, asked: WriteResponses, name: str, out: Path) -> Iterator[Writer]:
+    """The source, ready to answer, here or in its engine."""
+    model = recipe.sources[name]
+    if model.engine is None:
+        yield Writer(recipe, asked, name, by=Here(model, recipe.teach))
+        return
+    with in_engine(model, where=f"sources.{name}", kept=out / ENGINE) as remote:
+        yield Writer(recipe, asked, name, by=Behind(remote, model))
 
-    def __init__(self, recipe: Recipe, asked: WriteResponses, name: str) -> None:
+
+class Writer:
+    """A source, ready, that answers prompts and says how unsure it was."""
+
+    def __init__(
+        self, recipe: Recipe, asked: WriteResponses, name: str, *, by: Here | Behind | None = None
+    ) -> None:
         model = recipe.sources[name]
-        self._teacher = make_teacher(
-            load_model(model),
-            top_k=1,
-            batch_tokens=recipe.teach.batch_tokens,
-            head_rows=recipe.teach.head_rows,
-        )
+        self._by = by or Here(model, recipe.teach)
         self._sampling = Sampling(
             max_new_tokens=asked.max_new_tokens,
             batch_size=asked.batch_size,
@@ -97,16 +109,11 @@ class Writer:
             top_p=asked.top_p,
         )
         self._renderer = open_renderer(model, plain_template=recipe.data.plain_template)
-        self._ends = end_ids(self._teacher.model, self._renderer.tokenizer)
+        self._ends = self._by.ends(self._renderer.tokenizer, self._renderer.ends.stops)
         self._batch = BatchSize(
             asked.batch_size,
             setting="write_responses.batch_size",
             less="smaller write_responses.samples and max_new_tokens, quantization of the model",
-        )
-        self._tokens = BatchSize(
-            recipe.teach.batch_tokens,
-            setting="teach.batch_tokens",
-            less="a smaller teach.head_rows",
         )
 
     def answers(
@@ -122,8 +129,14 @@ class Writer:
             # From the seed on, so that the answers are those of a recipe with this size.
             sampling = replace(self._sampling, batch_size=size)
             made: dict[int, list[Answer]] = {}
-            for batch in answer(
-                self._teacher.model, ids, ends=ends, sampling=sampling, seed=seed, names=names
+            for batch in answer_by(
+                lambda rows, at_once: self._by.run(rows, at_once, ends),
+                ids,
+                window=self._by.window,
+                ends=ends,
+                sampling=sampling,
+                seed=seed,
+                names=names,
             ):
                 made |= batch
                 advance(len(batch))
@@ -158,7 +171,7 @@ class Writer:
             for place, one in enumerate(written)
             if one.fault is None
         }
-        window = window_of(self._teacher.model.config.get_text_config())
+        window = self._by.window
         done, marked = list(written), dict[int, Tokenized]()
         tokenized = self._renderer.tokenize_fitting(list(examples.values()))
         for place, one in zip(examples, tokenized, strict=True):
@@ -172,12 +185,8 @@ class Writer:
             return done
         rendered = as_rendered(list(marked.values()))
         names = [examples[place].id for place in marked]
-
-        def work(size: int) -> Beliefs:
-            sized = replace(self._teacher, batch_tokens=size)
-            return believe(sized, rendered, 0, len(rendered), names=names)
-
-        nats_N = without_end(self._tokens.fit(work).entropy_U, rendered.start_R, rendered.row_N1)
+        entropy_U = self._by.entropy(rendered, names)
+        nats_N = without_end(entropy_U, rendered.start_R, rendered.row_N1)
         for place, nats in zip(marked, nats_N.tolist(), strict=True):
             size = len(done[place].response.encode())
             done[place] = replace(done[place], entropy=round(nats / size, 7))
@@ -189,6 +198,7 @@ def _fingerprint(recipe: Recipe, asked: WriteResponses, model: Model) -> dict[st
     later = {"tests", "code", "choose", "params"}
     return {
         "model": running_identity(model),
+        **({} if model.engine is None else {"entropy": estimate_in_words()}),
         "tokenizer": tokenizer_fields(model),
         "plain_template": recipe.data.plain_template,
         "prompts": [

@@ -14,18 +14,20 @@ import numpy as np
 
 from infifusion.align.evidence import bits_per_byte
 from infifusion.data.store import Label, load_labels, load_rendered
+from infifusion.engine.beliefs import believed
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank
 from infifusion.process.wording import counted
 from infifusion.recipe import Model, Recipe
-from infifusion.store.folders import RunFolder, model_called, tuning_read
+from infifusion.store.folders import PIVOT, RunFolder, model_called, tuning_read
 from infifusion.store.identity import prepared_hash, running_identity
-from infifusion.store.receipts import FilePieces
-from infifusion.store.records import Json
+from infifusion.store.receipts import FilePieces, receipt_of
+from infifusion.store.records import Json, read_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.calibrate import calibrated, temperature_identity, temperature_of
+from infifusion.teacher.elsewhere import ENGINE, estimate_in_words, in_engine
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Beliefs, Rendered
@@ -53,6 +55,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             "rendered": prepared_hash(folder, rendered),
             "top_k": recipe.teach.top_k,
             "shard_examples": recipe.teach.shard_examples,
+            **({} if model.engine is None else {"entropy": estimate_in_words()}),
         },
         reads=read,
         work=partial(_work, recipe, folder, name, model),
@@ -73,6 +76,9 @@ def _work(recipe: Recipe, folder: RunFolder, name: str, model: Model) -> Work:
     shards = list(examples)
 
     def make(missing: list[Path]) -> Iterator[tuple[Path, Json]]:
+        if model.engine is not None:
+            yield from _from_engine(recipe, name, model, rendered, labels, examples, missing, out)
+            return
         kept = out / TEMPERATURE
         # All shards may be there, and the temperature lost: damaged, and deleted by --redo.
         unfitted = model.temperature == "fit" and rank() == 0 and not kept.exists()
@@ -102,13 +108,68 @@ def _work(recipe: Recipe, folder: RunFolder, name: str, model: Model) -> Work:
         temperature = temperature_of(model, out / TEMPERATURE)
         bits = ", ".join(f"{one} {value:.2f}" for one, value in counts["bits_per_byte"].items())
         at = "" if temperature == 1.0 else f" at temperature {temperature:.4f}"
+        behind = {} if model.engine is None else {"engine": _of_engine(out, shards)}
         return Finished(
-            files=[*out.glob(TEMPERATURE), *shards],
-            counts={**counts, "shards": len(shards), "temperature": temperature},
+            files=[*out.glob(TEMPERATURE), *out.glob(ENGINE), *shards],
+            counts={**counts, "shards": len(shards), "temperature": temperature, **behind},
             said=f"{counted(counts['positions'], 'position')}{at}; bits per byte: {bits}",
         )
 
     return Work(finish, Parts(shards, FilePieces(out), make))
+
+
+def _from_engine(
+    recipe: Recipe,
+    name: str,
+    model: Model,
+    rendered: Rendered,
+    labels: list[Label],
+    examples: dict[Path, tuple[int, int]],
+    missing: list[Path],
+    out: Path,
+) -> Iterator[tuple[Path, Json]]:
+    """Write the missing shards by asking the model's engine, each when it is whole."""
+    if not missing and (out / ENGINE).exists():
+        return
+    shards = list(examples)
+    ranges = [examples[path] for path in missing]
+    tokens = np.diff(rendered.offset_N1)
+    total = sum(int(tokens[begin:end].sum()) for begin, end in ranges)
+    where = name if name == PIVOT else f"sources.{name}"
+    asked = in_engine(
+        model,
+        where=where,
+        top_k=recipe.teach.top_k,
+        longest=int(tokens.max(initial=0)),
+        kept=out / ENGINE,
+    )
+    with asked as remote, progress_bar(f"teach {name}", total, "tokens") as meter:
+        found = believed(
+            remote,
+            rendered,
+            ranges,
+            top_k=recipe.teach.top_k,
+            names=[label.id for label in labels],
+            advance=meter.advance,
+        )
+        for number, beliefs, bounds in found:
+            path = missing[number]
+            write_shard(out, shards.index(path), beliefs, vocabulary=remote.vocabulary)
+            yield path, {"entropy": bounds.as_json()}
+
+
+def _of_engine(out: Path, shards: list[Path]) -> Json:
+    """What served a pass, and how far its entropies are known: nats a position, the mean of the
+    estimates and of their bounds."""
+    sums = [read_record(receipt_of(out, path.name))["entropy"] for path in shards]
+    positions = max(1, sum(one["positions"] for one in sums))
+    means = {
+        key: round(sum(one[key] for one in sums) / positions, 4)
+        for key in ("estimate", "least", "most")
+    }
+    served = read_record(out / ENGINE)
+    kept = {key: served[key] for key in ("kind", "serves", "version", "entries")}
+    return {**kept, "entropy": {"estimated_by": estimate_in_words(), **means}}
 
 
 def teacher_of(model: Model, recipe: Recipe) -> Teacher:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,21 @@ from infifusion.store.records import read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
+CAPACITY = (
+    *("m", "model", "host", "port", "max-model-len", "max-logprobs", "max-num-seqs"),
+    *("max-num-batched-tokens", "gpu-memory-utilization", "kv-cache-memory-bytes", "swap-space"),
+    *("block-size", "enforce-eager", "enable-prefix-caching", "no-enable-prefix-caching"),
+    *("data-parallel-size", "uvicorn-log-level", "disable-log-requests", "disable-log-stats"),
+)
+"""Options of a vLLM server that change what it takes, or how fast it is, and no probability."""
+
 
 def model_identity(model: Model) -> dict[str, Any]:
     """A folder by the contents of its files, a hub model by name and revision. Its temperature is
-    left out: it changes only what the model teaches (teacher.calibrate)."""
-    values = {key: value for key, value in as_json(model).items() if key != "temperature"}
+    left out: it changes only what the model teaches (teacher.calibrate); and so is its engine,
+    which matters only where it is run (running_identity)."""
+    apart = ("temperature", "engine")
+    values = {key: value for key, value in as_json(model).items() if key not in apart}
     return {**values, "files": _folder_identity(Path(model.model))}
 
 
@@ -35,7 +46,17 @@ def data_identity(data: Data) -> dict[str, Any]:
 
 def running_identity(model: Model) -> dict[str, Any]:
     """The same of a model that is run as it is. In half precision the logits are float32, which
-    those of earlier versions were not: what they made is not gone on with."""
+    those of earlier versions were not: what they made is not gone on with. In an engine: what that
+    serves, by what the recipe says of it; not where it is, nor how fast. What it was found to serve
+    stands in the stage's own folder (teacher.elsewhere)."""
+    if (engine := model.engine) is not None:
+        behind = {
+            "kind": engine.kind,
+            "serves": engine.serves,
+            "logprobs": engine.logprobs,
+            "options": _deciding(shlex.split(engine.command or "")),
+        }
+        return {**model_identity(model), "engine": behind}
     half = model.dtype != "float32" and (model.dtype != "auto" or pick_device() != "cpu")
     return {**model_identity(model), **({"logits": "float32"} if half else {})}
 
@@ -53,7 +74,7 @@ def tokenizer_fields(model: Model) -> dict[str, Any]:
         "chat_template": model.chat_template,
         "files": files,
         **({"stops": stops} if isinstance(stops := stops_of(Path(model.model)), list) else {}),
-        **{key: said[key] for key in Model.LATER if key in said},
+        **{key: said[key] for key in Model.LATER if key in said and key != "engine"},
     }
 
 
@@ -95,3 +116,14 @@ def _folder_identity(folder: Path) -> dict[str, str]:
     require_one_model(folder)
     names = [*sorted(folder.glob("*.safetensors")), folder / "config.json"]
     return {path.name: sampled_sha256(path) for path in names if path.is_file()}
+
+
+def _deciding(words: list[str]) -> list[str]:
+    """The options of a server's command with their values, without those of its CAPACITY."""
+    found, kept = [], False
+    for word in words:
+        if word.startswith("-"):
+            kept = word.lstrip("-").partition("=")[0] not in CAPACITY
+        if kept:
+            found.append(word)
+    return found

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from infifusion.process.memory import BatchSize
+from infifusion.recipe import Model, Teach
 from infifusion.store.hashes import sha256_of_text
 from infifusion.teacher.batching import answers
+from infifusion.teacher.forward import believe, make_teacher
+from infifusion.teacher.load import load_model
 from infifusion.teacher.rows import Draw, Row
 from infifusion.teacher.window import window_of
+from infifusion.types import Beliefs, Rendered
 
 
 @dataclass(frozen=True)
@@ -60,7 +67,29 @@ def answer(
     of its own, by seed, prompt and sample: equal ones give equal answers, whatever the batch, up to
     its rounding.
     """
-    window = window_of(model.config.get_text_config())
+    yield from answer_by(
+        lambda rows, at_once: answers(model, rows, ends=ends, at_once=at_once),
+        prompts,
+        window=window_of(model.config.get_text_config()),
+        ends=ends,
+        sampling=sampling,
+        seed=seed,
+        names=names,
+    )
+
+
+def answer_by(
+    run: Callable[[Sequence[Row], int], Iterable[Row]],
+    prompts: Sequence[list[int]],
+    *,
+    window: int | None,
+    ends: Sequence[int],
+    sampling: Sampling,
+    seed: int,
+    names: Sequence[str],
+) -> Iterator[dict[int, list[Answer]]]:
+    """The same by whatever runs rows: run(rows, how many at once) yields each when it is done.
+    window: most tokens of a text."""
     rows = []
     for number, ids in enumerate(prompts):
         room = sampling.max_new_tokens
@@ -74,7 +103,7 @@ def answer(
             rows.append(Row(number * sampling.samples + sample, ids, room, names[number], draw))
     found: dict[int, dict[int, Answer]] = defaultdict(dict)
     at_once = sampling.batch_size * sampling.samples
-    for row in answers(model, rows, ends=ends, at_once=at_once):
+    for row in run(rows, at_once):
         number, sample = divmod(row.number, sampling.samples)
         found[number][sample] = _up_to_end(row.ids, ends)
         if len(found[number]) == sampling.samples:
@@ -85,3 +114,38 @@ def answer(
 def _up_to_end(row: list[int], ends: Iterable[int]) -> Answer:
     end = next((place for place, token in enumerate(row) if token in ends), None)
     return Answer(row if end is None else row[:end], finished=end is not None)
+
+
+class Here:
+    """A source in this process."""
+
+    def __init__(self, model: Model, settings: Teach) -> None:
+        self._teacher = make_teacher(
+            load_model(model),
+            top_k=1,
+            batch_tokens=settings.batch_tokens,
+            head_rows=settings.head_rows,
+        )
+        self._tokens = BatchSize(
+            settings.batch_tokens,
+            setting="teach.batch_tokens",
+            less="a smaller teach.head_rows",
+        )
+        self.window = window_of(self._teacher.model.config.get_text_config())
+
+    def ends(self, tokenizer: PreTrainedTokenizerBase, stops: Iterable[int]) -> list[int]:
+        """The tokens at which it stops."""
+        return end_ids(self._teacher.model, tokenizer)
+
+    def run(self, rows: Sequence[Row], at_once: int, ends: Sequence[int]) -> Iterator[Row]:
+        """Every row when it is done."""
+        return answers(self._teacher.model, rows, ends=ends, at_once=at_once)
+
+    def entropy(self, rendered: Rendered, names: list[str]) -> NDArray[np.float32]:
+        """Of every position, in nats."""
+
+        def work(size: int) -> Beliefs:
+            sized = replace(self._teacher, batch_tokens=size)
+            return believe(sized, rendered, 0, len(rendered), names=names)
+
+        return self._tokens.fit(work).entropy_U

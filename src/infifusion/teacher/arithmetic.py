@@ -117,8 +117,10 @@ def auto_in_words(recipe: Recipe) -> str | None:
 
 
 def _gaining(recipe: Recipe) -> dict[str, Model]:
-    """The models of a recipe that would run in bfloat16 on a CPU that is good at it."""
-    models = {PIVOT: recipe.pivot, **recipe.sources}
+    """The models of a recipe that would run in bfloat16 on a CPU that is good at it. Of a source in
+    an engine its server decides."""
+    here = {name: one for name, one in recipe.sources.items() if one.engine is None}
+    models = {PIVOT: recipe.pivot, **here}
     return {name: model for name, model in models.items() if _gains(model)}
 
 

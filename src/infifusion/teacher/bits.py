@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from infifusion.data.tokenize import without_end
+from infifusion.engine.beliefs import gold_log_probabilities
+from infifusion.engine.engine import Remote
 from infifusion.errors import DataError
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
@@ -37,11 +39,27 @@ def bits_per_byte_by_domain(
 
 
 def response_nats(
-    model: Model, rendered: Rendered, begin: int, end: int, *, names: list[str], title: str
+    model: Model,
+    rendered: Rendered,
+    begin: int,
+    end: int,
+    *,
+    names: list[str],
+    title: str,
+    remote: Remote | None = None,
 ) -> NDArray[np.float64]:
-    """Minus the log-probability (nats) of each response of examples [begin, end): [N]."""
+    """Minus the log-probability (nats) of each response of examples [begin, end): [N]. remote: the
+    model in its engine, which is asked in its place."""
     if begin == end:
         return np.zeros(0)
+    row_N1 = rendered.row_N1[begin : end + 1]
+    start_U = rendered.start_R[row_N1[0] : row_N1[-1]]
+    if remote is not None:
+        with progress_bar(title, end - begin, "texts") as meter:
+            gold_U = gold_log_probabilities(
+                remote, rendered, begin, end, names=names, advance=lambda _: meter.advance(1)
+            )
+        return -without_end(gold_U, start_U, row_N1 - row_N1[0])
     teacher = make_teacher(load_model(model), top_k=1, batch_tokens=BATCH_TOKENS, head_rows=None)
     tokens = BatchSize(
         BATCH_TOKENS, setting="tokens at once (bits per byte)", less="a smaller data.max_length"
@@ -58,8 +76,6 @@ def response_nats(
                 advance=meter.advance,
             )
         )
-    row_N1 = rendered.row_N1[begin : end + 1]
-    start_U = rendered.start_R[row_N1[0] : row_N1[-1]]
     return -without_end(beliefs.gold_U, start_U, row_N1 - row_N1[0])
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -105,6 +106,18 @@ def load_whole(model: str, **settings: Any) -> PreTrainedModel:
             "Copy or download the whole folder again."
         )
     return loaded
+
+
+def without_weights(model: Model) -> PreTrainedModel:
+    """A model by its config alone, on no device: for what asks a model for its limits and settings
+    while an engine runs it."""
+    config = AutoConfig.from_pretrained(
+        model.model, revision=model.revision, trust_remote_code=model.trust_remote_code
+    )
+    with torch.device("meta"):
+        made = AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
+    made.generation_config.eos_token_id = stops_in_config(model) or None
+    return made.eval()
 
 
 def vocabulary_size(model: Model) -> int:

@@ -17,19 +17,19 @@ class Draw:
     def __init__(self, temperature: float = 0.0, top_p: float = 1.0, seed: int = 0) -> None:
         """seed: of this row alone."""
         self.greedy = temperature == 0
-        self._temperature, self._top_p = temperature, top_p
+        self.temperature, self.top_p, self.seed = temperature, top_p, seed
         self._generator = torch.Generator().manual_seed(seed % 2**63)
 
     def token(self, logits_V: torch.Tensor) -> int:
         """One token by its float32 logits [V]."""
         if self.greedy:
             return int(logits_V.argmax())
-        prob_V = (logits_V / self._temperature).softmax(dim=0).cpu()
-        if self._top_p >= 1:
+        prob_V = (logits_V / self.temperature).softmax(dim=0).cpu()
+        if self.top_p >= 1:
             return int(torch.multinomial(prob_V, 1, generator=self._generator))
         sorted_V, ids_V = prob_V.sort(descending=True, stable=True)
         # A token stays while those before it have less than top_p together: the first always does.
-        sorted_V[sorted_V.cumsum(dim=0) - sorted_V >= self._top_p] = 0
+        sorted_V[sorted_V.cumsum(dim=0) - sorted_V >= self.top_p] = 0
         return int(ids_V[torch.multinomial(sorted_V, 1, generator=self._generator)])
 
 
@@ -38,8 +38,9 @@ class Row:
     """One answer under way.
 
     number: whose it is, for the caller. room: most tokens that it may have. name: for errors.
-    ended: whether its tokens are a whole answer; None where the end tokens alone tell. ids: its
-    tokens so far, the end token among them.
+    ended: whether its tokens are a whole answer; None where the end tokens alone tell. stops: the
+    texts by which `ended` tells, for a server that is to stop there. ids: its tokens so far, the
+    end token among them.
     """
 
     number: int
@@ -48,6 +49,7 @@ class Row:
     name: str
     draw: Draw
     ended: Callable[[list[int]], bool] | None = None
+    stops: tuple[str, ...] = ()
     ids: list[int] = field(default_factory=list)
 
     def is_done(self, ends: set[int]) -> bool:

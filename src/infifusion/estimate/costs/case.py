@@ -134,6 +134,12 @@ class Case:
             return not self.hardware.on_cpu
         return model.dtype != "float32"
 
+    def in_engine(self, name: str) -> bool:
+        """Whether a server runs a model where it is not trained: neither its time nor its memory is
+        of this process."""
+        model = self.recipe.pivot if name == PIVOT else self.recipe.sources[name]
+        return model.engine is not None
+
     def trains_in_half(self, run: TrainingRun) -> bool:
         """Whether a run's products are in half precision."""
         return not self.hardware.on_cpu or bool(run.training.get("bf16"))

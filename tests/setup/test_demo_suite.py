@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from infifusion.demo import suite
 from infifusion.demo.domains import DOMAINS, split_of
 from infifusion.demo.models import PIVOT, SOURCES
 from infifusion.errors import ArtifactError
 from infifusion.recipe import DataSource, load_recipe
+from infifusion.setup import suite
 from infifusion.store.records import read_json
 
 
