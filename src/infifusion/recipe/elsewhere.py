@@ -27,8 +27,8 @@ def engine_problems(recipe: Fields) -> Iterable[str]:
         command = getattr(recipe.sources[name].engine, "command", None)
         if recipe.sources[name].tune is not None and "{model}" not in str(command):
             yield (
-                f"sources.{name}.engine: the copy that `tune` makes is what teaches; give a command "
-                "in which {model} stands for its folder, or remove one of the two"
+                f"sources.{name}.engine: the copy that `tune` makes teaches; give a command in "
+                "which {model} stands for its folder, or remove one of the two"
             )
     taught = {name: fuse.sources or [*recipe.sources] for name, fuse in recipe.fuse.items()}
     for name, fuse in recipe.fuse.items():
