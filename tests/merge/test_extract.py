@@ -131,5 +131,5 @@ def test_what_no_adapter_can_carry_is_said_or_refused(tmp_path):
     with pytest.raises(CheckpointError, match="hidden_act"):
         extracted(tmp_path, 4, tuned="other", out="no")
     with pytest.raises(RecipeError, match="without an adapter"):
-        extracted(tmp_path, 4, base="base+adapter", out="no")
+        extracted(tmp_path, 4, base=f"base+{tmp_path / 'adapter'}", out="no")
     assert not (tmp_path / "no").exists()

@@ -392,7 +392,9 @@ def test_a_vocabulary_without_the_token_of_pictures_is_refused(seeing):
 def test_two_modules_cannot_both_stack_layers(tmp_path):
     made(tmp_path / "a", LlamaConfig(**SMALL))
     stacked = {"slices": [{"sources": [{"model": "a", "layer_range": [0, 2]}]}]}
-    with pytest.raises(RecipeError, match="modules.mlp stacks layers, as another module does"):
+    with pytest.raises(
+        RecipeError, match="modules.self_attn stacks layers, as another module does"
+    ):
         merged(tmp_path, merge_method="passthrough",
                modules={"self_attn": stacked, "mlp": stacked})  # fmt: skip
     assert not (tmp_path / "out").exists()

@@ -136,14 +136,14 @@ def said_by_default(dense: Mapping[str, Any], mixture: dict[str, Any], *, where:
     if isinstance(one, str) or isinstance(other, str):
         return {}
     ours, theirs = one.to_dict(), other.to_dict()
-    given = {key for key in mixture if key not in dense} | OWN
+    given = mixture.keys() | OWN
     found = {
         key: value
         for key, value in ours.items()
         if key in theirs and key not in given and value != theirs[key]
     }
     kinds = set(ours.get("layer_types") or ())
-    if "use_sliding_window" in ours and "layer_types" not in theirs:
+    if "use_sliding_window" in ours:
         if len(kinds) > 1:
             raise CheckpointError(
                 f"{where}: some of its layers have a window and others have not "

@@ -230,9 +230,9 @@ def find_model(name: str, folder: Path, *, pickles: bool = False) -> Path:
         )
     if "+" in name:
         raise CheckpointError(
-            f"{name!r:.200} is no folder, and no name on the hub has a '+'. A model takes one "
-            "adapter at a time (model+adapter): merge the first one (merge_method: passthrough), "
-            "then give that folder + the second. A tokenizer's folder takes none."
+            f"{name!r:.200}: there is no such folder, and one adapter is merged into a model at a "
+            "time (model+adapter; none into a tokenizer). Merge the first one (merge_method: "
+            "passthrough), then give that folder + the second."
         )
     from huggingface_hub import snapshot_download
 

@@ -283,8 +283,7 @@ def _of_prompts(file: MoeFile, base: Model) -> np.ndarray:
     states = HiddenStates(base.home, known, tensors, cheap=cheap)
     found = []
     for expert in file.experts:
-        for_LH = states.mean(expert.positive_prompts)
-        row_LH = for_LH
+        row_LH = for_LH = states.mean(expert.positive_prompts)
         if expert.negative_prompts:
             row_LH = for_LH - states.mean(expert.negative_prompts)
         if not np.isfinite(row_LH).all():
