@@ -119,8 +119,7 @@ def _trials(
             key = f"{as_json(model)} {_state_of(model)}"
             mine = {name: run for name, run in different.items() if _key_of(run.of) == where}
             tried = {name: f"{key} {name}" for name in mine}
-            elsewhere = where != PIVOT and model.engine is not None and not mine
-            if where not in readable or elsewhere:
+            if where not in readable or (where != PIVOT and model.engine and not mine):
                 continue
             if {key, *tried.values()} <= FINE:
                 done += [where, *(f"a step of {run.where}" for run in mine.values())]

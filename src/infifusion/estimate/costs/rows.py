@@ -50,8 +50,7 @@ def _prepare(case: Case) -> Iterator[Row]:
 
 
 def _tune(case: Case) -> Iterator[Row]:
-    for run in case.resolved.tuned:
-        yield _training(case, run, None, first=not case.resolved.runs)
+    yield from (_training(case, run, None, first=False) for run in case.resolved.tuned)
 
 
 def teach_job(case: Case, name: str) -> tuple[Work, float]:
