@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -124,9 +125,10 @@ def _put(part: _Rows, first: int, found: Scored, vocabulary: int, top_k: int) ->
 
 def _empty(rows: int, top_k: int, exact: bool) -> Beliefs:
     unknown = [np.full(rows, np.nan, np.float32) for _ in range(3)]
+    logprob_UK: Any = np.zeros((rows, top_k), np.float32 if exact else np.float16)
     return Beliefs(
         np.zeros((rows, top_k), np.int32),
-        np.zeros((rows, top_k), np.float32 if exact else np.float16),
+        logprob_UK,
         np.zeros(rows, np.float32),
         np.zeros(rows, np.float32),
         *unknown,

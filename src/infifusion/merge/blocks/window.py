@@ -50,7 +50,7 @@ class Window:
         above, at_high, at_low, found = count_near(
             bits_P, np.uint32(self.low), np.uint32(self.high), out
         )
-        return Near(above, at_high, at_low, out[:found].copy())
+        return Near(int(above), int(at_high), int(at_low), out[:found].copy())
 
 
 def borders_near(
