@@ -16,7 +16,6 @@ from conftest import write_jsonl
 from infifusion.errors import RunError
 from infifusion.process.memory import BatchSize, ran_out
 from infifusion.recipe import Recipe, load_recipe
-from infifusion.stages import respond as responding
 from infifusion.stages import teach as teaching
 from infifusion.stages.distill import distill
 from infifusion.stages.evaluate import evaluate
@@ -25,7 +24,7 @@ from infifusion.stages.respond import respond
 from infifusion.stages.teach import teach
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import read_json
-from infifusion.teacher import load
+from infifusion.teacher import answer, load
 from infifusion.train import run as training
 
 MORE_THAN_THERE_IS = 1 << 55  # bytes
@@ -163,8 +162,8 @@ def test_answers_are_those_of_a_recipe_with_half_the_batch_size(
         for size in (6, 3)
     )
     respond(three, RunFolder(tmp_path / "three"), "a")
-    most = limited(responding.load_model, 6, len)  # three prompts, two samples each
-    monkeypatch.setattr(responding, "load_model", most)
+    most = limited(answer.load_model, 6, len)  # three prompts, two samples each
+    monkeypatch.setattr(answer, "load_model", most)
     respond(six, RunFolder(tmp_path / "six"), "a")
     assert "write_responses.batch_size: 6 does not fit" in said.text
     pairs = [files(tmp_path / name / "respond/a", "*.jsonl") for name in ("six", "three")]

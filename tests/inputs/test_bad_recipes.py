@@ -50,7 +50,7 @@ def test_the_walk_finds_every_field_of_every_model() -> None:
     assert len(found) >= 100, "the recipe has at least a hundred fields; the walk missed some"
     assert models_in(Recipe) == {
         "Recipe", "Model", "Data", "DataSource", "WriteResponses", "PromptSource", "Teach", "Fuse",
-        "Distill", "Lora", "OnPolicy", "Merge", "Evaluate",
+        "Distill", "Lora", "OnPolicy", "Merge", "Evaluate", "Tune", "Engine",
     }  # fmt: skip
     for model in (Recipe, *(field.annotation for field in Recipe.model_fields.values())):
         for name in getattr(model, "model_fields", {}):

@@ -24,6 +24,7 @@ from infifusion.stages import respond as stage
 from infifusion.stages.rendering import open_renderer
 from infifusion.store.folders import RunFolder
 from infifusion.store.records import read_json
+from infifusion.teacher import answer
 
 LEFT = {"a?\n": "#### 1", "bb?\n": "#### 2", "ccc?\n": "é #### 3"}
 RIGHT = {"dddd?\n": "#### 4", "eeeee?\n": "#### 5", "ffffff?\n": "#### 6"}
@@ -249,7 +250,7 @@ def test_a_second_run_answers_nothing_again(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("a finished stage was computed again")
 
-    monkeypatch.setattr(stage, "load_model", refuse)
+    monkeypatch.setattr(answer, "load_model", refuse)
     monkeypatch.setattr("infifusion.stages.choose.decided", refuse)
     recipe = yaml.safe_load((finished / "recipe.yaml").read_text(encoding="utf-8"))
     assert run(finished, recipe) == finished / "out"
