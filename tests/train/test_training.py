@@ -24,7 +24,6 @@ from infifusion.losses.gate import FollowingGate
 from infifusion.losses.kl import Params
 from infifusion.losses.sparse import SparseTarget
 from infifusion.recipe import Lora, Model
-from infifusion.train import callbacks
 from infifusion.train.arguments import check_arguments
 from infifusion.train.batches import Collator, Conversations
 from infifusion.train.chunked import with_position_loss
@@ -202,19 +201,6 @@ def test_micro_batches_take_the_same_step_as_one_batch(
         torch.testing.assert_close(weights[1][name], whole, rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(weights[2][name], whole, rtol=1e-5, atol=1e-6)
     assert any(not torch.equal(before[n], w) for n, w in weights[0].items())
-
-
-def test_free_memory_within_the_heap_is_given_back_between_steps(
-    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    given: list[None] = []
-    monkeypatch.setattr(callbacks, "give_back_freed_memory", lambda: given.append(None))
-    monkeypatch.setattr(callbacks, "TRIM_STEPS", 2)
-    history, weights = run(start, tmp_path / "often", training={"max_steps": 5})
-    assert history["steps"] == 5 and len(given) == 2
-    monkeypatch.undo()
-    _, other = run(start, tmp_path / "seldom", training={"max_steps": 5})
-    assert all(torch.equal(weights[name], other[name]) for name in weights)
 
 
 def test_plain_fine_tuning_needs_no_target(start: Path, tmp_path: Path) -> None:

@@ -127,17 +127,6 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, -1)  # never
 
 
-def give_back_freed_memory() -> None:
-    """Give the system the pages that lie free within glibc's heap.
-
-    Steps of different lengths leave gaps that no later tensor fits: a run of SmolLM2-135M that
-    needs 6 GB had 11 after 70 steps (docs/log.md). The pages are faulted in again where they are
-    needed, so it is done between steps, and seldom. No effect with another C library.
-    """
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
-
-
 def pick_dtype(name: str, device: str) -> torch.dtype:
     """A torch dtype by name; `auto` is bfloat16 on an accelerator and float32 on a CPU."""
     import torch

@@ -1,5 +1,4 @@
-"""The user's own callbacks of a training run, the loggers of `report_to`, and the one that gives
-memory back."""
+"""The user's own callbacks of a training run, and the loggers of `report_to`."""
 
 from __future__ import annotations
 
@@ -10,38 +9,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback
 from transformers.integrations.integration_utils import (
     INTEGRATION_TO_CALLBACK,
     get_available_reporting_integrations,
 )
 
 from infifusion.errors import RecipeError
-from infifusion.process.runtime import give_back_freed_memory
 from infifusion.registry import nearest
 
 TENSORBOARD_DIR = "TENSORBOARD_LOGGING_DIR"  # where transformers' callback writes
-TRIM_STEPS = 10
-"""Steps after which free memory within the heap is given back."""
 CallbackMaker = tuple[str, Callable[[], Any]]
 """What the recipe calls a callback, and the class or function that it stands for."""
 PACKAGES = {"azure_ml": "azureml-core", "comet_ml": "comet-ml", "kubeflow": "kubeflow-trainer"}
 """Packages that are not called as transformers calls the logger."""
-
-
-class GivesMemoryBack(TrainerCallback):
-    """Every TRIM_STEPS steps the system gets what the heap has gathered of gaps."""
-
-    def on_step_end(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """Of an optimizer step."""
-        if state.global_step % TRIM_STEPS == 0:
-            give_back_freed_memory()
 
 
 def make_callbacks(makers: Sequence[CallbackMaker]) -> list[TrainerCallback]:

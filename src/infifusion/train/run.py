@@ -26,7 +26,7 @@ from infifusion.store.receipts import mark_of
 from infifusion.train.adapters import with_lora
 from infifusion.train.arguments import make_arguments
 from infifusion.train.batches import Collator, Conversations
-from infifusion.train.callbacks import GivesMemoryBack, loggers_of, logging_to, make_callbacks
+from infifusion.train.callbacks import loggers_of, logging_to, make_callbacks
 from infifusion.train.checkpoints import Checkpoints
 from infifusion.train.chunked import with_position_loss
 from infifusion.train.gate import GateLearns
@@ -132,8 +132,6 @@ def train(job: Job, out: Path, *, name_of: Callable[[int], str]) -> dict[str, An
             healthy = (lambda: True) if rounds is None else rounds.is_healthy
             trainer.add_callback(Watch(trainer.loss_of_step, job.stop_at_rise, healthy))
             trainer.remove_callback(PrinterCallback)  # our meter and history say it
-            if arguments.device.type == "cpu":
-                trainer.add_callback(GivesMemoryBack())
             trainer.train(resume_from_checkpoint=newest)
             _save(trainer, job, dtype, out / "model")
     # Without a gate all count fully, which a checkpoint of an earlier version says, too.
