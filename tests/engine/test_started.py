@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,8 +13,11 @@ from pathlib import Path
 
 import pytest
 import standin
+import yaml
 from conftest import lives
+from typer.testing import CliRunner
 
+from infifusion.commands import cli
 from infifusion.engine.engine import open_engine
 from infifusion.engine.probe import Expected
 from infifusion.errors import RecipeError, RunError
@@ -116,7 +120,7 @@ def test_several_processes_do_not_start_one_each(
         ({"url": "http://h:1/v1", "tensor_parallel_size": 2}, "belongs to command"),
         ({"url": "http://h:1/v1", "api_key_from": "sk-123"}, "not the key itself"),
         ({"url": "http://h:1/v1", "api_key": "sk-123"}, "does not belong into a file"),
-        ({"url": "http://h:1/v1", "in_flight": 0}, "above 0"),
+        ({"url": "http://h:1/v1", "in_flight": 0}, "greater than or equal to 1"),
     ],
 )
 def test_fields_that_do_not_fit_are_refused(
@@ -129,6 +133,30 @@ def test_fields_that_do_not_fit_are_refused(
     with pytest.raises(RecipeError, match=said) as error:
         Recipe.from_mapping(values, where="test")
     assert "sk-123" not in str(error.value) and "secret@" not in str(error.value)
+
+
+def test_the_plan_has_neither_time_nor_memory_of_what_a_server_runs(
+    suite: Path, make_recipe: Callable[..., dict], tmp_path: Path
+) -> None:
+    def rows(**engines: dict) -> dict[tuple[str, str], dict]:
+        values = make_recipe(suite)
+        for name, engine in engines.items():
+            values["sources"][name]["engine"] = engine
+        file = tmp_path / "recipe.yaml"
+        file.write_text(yaml.safe_dump(values), encoding="utf-8")
+        said = CliRunner().invoke(cli.app, ["plan", str(file), "--json"])
+        assert said.exit_code == 0, said.output
+        return {(row["stage"], row["name"]): row for row in json.loads(said.stdout)["rows"]}
+
+    here = rows()
+    there = rows(a={"kind": "vllm", "url": "http://127.0.0.1:1/v1"})
+    for row in (("teach", "a"), ("evaluate", "source:a")):
+        assert here[row]["seconds"] > 0 and here[row]["flops"] > 0
+        assert there[row]["seconds"] == there[row]["flops"] == 0
+        assert there[row]["memory"] < here[row]["memory"]
+        assert there[row]["tokens"] == here[row]["tokens"]
+    same = (("teach", "b"), ("evaluate", "source:b"), ("evaluate", "pivot"))
+    assert all(there[row] == here[row] for row in same)
 
 
 def test_what_no_server_gives_is_refused_by_name(

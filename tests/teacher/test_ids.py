@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from infifusion.teacher.ids import high_bits, pack_ids, unpack_ids
+from infifusion.teacher.cache import high_bits, pack_ids, unpack_ids
 
 
 @pytest.mark.parametrize("vocabulary", [1, 53, 65_536, 65_537, 131_072, 151_936, 262_145, 1 << 24])

@@ -1,4 +1,4 @@
-"""Loading tokenizers, and what we need to know of them; how long a text a model can hold."""
+"""Loading tokenizers, and what we need to know of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
@@ -18,9 +18,6 @@ from infifusion.merge.checkpoints.reader import require_inside
 from infifusion.process.runtime import log
 from infifusion.recipe import Model
 from infifusion.store.hashes import sha256_of_text
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
 
 # Texts on which readers of one tokenizer.json have been seen to differ: blanks, digits, accents.
 PROBES = (
@@ -244,17 +241,3 @@ def _backend(tokenizer: PreTrainedTokenizerBase) -> tokenizers.Tokenizer:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".")
-
-
-WINDOWS = ("max_position_embeddings", "n_positions")
-"""What a config.json calls it; the second is GPT-2's."""
-
-
-def window_of(config: Mapping[str, Any] | PreTrainedConfig) -> int | None:
-    """Most tokens that a model can hold, by its text configuration (as transformers has it, or what
-    its config.json holds); None where that names no limit."""
-    if isinstance(config, Mapping):
-        said = [config.get(key) for key in WINDOWS]
-    else:
-        said = [getattr(config, key, None) for key in WINDOWS]
-    return min((value for value in said if isinstance(value, int) and value > 0), default=None)

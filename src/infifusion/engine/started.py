@@ -21,6 +21,7 @@ from infifusion.errors import RecipeError, RunError
 from infifusion.process.redact import redact_text
 from infifusion.process.runtime import log, world_size
 from infifusion.recipe import Engine
+from infifusion.recipe.engine import MODEL
 
 LAST_LINES = 12
 """Of a server's log, where it ends by itself: of those that tell of an error, if there are any."""
@@ -93,7 +94,7 @@ def started(engine: Engine, model: str) -> Iterator[Started]:
 
 def command_of(engine: Engine, model: str) -> list[str]:
     """The words of the command with the model's folder and the parallel sizes in it."""
-    words = [word.replace("{model}", model) for word in shlex.split(engine.command or "")]
+    words = [word.replace(MODEL, model) for word in shlex.split(engine.command or "")]
     sizes = {
         "--tensor-parallel-size": engine.tensor_parallel_size,
         "--pipeline-parallel-size": engine.pipeline_parallel_size,

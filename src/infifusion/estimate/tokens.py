@@ -16,7 +16,6 @@ from safetensors import safe_open
 from infifusion.data.examples import read_examples
 from infifusion.data.files import is_local
 from infifusion.data.overlap import without_duplicates
-from infifusion.data.tokenizers import window_of
 from infifusion.errors import DataError, RecipeError
 from infifusion.estimate.costs.case import PIVOT
 from infifusion.estimate.costs.lengths import Lengths
@@ -27,6 +26,7 @@ from infifusion.store.artifacts import MANIFEST
 from infifusion.store.folders import SPLITS, RunFolder
 from infifusion.store.identity import data_identity
 from infifusion.store.records import plain, read_json
+from infifusion.teacher.window import window_of
 from infifusion.types import Example
 
 SAMPLE = 2000

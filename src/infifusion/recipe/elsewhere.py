@@ -19,13 +19,13 @@ def engine_problems(recipe: Fields) -> Iterable[str]:
             "pivot.engine: every model that is made of the pivot is scored too, so give a command "
             "in which {model} stands for its folder, not a url"
         )
-    elif engine is not None and "{model}" not in str(engine.command):
+    elif engine is not None and not engine.takes_any_model:
         yield "pivot.engine.command: {model} must stand in it, for the folder of what is scored"
     behind = [name for name, source in recipe.sources.items() if source.engine is not None]
     for name in behind:
         yield from _source_problems(f"sources.{name}", recipe.sources[name])
-        command = getattr(recipe.sources[name].engine, "command", None)
-        if recipe.sources[name].tune is not None and "{model}" not in str(command):
+        own = recipe.sources[name].engine
+        if own is not None and recipe.sources[name].tune is not None and not own.takes_any_model:
             yield (
                 f"sources.{name}.engine: the copy that `tune` makes teaches; give a command in "
                 "which {model} stands for its folder, or remove one of the two"

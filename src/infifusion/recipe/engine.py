@@ -7,7 +7,7 @@ import shlex
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from infifusion.strict import Strict
 
@@ -31,21 +31,21 @@ class Engine(Strict):
     """Starts a server on this machine, such as `vllm serve {model} --max-logprobs 20`; it is waited
     for, and stopped at the end. {model} stands for the model's folder. Host, port and a key of its
     own are added. Words are split as a shell does; no shell runs."""
-    tensor_parallel_size: int | None = None
+    tensor_parallel_size: int | None = Field(default=None, ge=1)
     """GPUs that share each layer; added to the command."""
-    pipeline_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = Field(default=None, ge=1)
     """Groups of GPUs that have the layers in turn; added to the command."""
     serves: str | None = None
     """Name under which the server has the model; the only one that it serves, where left out."""
     api_key_from: str | None = None
     """Name of the environment variable with the server's key; it must end in KEY, TOKEN, SECRET or
     PASSWORD. The key itself is never written anywhere."""
-    logprobs: int = 20
+    logprobs: int = Field(default=20, ge=1)
     """Entries that are asked for at each position, from which entropies are estimated; fewer where
     the server allows fewer (--max-logprobs), and never fewer than teach.top_k."""
-    in_flight: int = 64
+    in_flight: int = Field(default=64, ge=1)
     """Requests under way at each server at once."""
-    patience: float = 900.0
+    patience: float = Field(default=900.0, gt=0)
     """Seconds that a server is waited for: to start, to come back, to answer one request."""
 
     @field_validator("url", mode="before")
@@ -88,15 +88,6 @@ class Engine(Strict):
                 )
         return value
 
-    @field_validator(
-        "logprobs", "in_flight", "patience", "tensor_parallel_size", "pipeline_parallel_size"
-    )
-    @classmethod
-    def _above_zero(cls, value: float | None) -> float | None:
-        if value is not None and value <= 0:
-            raise ValueError("expected a number above 0")
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _holds_no_key(cls, values: Any) -> Any:
@@ -113,6 +104,11 @@ class Engine(Strict):
         elif self.api_key_from is not None:
             raise ValueError("api_key_from belongs to url; a server of ours has a key of its own")
         return self
+
+    @property
+    def takes_any_model(self) -> bool:
+        """Whether it is started for the model that is asked for."""
+        return self.command is not None and MODEL in self.command
 
     @property
     def urls(self) -> list[str]:

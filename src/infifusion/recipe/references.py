@@ -210,15 +210,8 @@ def _tune_problems(recipe: Fields) -> Iterable[str]:
                 f"{where}: all weights cannot be trained while the source's quantization is "
                 f"{source.quantization}; add lora, or remove quantization"
             )
-        if source.tune.domains is not None and not source.tune.domains:
-            yield f"{where}.domains: name a domain, or leave it out for all"
-        for domain in source.tune.domains or []:
-            if domain not in known:
-                hint = nearest(domain, known)
-                yield (
-                    f"{where}.domains: there is no domain '{domain}' in data.train.{hint} Known: "
-                    f"{', '.join(known)}."
-                )
+        if source.tune.domains is not None:
+            yield from _unknown_domains(f"{where}.domains", source.tune.domains, known)
         for key in ("num_train_epochs", "learning_rate"):
             if key in source.tune.training:
                 yield f"{where}.training.{key}: write it as {where}.{key}"
@@ -245,11 +238,16 @@ def _domain_problems(recipe: Fields) -> Iterable[str]:
                         what = f"own needs a domain with the name of the source '{source}'"
                         yield f"{where}: {what}.{nearest(source, known)} {listed}"
         elif distill.domains is not None:
-            if not distill.domains:
-                yield f"{where}: name a domain, or leave it out for all. {listed}"
-            for domain in dict.fromkeys(distill.domains):
-                if domain not in known:
-                    hint = nearest(domain, known)
-                    yield f"{where}: there is no domain '{domain}'.{hint} {listed}"
-            if _repeated(distill.domains):
-                yield f"{where}: a domain is named twice"
+            yield from _unknown_domains(where, distill.domains, known)
+
+
+def _unknown_domains(where: str, domains: list[str], known: list[str]) -> Iterable[str]:
+    """Domains that no data has, none, or one twice."""
+    listed = f"Known: {', '.join(known)}."
+    if not domains:
+        yield f"{where}: name a domain, or leave it out for all. {listed}"
+    for domain in dict.fromkeys(domains):
+        if domain not in known:
+            yield f"{where}: there is no domain '{domain}'.{nearest(domain, known)} {listed}"
+    if _repeated(domains):
+        yield f"{where}: a domain is named twice"

@@ -15,6 +15,7 @@ import numpy as np
 from infifusion.data.prompts import prompt_files, read_prompts, write_responses_of
 from infifusion.data.store import load_answers, write_answers
 from infifusion.data.tokenize import Tokenized, as_rendered, without_end
+from infifusion.engine.tail import KIND
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.recipe import Model, Recipe, WriteResponses, as_json
@@ -26,7 +27,7 @@ from infifusion.store.receipts import FilePieces
 from infifusion.store.records import Json, read_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.answer import Answer, Here, Sampling, answer_by
-from infifusion.teacher.elsewhere import ENGINE, Behind, estimate_in_words, in_engine
+from infifusion.teacher.elsewhere import ENGINE, Behind, in_engine
 from infifusion.types import Example, Prompt, Written
 
 FAULTS = ("unfinished", "empty", "no_room", "unreadable")
@@ -75,7 +76,7 @@ def _work(recipe: Recipe, asked: WriteResponses, folder: RunFolder, name: str) -
         counts = _counts([one for path in shards for one in load_answers(path)], prompts)
         extra = {"left_out": left_out, "shards": len(shards)}
         if recipe.sources[name].engine is not None:
-            extra["engine"] = {**read_record(out / ENGINE), "entropy": estimate_in_words()}
+            extra["engine"] = {**read_record(out / ENGINE), "entropy": KIND}
         files = [*out.glob(ENGINE), *shards]
         return Finished(files=files, counts={**counts, **extra}, said=_in_words(counts))
 
@@ -198,7 +199,7 @@ def _fingerprint(recipe: Recipe, asked: WriteResponses, model: Model) -> dict[st
     later = {"tests", "code", "choose", "params"}
     return {
         "model": running_identity(model),
-        **({} if model.engine is None else {"entropy": estimate_in_words()}),
+        **({} if model.engine is None else {"entropy": KIND}),
         "tokenizer": tokenizer_fields(model),
         "plain_template": recipe.data.plain_template,
         "prompts": [

@@ -15,6 +15,7 @@ import numpy as np
 from infifusion.align.evidence import bits_per_byte
 from infifusion.data.store import Label, load_labels, load_rendered
 from infifusion.engine.beliefs import believed
+from infifusion.engine.tail import KIND
 from infifusion.process.bar import progress_bar
 from infifusion.process.memory import BatchSize
 from infifusion.process.runtime import rank
@@ -27,7 +28,7 @@ from infifusion.store.records import Json, read_record
 from infifusion.store.stage import Finished, Parts, Stage, Work, run_stage
 from infifusion.teacher.cache import BeliefReader, shard_path, write_shard
 from infifusion.teacher.calibrate import calibrated, temperature_identity, temperature_of
-from infifusion.teacher.elsewhere import ENGINE, estimate_in_words, in_engine
+from infifusion.teacher.elsewhere import ENGINE, in_engine
 from infifusion.teacher.forward import Teacher, believe, make_teacher
 from infifusion.teacher.load import load_model, vocabulary_size
 from infifusion.types import Beliefs, Rendered
@@ -55,7 +56,7 @@ def teach(recipe: Recipe, folder: RunFolder, name: str) -> None:
             "rendered": prepared_hash(folder, rendered),
             "top_k": recipe.teach.top_k,
             "shard_examples": recipe.teach.shard_examples,
-            **({} if model.engine is None else {"entropy": estimate_in_words()}),
+            **({} if model.engine is None else {"entropy": KIND}),
         },
         reads=read,
         work=partial(_work, recipe, folder, name, model),
@@ -169,7 +170,7 @@ def _of_engine(out: Path, shards: list[Path]) -> Json:
     }
     served = read_record(out / ENGINE)
     kept = {key: served[key] for key in ("kind", "serves", "version", "entries")}
-    return {**kept, "entropy": {"estimated_by": estimate_in_words(), **means}}
+    return {**kept, "entropy": {"estimated_by": KIND, **means}}
 
 
 def teacher_of(model: Model, recipe: Recipe) -> Teacher:

@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from infifusion.data.tokenizers import window_of
 from infifusion.process.memory import BatchSize
 from infifusion.recipe import Model, Teach
 from infifusion.store.hashes import sha256_of_text
@@ -18,6 +17,7 @@ from infifusion.teacher.batching import answers
 from infifusion.teacher.forward import believe, make_teacher
 from infifusion.teacher.load import load_model
 from infifusion.teacher.rows import Draw, Row
+from infifusion.teacher.window import window_of
 from infifusion.types import Beliefs, Rendered
 
 

@@ -21,13 +21,13 @@ from transformers import (
     StoppingCriteriaList,
 )
 
-from infifusion.data.tokenizers import window_of
 from infifusion.process.memory import ran_out
 from infifusion.process.runtime import log
 from infifusion.teacher.generate import generate
 from infifusion.teacher.lm_head import split_head
 from infifusion.teacher.packed import packed_layers
 from infifusion.teacher.rows import Draw, Row, not_finite
+from infifusion.teacher.window import window_of
 
 SHORT, LONG, STEPS = 5, 11, 3  # tokens of the two prompts, and of their answers
 SAME = {torch.float32: 1e-3, torch.bfloat16: 0.08, torch.float16: 0.02}

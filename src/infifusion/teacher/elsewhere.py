@@ -16,7 +16,6 @@ from infifusion.data.tokenizers import encode, tokenizer_of
 from infifusion.engine.beliefs import believed
 from infifusion.engine.engine import Prompt, Remote, open_engine, require_library
 from infifusion.engine.probe import Expected, served_from
-from infifusion.engine.tail import KIND
 from infifusion.errors import InfiFusionError, RecipeError, RunError
 from infifusion.recipe import Model
 from infifusion.store.records import read_record, write_record
@@ -150,8 +149,3 @@ def _as_found(model: Model, where: str) -> str:
             f"vLLM {found.version} serves {found.serves}, texts of at most {found.max_model_len} "
             f"tokens, {found.entries} entries a position; its tokenizer is the one here"
         )
-
-
-def estimate_in_words() -> str:
-    """What a cache made through an engine says of its entropies."""
-    return KIND

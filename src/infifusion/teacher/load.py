@@ -14,7 +14,6 @@ from transformers import (
     PreTrainedModel,
 )
 
-from infifusion.data.tokenizers import window_of
 from infifusion.errors import CheckpointError, RunError
 from infifusion.merge.checkpoints.reader import require_inside, require_one_model
 from infifusion.process.finite import require_finite_weights
@@ -26,6 +25,7 @@ from infifusion.process.runtime import (
     quantization_config,
 )
 from infifusion.recipe import Model
+from infifusion.teacher.window import window_of
 
 
 def load_model(model: Model) -> PreTrainedModel:

@@ -22,7 +22,6 @@ import torch
 import torch.distributed as dist
 from transformers import PreTrainedModel
 
-from infifusion.data.tokenizers import window_of
 from infifusion.errors import ArtifactError
 from infifusion.process.memory import BatchSize
 from infifusion.process.meter import Meter
@@ -35,6 +34,7 @@ from infifusion.teacher.batching import answers
 from infifusion.teacher.forward import LOGIT_BYTES, Teacher, believe
 from infifusion.teacher.lm_head import split_head
 from infifusion.teacher.rows import Draw, Row
+from infifusion.teacher.window import window_of
 from infifusion.train.own_text import (
     Batch,
     Drawn,

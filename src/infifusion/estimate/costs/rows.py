@@ -80,7 +80,7 @@ def _teach(case: Case) -> Iterator[Row]:
         facts, lengths = case.models[name], case.train(name)
         work, size = teach_job(case, name)
         if case.in_engine(name):
-            yield case.row("teach", name, Work({}, {}), tokens=lengths.tokens, bytes=size)
+            yield case.row("teach", name, Work(), tokens=lengths.tokens, bytes=size)
             continue
         if number == 0:
             work += Work({}, {"teach_first": 1})
@@ -280,15 +280,13 @@ def _evaluate(case: Case) -> Iterator[Row]:
             )
             tokens += task.items * (task.prompt + task.new)
             size += task.items * disk.ITEM
-            batch = min(batch, task.items)
-            used = memory.decode_memory(
-                place, facts.shape, parameters=facts.parameters, batch=batch, **asked
-            )
-            peak = max(peak, used)
+            asked = {**asked, "parameters": facts.parameters, "batch": min(batch, task.items)}
+            peak = max(peak, memory.decode_memory(place, facts.shape, **asked))
         if tasks:
             load = {"load_byte": facts.parameters * facts.stored, "tasks_first": int(number == 0)}
             work += Work({}, {**load, "tokenizer_entry": facts.entries})
         work = case.rated(work, half=case.in_half(rendering))
+        work, peak = (Work(), place.base) if case.in_engine(rendering) else (work, peak)
         yield case.row("evaluate", name, work, tokens=tokens, bytes=size, memory=peak)
 
 
